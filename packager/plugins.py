@@ -11,10 +11,13 @@ both. A third party adds names and never replaces one: what ships with `packager
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import sys
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Literal, TypeAlias, get_args
 
@@ -36,6 +39,15 @@ _PACKAGES: dict[Group, str] = {
     "sources": "packager.sources",
     "steps": "packager.steps",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a plug-in lies: its dotted name, its folder (or its file), and the third party's distribution it is of."""
+
+    module: str
+    path: Path
+    distribution: str | None = None
 
 
 def package(group: Group) -> str:
@@ -61,6 +73,55 @@ def load(group: Group, name: str) -> ModuleType:
     raise UsageError(f"`{name:.80}` is not among the {group}", hint=did_you_mean(wanted, known) if known else None)
 
 
+def locate(group: Group, name: str) -> Location | None:
+    """Return where a plug-in lies, None if there is none of that name; imports only packages above a third party's.
+
+    Folders of ours without an `__init__.py` count: those hold parts of a plug-in (a table, an adapter) and no more.
+    """
+    wanted = _published(name)
+    found = _own_folders(group).get(wanted)
+    if found is None and (point := _foreign(group).get(wanted)):
+        found = _location(point)
+    return found
+
+
+def locations(group: Group) -> dict[str, Location]:
+    """Return where the plug-ins of a group lie, by published name: our folders, and what third parties installed."""
+    foreign = {name: _location(point) for name, point in _foreign(group).items()}
+    return {**{name: found for name, found in foreign.items() if found}, **_own_folders(group)}
+
+
+def foreign_paths() -> tuple[Path, ...]:
+    """Return the top-level package (or the file) of every plug-in of a third party: what a worker has to see of it."""
+    tops = {point.module.partition(".")[0] for group in GROUPS for point in _foreign(group).values()}
+    return tuple(sorted(path for path in map(_path_of, tops) if path))
+
+
+def _location(point: metadata.EntryPoint) -> Location | None:
+    path = _path_of(point.module)
+    return Location(point.module, path, point.dist.name if point.dist else None) if path else None
+
+
+def _path_of(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # `load` names what is wrong with it
+        return None
+    if spec is None:
+        return None
+    if spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    return Path(spec.origin) if spec.has_location and spec.origin else None
+
+
+@cache
+def _own_folders(group: Group) -> dict[str, Location]:
+    home = importlib.import_module(package(group))
+    found = (path for place in home.__path__ for path in sorted(Path(place).iterdir()) if path.is_dir())
+    kept = (path for path in found if path.name.isidentifier() and not path.name.startswith("_"))
+    return {_published(path.name): Location(f"{home.__name__}.{path.name}", path) for path in kept}
+
+
 def _published(name: str) -> str:
     return name.replace("_", "-")
 
@@ -73,7 +134,9 @@ def _own(group: Group) -> dict[str, str]:
 
 
 def _foreign(group: Group) -> dict[str, metadata.EntryPoint]:
-    return _registered(group, tuple(sys.path))
+    """Return the entry points of a group, but for names of our folders: those are taken, plug-ins or not."""
+    own = _own_folders(group)
+    return {name: point for name, point in _registered(group, tuple(sys.path)).items() if name not in own}
 
 
 @cache

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from packager.errors import UsageError
@@ -18,12 +16,3 @@ def parse(runtime: str, specifier: str) -> SpecifierSet:
         raise UsageError(
             f"`{specifier:.80}` is not a version range", hint=f'write it as in `{runtime}: ">=1.17,<2"`'
         ) from error
-
-
-def check_target(runtime: str, device: str, precision: str, devices: Iterable[str], precisions: Iterable[str]) -> None:
-    """Raise UsageError for a target that a runtime does not have."""
-    if device not in devices or precision not in precisions:
-        raise UsageError(
-            f"{runtime} has no target `{device}` with precision `{precision}`",
-            hint=f"devices: {', '.join(devices)}; precisions: {', '.join(precisions)}",
-        )

@@ -21,6 +21,7 @@ from packager.runtimes import _kernels
 
 from packager.conform import probing
 from packager.lock import environments
+from packager.runtime import load_runtime
 
 ROOT = Path(__file__).parent.parent / "runtimes"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager" / "environments"
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 def measure(runtime: str, version: str) -> tuple[Any, _kernels.Kernels]:
     """Return the row of a version and what each probe did."""
-    program = probing._program(runtime, "probe")
+    program = load_runtime(runtime).prober()
     python, said = probing.environment(runtime, version, sys.executable, CACHE)
     limits, outcomes = program.measure(python)
     pythons = environments.pythons_for(program.candidates(version)[0], probing.PYTHONS)

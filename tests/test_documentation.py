@@ -97,6 +97,7 @@ def reference() -> ModuleType:
         "reference/recipe.md",
         "reference/knobs.md",
         "reference/policies.md",
+        "how-to/add-a-runtime.md",
     ],
 )
 def test_reference_pages_are_current(page: str) -> None:

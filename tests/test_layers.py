@@ -26,6 +26,7 @@ FLAT = (
     "names",
     "os_errors",
     "plugins",
+    "runtime",
     "strictyaml",
     "types",
     "untrusted_files",

@@ -14,6 +14,7 @@ from packager import plugins
 from packager.cli import load as load_verb
 from packager.cli import verbs
 from packager.errors import UsageError
+from packager.runtime import Runtime, load_runtime, members
 
 TESTS = Path(__file__).parent
 OFFERS = {
@@ -21,19 +22,7 @@ OFFERS = {
     "lockers": {"EXTRA", "locks", "resolve"},
     "policies": {"check"},
     "renderers": {"ABOUT", "render"},
-    "runtimes": {
-        "TITLE",
-        "TOOLCHAIN",
-        "EXTRA",
-        "DEVICES",
-        "PRECISIONS",
-        "BUILDS_ON_GPU",
-        "SERVED",
-        "level_for",
-        "requirements",
-        "is_graph",
-        "unmeasurable",
-    },
+    "runtimes": {member.name for member in members(Runtime) if member.default is None},
     "scanners": {"TOOLCHAIN", "EXTRA", "scan"},
     "signers": {"open_signer"},
     "sources": {"EXTRA", "matches", "resolve", "fetch"},
@@ -70,13 +59,15 @@ def test_a_plug_in_offers_what_its_group_asks_for(group: plugins.Group, name: st
 @pytest.mark.parametrize("name", plugins.names("runtimes"))
 def test_a_runtime_knows_its_targets(name: str) -> None:
     """Every one of its devices and precisions is a target; nothing else is; none needs anything to be asked."""
-    module = plugins.load("runtimes", name)
-    for device in module.DEVICES:
-        assert all(isinstance(module.is_graph(device, precision), bool) for precision in module.PRECISIONS)
-        assert module.unmeasurable(device) is None or device != "cpu"
-    for device, precision in (("abacus", module.PRECISIONS[0]), (module.DEVICES[0], "fp7")):
+    runtime = load_runtime(name)
+    for device in runtime.devices:
+        for precision in runtime.precisions:
+            runtime.check_target(device, precision)
+            assert isinstance(runtime.is_graph(device, precision), bool)
+        assert runtime.unmeasurable(device) is None or device != "cpu"
+    for device, precision in (("abacus", runtime.precisions[0]), (runtime.devices[0], "fp7")):
         with pytest.raises(UsageError, match=f"has no target `{device}` with precision `{precision}`"):
-            module.is_graph(device, precision)
+            runtime.check_target(device, precision)
 
 
 @pytest.mark.parametrize(("group", "name"), FOUND, ids=IDS)

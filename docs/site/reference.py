@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from packager import api, cli, errors
+from packager import api, cli, errors, runtime
 from packager.cli import options
 from packager.knobs import catalogue
 from packager.policy import docs as policy_docs
@@ -395,7 +395,29 @@ PAGES = {
     "reference/exit-codes.md": exit_codes_page,
     "reference/recipe.md": recipe_page,
 }
-CHAPTERS = {"reference/knobs.md": knobs_chapter, "reference/policies.md": policy_docs.chapter}
+
+
+def runtime_chapter() -> str:
+    rows = [
+        "## Members",
+        "",
+        "This chapter is written by `make reference`, from the records in `packager/runtime.py`.",
+        "",
+    ]
+    for title, record in (("`__init__.py`", runtime.Runtime), ("`conform.py`", runtime.Conformance)):
+        rows += [f"### {title}", ""]
+        rows += table(
+            ("member", "what it is", "default"),
+            ((code(item.name), item.about, item.default or "required") for item in runtime.members(record)),
+        )
+    return "\n".join(rows)
+
+
+CHAPTERS = {
+    "reference/knobs.md": knobs_chapter,
+    "reference/policies.md": policy_docs.chapter,
+    "how-to/add-a-runtime.md": runtime_chapter,
+}
 
 
 def expected(page: str) -> str:

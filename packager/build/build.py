@@ -8,10 +8,9 @@ recomputed. So a changed tolerance runs nothing, and one more target runs only t
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
 from packager import canonical, plugins
 from packager.actions import scan
@@ -32,6 +31,7 @@ from packager.policy import engine, facts
 from packager.policy.engine import Profile
 from packager.recipe.lengths import OF_DATA, evaluate
 from packager.recipe.recipe import Recipe, Target
+from packager.runtime import Runtime, load_runtime
 from packager.sandbox.sandbox import Confinement
 from packager.store.file_digests import Memo
 from packager.store.store import BUILT, Store, StoreEntry, name_is_taken
@@ -204,7 +204,7 @@ def _export(recipe: Recipe, lock: Lock, source: str) -> Action:
         "ir": lock.level.ir,
         **_export_options(recipe),
     }
-    tools = _tools(lock, plugins.load("exporters", lock.kind))
+    tools = _tools(lock, _exporter_tools(lock))
     return Action("export", plugins.load("steps", "export").VERSION, {"source": source}, params, tools)
 
 
@@ -219,7 +219,7 @@ def _export_options(recipe: Recipe) -> dict[str, JSON]:
 
 def _artefact(recipe: Recipe, lock: Lock, place: Place, target: Target) -> Artefact:
     """Compile one target (nothing to do where the graph itself is the artefact) and measure it if this host can."""
-    runtime = plugins.load("runtimes", target.runtime)
+    runtime = load_runtime(target.runtime)
     compiled = _compiled(recipe, lock, place, target, runtime)
     reason = runtime.unmeasurable(target.device)
     label = f"measure {target.name}" if reason is None else "reference vectors"
@@ -232,13 +232,13 @@ def _artefact(recipe: Recipe, lock: Lock, place: Place, target: Target) -> Artef
     return Artefact(target, files, f"{prefix}/{compiled.path}", compiled.about, measured, reason, compiled.graph)
 
 
-def _compiled(recipe: Recipe, lock: Lock, place: Place, target: Target, runtime: ModuleType) -> Compiled:
+def _compiled(recipe: Recipe, lock: Lock, place: Place, target: Target, runtime: Runtime) -> Compiled:
     graph, store = place.graph, place.runner.store
     if runtime.is_graph(target.device, target.precision):
         header = {key: graph.facts["graph"][key] for key in ("opset", "ir")}
         about = {"reproducibility": "bitwise", "header": header, "needs": {}, "toolchain": {}}
         return Compiled(store.tree(graph.tree), GRAPH, about)
-    if runtime.BUILDS_ON_GPU and (reason := runtime.unmeasurable(target.device)):
+    if runtime.builds_on_gpu and (reason := runtime.unmeasurable(target.device)):
         raise StepError(
             f"`{target.name}` must be built on the GPU it runs on: {reason}",
             hint="build on such a machine, or remove the target from `runs-on`",
@@ -260,11 +260,11 @@ def _without(recipe: Recipe, target: Target) -> list[Edit]:
 
 
 def _compile(
-    recipe: Recipe, lock: Lock, place: Place, target: Target, runtime: ModuleType
+    recipe: Recipe, lock: Lock, place: Place, target: Target, runtime: Runtime
 ) -> tuple[Action, Mapping[str, JSON]]:
     """Return the action, and what else the contract says of its result."""
     promise = recipe.promise(target.runtime)
-    inputs, users = {"graph": place.graph.tree}, [runtime]
+    inputs, users = {"graph": place.graph.tree}, {*runtime.toolchain}
     about: dict[str, JSON] = {}
     params = {
         **target.to_json(),
@@ -274,7 +274,7 @@ def _compile(
         "ir": lock.level.ir,
         "versions": promise.versions,
         "interface": place.graph.facts["interface"],
-        **({"gpu": True} if runtime.BUILDS_ON_GPU else {}),
+        **({"gpu": True} if runtime.builds_on_gpu else {}),
     }
     if promise.timing_cache:
         inputs["timings"] = _beside(place, promise.timing_cache, about, "timings")
@@ -283,8 +283,8 @@ def _compile(
     elif target.precision == "int8":
         inputs["source"] = place.source
         params |= {"kind": lock.kind, "payload": lock.payload, **_export_options(recipe)}
-        users.append(plugins.load("exporters", lock.kind))
-    action = Action("compile", plugins.load("steps", "compile").VERSION, inputs, params, _tools(lock, *users))
+        users |= _exporter_tools(lock)
+    action = Action("compile", plugins.load("steps", "compile").VERSION, inputs, params, _tools(lock, users))
     return action, about
 
 
@@ -306,27 +306,31 @@ def _measure(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled:
         **({"values": place.graph.facts["values"]} if "values" in place.graph.facts else {}),
         **_export_options(recipe),
     }
-    inputs, users = {"source": place.source}, [plugins.load("exporters", lock.kind)]
+    inputs, users = {"source": place.source}, _exporter_tools(lock)
     if compiled:
         inputs["artefact"] = compiled.tree.digest
         params |= {"runtime": _engine(target), "path": compiled.path, "device": target.device}
         params |= {"gpu": True} if target.device != "cpu" else {}
         if recipe.samples:
             inputs["samples"] = _beside(place, recipe.samples, {}, "samples")
-        users.append(plugins.load("runtimes", target.runtime))
-    return Action("measure", plugins.load("steps", "measure").VERSION, inputs, params, _tools(lock, *users))
+        users |= {*load_runtime(target.runtime).toolchain}
+    return Action("measure", plugins.load("steps", "measure").VERSION, inputs, params, _tools(lock, users))
 
 
 def _engine(target: Target) -> str:
     """Return the runtime that compiles and measures for a target: a server runs the artefacts of what is inside it."""
-    return str(getattr(plugins.load("runtimes", target.runtime), "ENGINE", target.runtime))
+    return load_runtime(target.runtime).engine
 
 
-def _tools(lock: Lock, *users: ModuleType) -> dict[str, str]:
-    """Return the locked versions of what these plug-ins run on."""
-    names = {"python", "machine", *(name for user in users for name in user.TOOLCHAIN)}
-    names |= {name for user in users for name in getattr(user, "MAYBE", ()) if name in lock.toolchain}
-    return {name: lock.toolchain[name] for name in sorted(names)}
+def _tools(lock: Lock, names: Collection[str]) -> dict[str, str]:
+    """Return the locked versions of distributions, and of what every action depends on."""
+    return {name: lock.toolchain[name] for name in sorted({"python", "machine", *names})}
+
+
+def _exporter_tools(lock: Lock) -> set[str]:
+    """Return the distributions that the exporter runs on, of those it may use the locked ones."""
+    module = plugins.load("exporters", lock.kind)
+    return {*module.TOOLCHAIN, *(name for name in getattr(module, "MAYBE", ()) if name in lock.toolchain)}
 
 
 def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[str, JSON]:

@@ -35,6 +35,7 @@ from packager.errors import MissingToolError, PackagerError, StepError, UsageErr
 from packager.events import Finished, OnEvent, Started, Warned, ignore
 from packager.files import storage_errors
 from packager.lock import environments
+from packager.runtime import load_conformance
 from packager.transport import copy
 
 FORMAT = 1
@@ -113,7 +114,7 @@ class _Run:
     def endpoint(self, endpoint: Endpoint) -> JSON:
         started = time.monotonic()
         reference, vectors = self._vectors(())
-        target = _most_exact(self.contract, cells.runtime(REFERENCE).ACCEPTS)
+        target = _most_exact(self.contract, load_conformance(REFERENCE).accepts)
         addresses = {"http": endpoint.http, "grpc": endpoint.grpc}
         known = {name: address for name, address in addresses.items() if address}
         subject = {
@@ -137,7 +138,7 @@ class _Run:
 
     def _vectors(self, plan: Sequence[PlannedCell]) -> tuple[JSON, Path]:
         """Make the reference vectors with the newest promised ONNX Runtime, in a separate environment."""
-        target = _most_exact(self.contract, cells.runtime(REFERENCE).ACCEPTS)
+        target = _most_exact(self.contract, load_conformance(REFERENCE).accepts)
         promise = self.contract["runs-on"].get(REFERENCE, {}).get("versions", "")
         newest = cells.plan(
             {**self.contract, "targets": {target: self.contract["targets"][target]}},

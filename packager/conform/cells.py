@@ -1,26 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plan the cells of a conformance run: (target, runtime, version, device), from the promise and the selections.
 
-A runtime can be tested when `runtimes/<name>/` holds `conform.py`, which declares its needs, and `adapter.py`, which
-speaks the suite's protocol in its environment. Neither has to be able to compile for it or to be promised.
+A runtime can be tested when its folder holds `conform.py`, which says what it needs (`runtime.Conformance`), and
+`adapter.py`, which speaks the suite's protocol in its environment. It need not be compiled for, nor be promised.
 """
 
 from __future__ import annotations
 
-import importlib
 import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from packager.canonical import JSON
-from packager.errors import UsageError, did_you_mean
+from packager.errors import UsageError
+from packager.runtime import Conformance, adapter_file, find_testable, load_conformance
 
 _SELECTION = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)(.*)")
 
@@ -58,21 +57,6 @@ class PlannedCell:
         return f"{self.runtime} {self.version} · {self.target}"
 
 
-def testable_runtimes() -> dict[str, Path]:
-    """Return the folders of all runtimes that can be tested, by published name."""
-    folders = [Path(path) for path in importlib.import_module("packager.runtimes").__path__]
-    found = (file.parent for folder in folders for file in sorted(folder.glob("*/conform.py")))
-    return {folder.name.replace("_", "-"): folder for folder in found}
-
-
-def runtime(name: str) -> Any:
-    """Import the `conform` module of a runtime. Raises UsageError for an unknown name."""
-    known = testable_runtimes()
-    if name not in known:
-        raise UsageError(f"runtime `{name:.60}` cannot be tested here", hint=did_you_mean(name, known))
-    return importlib.import_module(f"packager.runtimes.{known[name].name}.conform")
-
-
 def foreign(contract: JSON, command: Sequence[str]) -> list[PlannedCell]:
     """Return the cells of a third-party adapter, one per target: `command` starts it."""
     return [
@@ -105,32 +89,32 @@ def plan(contract: JSON, selections: Sequence[RuntimeSelection]) -> list[Planned
 
 
 def _cells(contract: JSON, selection: RuntimeSelection, promise: str | None) -> Iterator[PlannedCell]:
-    if selection.runtime not in testable_runtimes() and selection.runtime in contract["runs-on"]:
+    if selection.runtime not in find_testable() and selection.runtime in contract["runs-on"]:
         yield PlannedCell("-", selection.runtime, "-", "-", reason="this version of packager has no adapter for it")
         return
-    module = runtime(selection.runtime)
-    targets = [name for name, target in contract["targets"].items() if target["runtime"] in module.ACCEPTS]
+    tested = load_conformance(selection.runtime)
+    targets = [name for name, target in contract["targets"].items() if target["runtime"] in tested.accepts]
     if not targets:
-        accepted = ", ".join(module.ACCEPTS)
+        accepted = ", ".join(tested.accepts)
         yield PlannedCell(
-            "-", selection.runtime, "-", module.DEVICE, reason=f"the bundle holds no artefact for {accepted}"
+            "-", selection.runtime, "-", tested.device, reason=f"the bundle holds no artefact for {accepted}"
         )
     for target in sorted(targets):
-        found = _versions(module, selection, promise)
+        found = _versions(tested, selection, promise)
         if not found:
-            reason = f"of the promised `{promise}` no version can be tested; known: {', '.join(module.versions())}"
-            yield PlannedCell(target, selection.runtime, "-", module.DEVICE, reason=reason)
+            reason = f"of the promised `{promise}` no version can be tested; known: {', '.join(tested.versions())}"
+            yield PlannedCell(target, selection.runtime, "-", tested.device, reason=reason)
         for version in found:
-            yield _cell(module, selection.runtime, version, target)
+            yield _cell(tested, selection.runtime, version, target)
 
 
-def _versions(module: Any, selection: RuntimeSelection, promise: str | None) -> list[str]:
-    """Return the versions of a selection: all that it names, or the oldest and the newest of the promise."""
-    known: Sequence[str] = module.versions()
+def _versions(tested: Conformance, selection: RuntimeSelection, promise: str | None) -> list[str]:
+    """Return the versions an selection means: all it names, or the oldest and the newest of the promise."""
+    known: Sequence[str] = tested.versions()
     if selection.versions == "==*":
         return list({Version(version).release[:2]: version for version in known}.values())
     if selection.versions:
-        found = _within(module, selection.versions)
+        found = _within(tested, selection.versions)
         exact = selection.versions.removeprefix("==").strip()
         if not found and selection.versions.startswith("=="):
             found = [version for version in known if Version(version).release[:2] == Version(exact).release[:2]][-1:]
@@ -141,52 +125,41 @@ def _versions(module: Any, selection: RuntimeSelection, promise: str | None) -> 
                 hint=f"known: {', '.join(known)}",
             )
         return found
-    found = _within(module, promise or "")
+    found = _within(tested, promise or "")
     return list(dict.fromkeys((found[0], found[-1]))) if found else []
 
 
-def _within(module: Any, specifier: str) -> list[str]:
+def _within(tested: Conformance, specifier: str) -> list[str]:
     """Return the known versions in a range, which may be written in the vendor's names of releases (`>=24.04`)."""
-    releases: Mapping[str, str] = getattr(module, "RELEASES", {})
+    releases = tested.releases
     wanted = SpecifierSet(specifier)
     by_release = bool(releases) and any(Version(item.version.removesuffix(".*")).major > 20 for item in wanted)
-    names = {version: releases.get(version, version) if by_release else version for version in module.versions()}
+    names = {version: releases.get(version, version) if by_release else version for version in tested.versions()}
     return [version for version, name in names.items() if name in wanted]
 
 
-def _cell(module: Any, name: str, version: str, target: str) -> PlannedCell:
-    python = interpreter(module.pythons(version))
-    bare = PlannedCell(target, name, version, module.DEVICE)
+def _cell(tested: Conformance, name: str, version: str, target: str) -> PlannedCell:
+    python = interpreter(tested.pythons(version))
+    bare = PlannedCell(target, name, version, tested.device)
     if python is None:
-        wheels = ", ".join(module.pythons(version))
+        wheels = ", ".join(tested.pythons(version))
         return PlannedCell(**{**_members(bare), "reason": f"it has wheels for Python {wheels}; none of them is here"})
     return PlannedCell(
         target,
         name,
         version,
-        module.DEVICE,
+        tested.device,
         python,
-        tuple(module.requirements(version, python)),
-        tuple(module.CHANNELS),
-        module.LIBRARY,
-        (str(testable_runtimes()[_adapter(module, name)] / "adapter.py"),),
-        getattr(module, "options", lambda version: {})(version),
-        getattr(module, "INSTALLS", False),
-        getattr(module, "deviations", lambda version: {})(version),
-        operators=_engine(module, name),
-        knobs=getattr(module, "KNOBS", ()),
+        tuple(tested.requirements(version, python)),
+        tuple(tested.channels),
+        tested.library,
+        (str(adapter_file(tested.adapter())),),
+        tested.options(version),
+        tested.installs,
+        tested.deviations(version),
+        operators=(str(adapter_file(tested.engine)),) if tested.engine else (),
+        knobs=tested.knobs,
     )
-
-
-def _adapter(module: Any, name: str) -> str:
-    """Return the runtime whose adapter drives `name`; by default its own."""
-    return str(module.adapter()) if hasattr(module, "adapter") else name
-
-
-def _engine(module: Any, name: str) -> tuple[str, ...]:
-    """Return the adapter of the library inside: `ENGINE` of a server, else its own; none where it reads no graphs."""
-    engine = getattr(module, "ENGINE", _adapter(module, name))
-    return (str(testable_runtimes()[engine] / "adapter.py"),) if engine else ()
 
 
 def _members(cell: PlannedCell) -> dict[str, Any]:

@@ -7,19 +7,18 @@ itself, which wins. A signed table's serial may only rise: an older one cannot b
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
-from packager import canonical, plugins
+from packager import canonical
 from packager.canonical import JSON
 from packager.contract import knowledge
-from packager.errors import IntegrityError, NegativeAnswerError, StepError, UsageError
+from packager.errors import IntegrityError, NegativeAnswerError, StepError
 from packager.events import OnEvent, ignore
 from packager.files import write_atomically
 from packager.formats import dsse, intoto
 from packager.lock import environments
+from packager.runtime import load_runtime
 from packager.trust.keys import PublicKey
 from packager.trust.signers import Signer
 
@@ -27,27 +26,12 @@ PREDICATE = "urn:packager:knowledge:v1"
 PYTHONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 
 
-def _program(runtime: str, part: str) -> ModuleType:
-    """Import what measures a runtime. Raises UsageError for a runtime that nothing here can measure."""
-    plugin = plugins.load("runtimes", runtime)
-    name = f"{plugin.__name__}.{part}"
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise UsageError(
-            f"`{runtime}` cannot be probed: what it reads follows from the runtimes inside it",
-            hint="probe `onnxruntime==VERSION`",
-        ) from None
-
-
 def environment(runtime: str, version: str, python: str, cache: Path, on_event: OnEvent = ignore) -> tuple[Path, JSON]:
     """Return the interpreter of an environment in which a version works, and the facts that the runtime reports.
 
     Network, unless cached. Raises SourceError when it cannot be installed, StepError when it works in no form.
     """
-    program = _program(runtime, "probe")
+    program = load_runtime(runtime).prober()
     for wanted in program.candidates(version):
         interpreter = environments.ensure(wanted, python, cache, on_event)
         answers = program.about(interpreter)
@@ -61,7 +45,7 @@ def environment(runtime: str, version: str, python: str, cache: Path, on_event: 
 
 def probe(runtime: str, version: str, python: str, cache: Path, on_event: OnEvent = ignore) -> JSON:
     """Measure a version and return a table with its one row and its kernels."""
-    program = _program(runtime, "probe")
+    program = load_runtime(runtime).prober()
     interpreter, answers = environment(runtime, version, python, cache, on_event)
     limits, outcomes = program.measure(interpreter, on_event)
     pythons = environments.pythons_for(program.candidates(version)[0], PYTHONS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias, get_args
 
 from packager import canonical, escape
 from packager.bundle.bundle import CONTRACT, Bundle
@@ -25,6 +26,8 @@ from packager.trust.model import as_trust
 from packager.types import check_digest
 
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
+Outcome: TypeAlias = Literal["pass", "fail", "skip"]  # of a cell
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 DETAILS = "urn:packager:conformance:v1"
 MAX_RESULT = dsse.MAX_BUNDLE
 _FIELDS = {"format", "bundle", "level", "reference", "host", "seconds", "cells"}
@@ -32,10 +35,7 @@ _FIELDS = {"format", "bundle", "level", "reference", "host", "seconds", "cells"}
 
 def verdict(result: JSON) -> JSON:
     """Return `ok`, the counts, and the names of the cells that failed or were skipped."""
-    by = {
-        outcome: [cell["cell"] for cell in result["cells"] if cell["outcome"] == outcome]
-        for outcome in ("pass", "fail", "skip")
-    }
+    by = _by_outcome(result)
     return {
         "ok": bool(by["pass"]) and not by["fail"],
         "passed": len(by["pass"]),
@@ -48,6 +48,11 @@ def verdict(result: JSON) -> JSON:
             if check["outcome"] == "known"
         ],
     }
+
+
+def _by_outcome(result: JSON) -> dict[Outcome, list[str]]:
+    """Return the names of the cells by their outcome."""
+    return {name: [cell["cell"] for cell in result["cells"] if cell["outcome"] == name] for name in OUTCOMES}
 
 
 def check(value: JSON, subject: str) -> JSON:
@@ -69,7 +74,7 @@ def _is_cell(cell: JSON) -> bool:
         return False
     tables = all(isinstance(cell.get(key), dict) for key in ("levels", "identity", "measures"))
     covered = "operators" not in cell or operators.is_report(cell["operators"])
-    return cell["outcome"] in ("pass", "fail", "skip") and tables and covered and isinstance(cell.get("checks"), list)
+    return cell["outcome"] in OUTCOMES and tables and covered and isinstance(cell.get("checks"), list)
 
 
 def read(path: Path, trusted: Sequence[PublicKey] = ()) -> JSON:
@@ -171,10 +176,7 @@ def _word(result: JSON) -> str:
 
 def statement(result: JSON, bundle: Bundle) -> Statement:
     """State the result about `bundle` as an in-toto test result, with every cell in our own member of the predicate."""
-    names = {
-        outcome: [cell["cell"] for cell in result["cells"] if cell["outcome"] == outcome]
-        for outcome in ("pass", "fail", "skip")
-    }
+    names = _by_outcome(result)
     contract = dict(bundle.tree)[CONTRACT]
     predicate = {
         "result": _word(result),

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
+from typing import get_args
 
 from packager import canonical
 from packager.canonical import JSON
@@ -25,10 +26,11 @@ from packager.names import NAME
 from packager.recipe.fields import DTYPES
 from packager.recipe.lengths import OF_DATA, Measured, evaluate
 from packager.recipe.recipe import Recipe, RunsOn, Target
+from packager.runtime import Reproducibility
 from packager.types import check_path
 
 MAX_CONTRACT = 4 << 20
-STABILITIES = ("bitwise", "recorded")
+STABILITIES: tuple[Reproducibility, ...] = get_args(Reproducibility)
 Artefacts = Mapping[str, str]  # target name -> path of its graph inside the bundle
 Graphs = Mapping[str, Mapping[str, JSON]]  # target name -> facts of its graph, where it is not the main one
 
@@ -232,7 +234,7 @@ class Terms:
     tolerance: Mapping[str, Mapping[str, float]]
     needs: Mapping[str, JSON]
     graph: Mapping[str, JSON]
-    stability: str
+    stability: Reproducibility
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,23 +16,16 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from packager import plugins
 from packager.contract import knowledge
 from packager.contract.fleet import Device, Site
+from packager.runtime import load_runtime
 from packager.sandbox import sandbox
 from packager.server.process import host_limits
 
 Ask = Callable[[Sequence[str]], str]  # runs a program; empty when it is not there or fails
 
-DISTRIBUTIONS = {  # of a runtime: what it is called where it is installed
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
-    "triton": ("nvidia-pytriton", "tritonserver"),
-    "openvino": ("openvino",),
-    "bentoml": ("bentoml",),
-    "mlserver": ("mlserver",),
-    "kserve": ("kserve",),
-    "tensorrt": ("tensorrt",),
-    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt_rtx"),
-}
+_SERVERS = ("bentoml", "mlserver", "kserve")  # tested and known, but not built for: they have no plug-in
 _QUERY = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader,nounits")
 _PATIENCE = 20  # seconds for a program that talks to a driver
 
@@ -58,11 +51,16 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def distributions(runtime: str) -> tuple[str, ...]:
+    """Return the names of the distributions that a runtime is installed from."""
+    return load_runtime(runtime).distributions if runtime in plugins.names("runtimes") else (runtime,)
+
+
 def installed() -> dict[str, str]:
     """Return the runtimes installed beside this program, with their versions."""
     found = {}
-    for runtime, names in DISTRIBUTIONS.items():
-        version = next(filter(None, map(_version, names)), None)
+    for runtime in (*plugins.names("runtimes"), *_SERVERS):
+        version = next(filter(None, map(_version, distributions(runtime))), None)
         if version:
             found[runtime] = _TRITON.get(version, version) if runtime == "triton" else version
     return found

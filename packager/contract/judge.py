@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
@@ -33,11 +34,28 @@ _SHIPPED = (
 _TRIED = ("ai.onnx", "ai.onnx.ml")  # the operator sets that the tables are about
 
 
+Limit: TypeAlias = Literal[
+    "version",
+    "opset",
+    "ir",
+    "operator",
+    "target",
+    "python",
+    "cpu",
+    "processor",
+    "device",
+    "driver",
+    "memory",
+    "locale",
+    "install",
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """Why not, or why nobody knows. `opset`: re-exported at most at this opset, the reason would vanish."""
 
-    limit: str  # version, opset, ir, operator, python, numpy, cpu, device, driver, memory, precision
+    limit: Limit
     subject: str
     message: str
     fix: str | None = None

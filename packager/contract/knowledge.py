@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of runtimes, version by version, as data: `runtimes/<name>/versions.json` and `kernels.json` beside it.
+"""What is known of runtimes, version by version, as data: `versions.json` and `kernels.json` in a runtime's folder.
 
 A row says what a version reads and needs, and whether that was measured or taken from its vendor's tables. Kernels say,
 for every operator, version of its definition and combination of element types, on which versions a graph of that one
@@ -15,12 +15,11 @@ import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from packager import canonical
+from packager import canonical, plugins
 from packager.canonical import JSON
 from packager.errors import IntegrityError
 from packager.files import read_own
@@ -131,17 +130,21 @@ def order(version: str) -> Order:
 
 def runtimes() -> tuple[str, ...]:
     """Return the runtimes that knowledge ships for, by their published names."""
-    folder = resources.files("packager.runtimes")
-    return tuple(sorted(item.name.replace("_", "-") for item in folder.iterdir() if (item / "versions.json").is_file()))
+    found = plugins.locations("runtimes")
+    return tuple(sorted(name for name, at in found.items() if (at.path / "versions.json").is_file()))
+
+
+def shipped(runtime: str) -> Table:
+    """Return what ships about a runtime, beside its plug-in; an empty table when there is nothing."""
+    location = plugins.locate("runtimes", runtime)
+    if location is None or not (location.path / "versions.json").is_file():
+        return Table(runtime, 0, MappingProxyType({}))
+    return _shipped(location.path)
 
 
 @functools.cache
-def shipped(runtime: str) -> Table:
-    """Return what ships about a runtime; an empty table when there is nothing."""
-    folder = resources.files("packager.runtimes") / runtime.replace("-", "_")
-    if not (folder / "versions.json").is_file():
-        return Table(runtime, 0, MappingProxyType({}))
-    value = _load(folder.joinpath("versions.json").read_bytes())
+def _shipped(folder: Path) -> Table:
+    value = _load((folder / "versions.json").read_bytes())
     kernels = folder / "kernels.json"
     if kernels.is_file():
         value = {**value, "kernels": _load(kernels.read_bytes())}

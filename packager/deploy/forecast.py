@@ -90,7 +90,7 @@ def _environment(bundle: Bundle, runtime: str, index: Index) -> tuple[str, str]:
     name = requirements_name(platform)
     data = bundle.read(folder + name, limit=_MAX_LOCK)
     pins = {pin.name: pin.version for pin in project_locks.parse(data, name).pins}
-    version = next((pins[name] for name in host.DISTRIBUTIONS.get(runtime, (runtime,)) if name in pins), None)
+    version = next((pins[name] for name in host.distributions(runtime) if name in pins), None)
     if version is None:
         raise IntegrityError(f"`{folder}{name}` locks no {runtime}, which the target runs on", subject=folder + name)
     if index.environments is not None and served_environment.is_kept(index.environments, data.decode()):

@@ -11,11 +11,12 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from packager import canonical, plugins
+from packager import canonical
 from packager.bundle.bundle import Bundle
 from packager.contract.contract import Contract
 from packager.errors import UsageError, did_you_mean
 from packager.knobs.knobs import Resolved
+from packager.runtime import load_runtime
 from packager.server.knobs import SECRETS, Knobs
 
 CONFIG = "serve.json"
@@ -45,7 +46,7 @@ def choose_target(contract: Contract, wanted: str | None = None) -> str:
 
 
 def _is_served(runtime: str) -> bool:
-    return bool(plugins.load("runtimes", runtime).SERVED)
+    return load_runtime(runtime).served
 
 
 def program(runtime: str) -> dict[str, bytes]:
@@ -56,8 +57,7 @@ def program(runtime: str) -> dict[str, bytes]:
     module = runtime.replace("-", "_")
     server = Path(importlib.import_module(_SERVER).__path__[0])
     files = {f"packager/server/{name}": data for name, data in _sources(server)}
-    opener = Path(importlib.import_module(f"packager.runtimes.{module}").__path__[0]) / "session.py"
-    files[f"packager/runtimes/{module}/session.py"] = opener.read_bytes()
+    files[f"packager/runtimes/{module}/session.py"] = load_runtime(runtime).read_session()
     packages = ("packager", "packager/runtimes", f"packager/runtimes/{module}")
     return {**files, **{f"{package}/__init__.py": b"" for package in packages}, "__main__.py": _MAIN.encode()}
 

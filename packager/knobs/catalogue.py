@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from packager import plugins
 from packager.canonical import JSON
 from packager.errors import UsageError
 from packager.knobs import knobs
+from packager.runtime import load_runtime
 from packager.server.declaration import Knob
 from packager.server.knobs import BATCH_KNOBS, SERVING_KNOBS
 
@@ -28,14 +28,16 @@ def knobs_for(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
     """Return the knobs of a bundle with this contract (`contract.json` as JSON)."""
     runtimes = sorted({target["runtime"] for target in contract["targets"].values()})
     runtime_knobs = [knob for name in runtimes for knob in _runtime_knobs(name, contract)]
-    served = any(plugins.load("runtimes", name).SERVED for name in runtimes)
+    served = any(load_runtime(name).served for name in runtimes)
     server_knobs = (*SERVING_KNOBS, *_BENTOML, *_deployment_knobs(contract)) if served else ()
     return (*_batch_knobs(contract), *server_knobs, *runtime_knobs)
 
 
 def _runtime_knobs(name: str, contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
-    add = getattr(plugins.load("runtimes", name), "knobs", None)
-    return tuple(add(contract)) if add else ()
+    found = load_runtime(name).knobs(contract)
+    if wrong := [item for item in found if not isinstance(item, Knob)]:
+        raise UsageError(f"`knobs` of the runtime `{name}`: expected Knob, got {type(wrong[0]).__name__}")
+    return tuple(item for item in found if isinstance(item, Knob))
 
 
 def batch(contract: Mapping[str, JSON]) -> tuple[str, int, int] | None:

@@ -29,6 +29,7 @@ from packager.lock import library_ages, lockers, origins, toolchains
 from packager.lock.lock import Environment, Level, Lock
 from packager.recipe.fields import PRECISIONS
 from packager.recipe.recipe import Recipe, RunsOn, no_tolerance
+from packager.runtime import load_runtime
 from packager.sandbox.sandbox import choose_confinement
 from packager.sandbox.worker import host_version
 from packager.sources import Pin, Settings
@@ -95,7 +96,7 @@ def resolve(recipe: Recipe, runner: Runner, context: BuildContext, memo: Memo, e
 def check_targets(recipe: Recipe) -> None:
     """Refuse targets that no runtime has, and int8 without a word on what it may lose, before anything is fetched."""
     for target in recipe.targets():
-        plugins.load("runtimes", target.runtime).is_graph(target.device, target.precision)
+        load_runtime(target.runtime).check_target(target.device, target.precision)
         named = set(recipe.tolerance) - {"default", *PRECISIONS} | set(recipe.tolerance) & {target.precision}
         if target.precision.startswith("int8") and not named:
             raise no_tolerance(target.precision)
@@ -227,8 +228,8 @@ def choose_level(recipe: Recipe, exporter: str) -> Level:
 
 
 def _level(promise: RunsOn, *, highest: bool) -> Level:
-    runtime = plugins.load("runtimes", promise.runtime)
-    found = getattr(runtime, "ceiling", runtime.level_for) if highest else runtime.level_for
+    runtime = load_runtime(promise.runtime)
+    found = runtime.ceiling if highest else runtime.level_for
     return Level(*found(promise.versions))
 
 
@@ -236,8 +237,7 @@ def explain_level(recipe: Recipe, found: Level) -> str:
     """Say which promise decides the level."""
     said = []
     for promise in recipe.runs_on:
-        runtime = plugins.load("runtimes", promise.runtime)
-        listed = runtime.promised(promise.versions) if hasattr(runtime, "promised") else []
+        listed = load_runtime(promise.runtime).promised(promise.versions)
         most = _level(promise, highest=True)
         oldest = f"{promise.runtime} {listed[0]}" if listed else promise.runtime
         said.append(f"{oldest}, the oldest in `{promise.versions}`, reads opset {most.opset} and IR {most.ir}")
@@ -248,8 +248,7 @@ def explain_level(recipe: Recipe, found: Level) -> str:
 def explain_unsupported_operator(recipe: Recipe, error: TooNewError) -> StepError:
     """Say which promise an operator breaks, and which version would keep it."""
     broken = next((p for p in recipe.runs_on if _level(p, highest=True).opset <= error.wanted), recipe.runs_on[0])
-    runtime = plugins.load("runtimes", broken.runtime)
-    able = runtime.oldest_with(error.opset) if hasattr(runtime, "oldest_with") else None
+    able = load_runtime(broken.runtime).oldest_with(error.opset)
     name = f"`{error.operator}` (opset {error.opset})"
     if recipe.export.opset and recipe.export.opset < _level(broken, highest=True).opset:
         return StepError(
@@ -274,15 +273,16 @@ def tools_of(recipe: Recipe, exporter: str, origin: origins.Origin) -> list[str]
     module = plugins.load("exporters", exporter)
     names: set[str] = {*module.TOOLCHAIN, *(set(getattr(module, "MAYBE", ())) & set(origin.packages))}
     for target in recipe.targets():
-        names |= set(plugins.load("runtimes", target.runtime).TOOLCHAIN)
+        names |= set(load_runtime(target.runtime).toolchain)
     return sorted(names)
 
 
 def _extras(recipe: Recipe, exporter: str) -> dict[str, str]:
     """Return the extra of this package that brings each tool; the exporter's wins over a runtime's."""
-    users = [*(plugins.load("runtimes", target.runtime) for target in recipe.targets())]
-    users.append(plugins.load("exporters", exporter))
-    return {name: user.EXTRA for user in users for name in user.TOOLCHAIN}
+    runtimes = [load_runtime(target.runtime) for target in recipe.targets()]
+    module = plugins.load("exporters", exporter)
+    found = {name: runtime.extra for runtime in runtimes for name in runtime.toolchain}
+    return found | dict.fromkeys(module.TOOLCHAIN, module.EXTRA)
 
 
 def _environment(
@@ -421,9 +421,7 @@ def _dependencies(recipe: Recipe, runner: Runner, context: BuildContext, engine:
     from packager.lock import dependencies  # a warm build, which starts here too, does without the tools of locking
 
     runtimes = {
-        promise.runtime: tuple(
-            plugins.load("runtimes", promise.runtime).requirements(promise.versions, promise.devices)
-        )
+        promise.runtime: tuple(load_runtime(promise.runtime).requirements(promise.versions, promise.devices))
         for promise in recipe.runs_on
     }
     name = recipe.dependencies

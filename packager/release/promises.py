@@ -22,6 +22,7 @@ from packager.errors import IntegrityError, UsageError
 from packager.formats import intoto
 from packager.knobs import catalogue, knobs
 from packager.recipe.recipe import Target
+from packager.runtime import load_runtime
 from packager.trust.evidence import Evidence
 from packager.types import Blob, Tree
 
@@ -34,15 +35,13 @@ def predicate(told: JSON, runtime: str, versions: str) -> dict[str, JSON]:
 
     Raises UsageError where the contract promises it already, or has no artefact that the runtime could run.
     """
-    engine = getattr(plugins.load("runtimes", runtime), "ENGINE", runtime)
+    engine = load_runtime(runtime).engine
     judge.specifier(versions, runtime)
     if runtime in told["runs-on"]:
         raise UsageError(f"the contract promises `{runtime}` {told['runs-on'][runtime]['versions']} already")
     like = told["targets"].get(Target(engine, _DEVICE, _PRECISION).name)
     if engine == runtime or like is None:
-        able = ", ".join(
-            name for name in plugins.names("runtimes") if hasattr(plugins.load("runtimes", name), "ENGINE")
-        )
+        able = ", ".join(name for name in plugins.names("runtimes") if load_runtime(name).engine != name)
         raise UsageError(
             f"`{runtime}` cannot be promised afterwards: the bundle holds nothing compiled for it",
             hint=f"what runs another runtime's graph can be added: {able}; anything else is built, from `runs-on`",

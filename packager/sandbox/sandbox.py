@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from packager import plugins
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.sandbox import cgroup, landlock, launch, namespaces, process, seccomp
@@ -358,8 +359,9 @@ def gpu_devices() -> list[str]:
 
 
 def _our_paths() -> list[str]:
-    """Return the directories this program lives in, editable installs included."""
-    return [str(path) for name in _PACKAGES for path in importlib.import_module(name).__path__]
+    """Return the directories this program and plug-ins of third parties live in, editable installs included."""
+    own = [str(path) for name in _PACKAGES for path in importlib.import_module(name).__path__]
+    return [*own, *map(str, plugins.foreign_paths())]
 
 
 def environment(scratch: Path, pinned: Mapping[str, str], code: str = "") -> dict[str, str]:

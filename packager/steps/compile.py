@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from packager import plugins
 from packager.canonical import JSON
-from packager.errors import StepError
+from packager.runtime import load_runtime
 from packager.steps import _answers, _calibration
 
 VERSION = (
@@ -27,15 +25,9 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     A tree `calibration` or `source` is where data comes from for the targets that are calibrated, and the tree
     `timings` holds the file that a build of kernels is bound to.
     """
-    runtime = plugins.load("runtimes", params["runtime"])
-    try:
-        module = importlib.import_module(f"{runtime.__name__}.compile")
-    except ModuleNotFoundError as error:
-        if error.name != f"{runtime.__name__}.compile":
-            raise
-        raise StepError(f"runtime `{params['runtime']}` compiles nothing: it runs the graph as it is") from None
+    compile_graph = load_runtime(params["runtime"]).compiler()
 
     def batches() -> Sequence[Mapping[str, Any]]:
         return _calibration.batches(inputs, params)
 
-    return cast(JSON, module.compile_graph(inputs, out, params, batches))
+    return compile_graph(inputs, out, params, batches)

@@ -18,12 +18,13 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
-from packager import canonical, error_causes, exporters, plugins
+from packager import canonical, error_causes, exporters
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
-from packager.exporters import Arrays, Feeds
+from packager.exporters import Arrays
+from packager.runtime import Session, load_runtime
 from packager.steps import _answers, _cases, _compare, _diagnose, _given, _samples, _source
 from packager.steps._cases import Case
 from packager.steps._source import Asked, Source
@@ -36,12 +37,6 @@ MISSES = "misses"  # the folder of the rows that show the worst differences; no 
 _EQUAL = 1e-6  # of the largest value of an output: what differs by less is float32 itself
 _ROUNDING = 1e-3  # of the largest value of an output: what differs by less and is no rounding is not diagnosed
 _TIMES = 8  # as far as two orders of one sum may lie apart, in what rounding at random moved it by
-
-
-class Session(Protocol):
-    """An artefact opened on its runtime."""
-
-    def run(self, feeds: Feeds) -> Arrays: ...
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
@@ -100,9 +95,9 @@ def _session(tree: Path, params: Mapping[str, JSON]) -> Session:
 
 def open_session(runtime: str, path: Path, device: str = "cpu") -> Session:
     """Open an artefact on one thread, so that the order of its sums does not depend on the host."""
-    module = importlib.import_module(f"{plugins.load('runtimes', runtime).__name__}.session")
+    opener = load_runtime(runtime).opener()
     try:
-        return cast(Session, module.open_session(path, threads=1, device=device))
+        return opener(path, threads=1, device=device)
     except PackagerError:
         raise
     except Exception as error:  # each runtime has its own tree of exceptions

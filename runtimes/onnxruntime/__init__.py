@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from packager.runtimes import _gpu, _versions
+from packager.runtimes import _gpu
 from packaging.specifiers import SpecifierSet
 
 from packager.contract import judge, knowledge
+from packager.runtime import SERVER_REQUIREMENTS
 
 TITLE = "ONNX Runtime"
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
@@ -24,15 +25,9 @@ PRECISIONS = ("fp32", "fp32_optimised", "fp16", "mixed", "int8", "int8_dynamic")
 DEVICES = ("cpu", "cuda", "tensorrt", "rtx")
 BUILDS_ON_GPU = False
 SERVED = True
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 
 _PLUGIN = "onnxruntime-ep-nv-tensorrt-rtx"
-_SERVING = (
-    "granian>=2.5",
-    "orjson>=3.10",
-    "prometheus-client>=0.21",
-    "grpcio>=1.66",
-    "uvloop>=0.21; sys_platform != 'win32'",
-)
 
 
 def promised(specifier: str) -> list[str]:
@@ -70,12 +65,11 @@ def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[s
     bound = numpy.pop() if len(numpy) == 1 else ""
     wheel = "onnxruntime-gpu[cuda,cudnn]" if {"cuda", "tensorrt"} & {*devices} else "onnxruntime"
     plugin = (_PLUGIN,) if "rtx" in devices else ()
-    return (f"numpy{bound}", f"{wheel}{SpecifierSet(specifier)}", *plugin, *_SERVING)
+    return (f"numpy{bound}", f"{wheel}{SpecifierSet(specifier)}", *plugin, *SERVER_REQUIREMENTS)
 
 
 def is_graph(device: str, precision: str) -> bool:
-    """Return whether the canonical graph is the artefact of a target. Raises UsageError for an unknown target."""
-    _versions.check_target("onnxruntime", device, precision, DEVICES, PRECISIONS)
+    """Return whether the canonical graph is the artefact of a target."""
     return precision == "fp32"
 
 

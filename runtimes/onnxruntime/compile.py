@@ -13,9 +13,9 @@ int8 are seen on the host's CPU: they are rounded so that the last bits of it do
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from packager.runtimes import _precision
 from packager.runtimes.onnxruntime import _rewrite
@@ -24,11 +24,10 @@ from packager import error_causes
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.graph import canonicalise, needs, saturation
+from packager.runtime import ArtefactFacts, Batches, CompileFacts, Reproducibility
 
-Batches: TypeAlias = Callable[[], Sequence[Mapping[str, Any]]]
 
-
-def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], batches: Batches) -> JSON:
+def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], batches: Batches) -> CompileFacts:
     """Write the artefact for `params["precision"]` of the graph `inputs["graph"]/params["path"]`.
 
     `batches` reads the data to calibrate on; only what is calibrated calls it.
@@ -44,7 +43,7 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
     original = canonicalise.read(source, infer=True)
     before = [canonicalise.port(value) for value in (*original.graph.input, *original.graph.output)]
     domains = {entry.domain for entry in original.opset_import}
-    counted = {"clipped": _precision.clipped(original)} if form in ("fp16", "mixed") else {}
+    clipped = _precision.clipped(original) if form in ("fp16", "mixed") else None
     model = canonicalise.canonicalise(_FORMS[form](original, source, batches), opset=params["opset"], ir=params["ir"])
     _check(model, form, before, domains)
     needed = {**canonicalise.facts(model), **needs.needs(model)}
@@ -53,9 +52,12 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
     canonicalise.write(model, out, shard_bytes=params.get("shard_bytes", canonicalise.SHARD_BYTES))
     _check_loads(out / canonicalise.FILE, form)
     header = {"opset": needed["opset"], "ir": needed["ir"]}
-    level = "recorded" if form == "int8" else "bitwise"
-    artefact = {"reproducibility": level, "header": header, "needs": {}}
-    return {"path": canonicalise.FILE, "graph": needed, **counted, "artefact": artefact}
+    level: Reproducibility = "recorded" if form == "int8" else "bitwise"
+    artefact: ArtefactFacts = {"reproducibility": level, "header": header, "needs": {}}
+    facts: CompileFacts = {"path": canonicalise.FILE, "graph": needed, "artefact": artefact}
+    if clipped is not None:
+        facts["clipped"] = clipped
+    return facts
 
 
 _FORMS: Mapping[str, Callable[[Any, Path, Batches], Any]] = {

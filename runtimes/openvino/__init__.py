@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from packager.runtimes import _versions
 from packaging.specifiers import SpecifierSet
 
 from packager.contract import judge, knowledge
@@ -50,14 +49,3 @@ def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[s
     numpy = {table.rows[version].numpy for version in promised(specifier)}
     bound = numpy.pop() if len(numpy) == 1 else ""
     return (f"numpy{bound}", f"openvino{SpecifierSet(specifier)}", *_SERVING)
-
-
-def is_graph(device: str, precision: str) -> bool:
-    """Return False: the artefact is never the graph itself. Raises UsageError for an unknown target."""
-    _versions.check_target("openvino", device, precision, DEVICES, PRECISIONS)
-    return False
-
-
-def unmeasurable(device: str) -> str | None:
-    """Return why artefacts for `device` cannot run on this host, or None: every host has a CPU."""
-    return None

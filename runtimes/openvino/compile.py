@@ -13,13 +13,14 @@ from typing import Any
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError
 from packager.graph import canonicalise
+from packager.runtime import Batches, CompileFacts
 
 FILE = "model.xml"
 _NAMED = re.compile(rb'(<layer id="(\d+)" name="[A-Za-z][A-Za-z0-9]*_)\d+')
 _NOTE = re.compile(rb"\t<rt_info>\n(?:(?!</rt_info>).)*?OpenVINO Runtime.*?\t</rt_info>\n(?=</net>)", re.DOTALL)
 
 
-def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], batches: object) -> JSON:
+def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], batches: Batches) -> CompileFacts:
     """Write the IR of the graph `inputs["graph"]/params["path"]`; fp16 halves the weights, not the arithmetic."""
     runtime = tool()
     source = inputs["graph"] / params["path"]

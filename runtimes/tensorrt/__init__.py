@@ -36,12 +36,6 @@ def requirements(specifier: str, devices: Collection[str] = ("sm_80",)) -> tuple
     return ()
 
 
-def is_graph(device: str, precision: str) -> bool:
-    """Return False: the artefact is never the graph itself. Raises UsageError for an unknown target."""
-    _versions.check_target("tensorrt", device, precision, DEVICES, PRECISIONS)
-    return False
-
-
 def unmeasurable(device: str) -> str | None:
     """Return why an engine for `device` can neither be built nor run on this host, or None."""
     names = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings")

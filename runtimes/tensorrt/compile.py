@@ -17,11 +17,12 @@ from packaging.version import Version
 
 from packager.canonical import JSON
 from packager.errors import StepError
+from packager.runtime import ArtefactFacts, Batches, CompileFacts
 
 _MODULES = ("tensorrt", "tensorrt_bindings")
 
 
-def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], batches: object) -> JSON:
+def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], batches: Batches) -> CompileFacts:
     """Write the engine of the graph `inputs["graph"]/params["path"]` for `params["device"]` and read it back.
 
     The tree `timings` holds the timing cache that the build is bound to.
@@ -50,7 +51,7 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
         "version_compatible": portable,
         "bytes": len(engine),
     }
-    artefact = {"reproducibility": "recorded", "header": header, "needs": {"gpu": device}}
+    artefact: ArtefactFacts = {"reproducibility": "recorded", "header": header, "needs": {"gpu": device}}
     return {"path": _tensorrt.FILE, "artefact": artefact}
 
 

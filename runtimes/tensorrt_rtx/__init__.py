@@ -18,6 +18,7 @@ PRECISIONS = ("fp32", "fp16", "mixed")
 DEVICES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
 BUILDS_ON_GPU = False
 SERVED = False
+DISTRIBUTIONS = ("tensorrt-rtx", "tensorrt_rtx")
 
 _LEVEL = (18, 8)  # what the parser reads does not limit this: older graphs run on more runtimes beside it
 
@@ -32,12 +33,6 @@ def requirements(specifier: str, devices: Collection[str] = ("sm_86",)) -> tuple
     """Return what a locked environment can hold of it: nothing. On PyPI it is no wheel but a recipe to build one."""
     _versions.parse("tensorrt-rtx", specifier)
     return ()
-
-
-def is_graph(device: str, precision: str) -> bool:
-    """Return False: the artefact is never the graph itself. Raises UsageError for an unknown target."""
-    _versions.check_target("tensorrt-rtx", device, precision, DEVICES, PRECISIONS)
-    return False
 
 
 def unmeasurable(device: str) -> str | None:

@@ -21,13 +21,14 @@ from packager.runtimes.tensorrt_rtx import builder
 
 from packager.canonical import JSON
 from packager.errors import StepError
+from packager.runtime import ArtefactFacts, Batches, CompileFacts
 
 _MAGIC = b"vtrt"
 _HEADER = 64
 _MASKS = {"sm_75": 1, "sm_80": 2, "sm_86": 4, "sm_89": 8, "sm_120": 16, "sm_121": 32}
 
 
-def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], batches: object) -> JSON:
+def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], batches: Batches) -> CompileFacts:
     """Write the engine of the graph `inputs["graph"]/params["path"]` for `params["device"]` and read it back."""
     trt = _tensorrt.tool(("tensorrt_rtx",), "tensorrt-rtx", "rtx")
     _tensorrt.check_promise(params["versions"], trt.__version__, "tensorrt-rtx")
@@ -39,7 +40,7 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
     expected = {"format": "tensorrt-rtx", "version": trt.__version__, "gpus": [device], "bytes": len(engine)}
     if header != expected:
         raise StepError(f"the engine is not what was requested: expected {expected}, got {header}")
-    artefact = {"reproducibility": "recorded", "header": header, "needs": {"gpu": device}}
+    artefact: ArtefactFacts = {"reproducibility": "recorded", "header": header, "needs": {"gpu": device}}
     return {"path": _tensorrt.FILE, "artefact": artefact}
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from packager.runtimes import _versions
-
 from packager.canonical import JSON
 from packager.contract import judge, knowledge
 from packager.server.declaration import Knob
@@ -24,6 +22,7 @@ PRECISIONS = ("fp32", "fp16")
 DEVICES = ("cpu",)
 BUILDS_ON_GPU = False
 SERVED = False
+DISTRIBUTIONS = ("nvidia-pytriton", "tritonserver")
 
 
 def level_for(specifier: str) -> tuple[int, int]:
@@ -42,14 +41,8 @@ def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[s
 
 
 def is_graph(device: str, precision: str) -> bool:
-    """Return whether the canonical graph is the artefact of a target. Raises UsageError for an unknown target."""
-    _versions.check_target("triton", device, precision, DEVICES, PRECISIONS)
+    """Return whether the canonical graph is the artefact of a target."""
     return precision == "fp32"
-
-
-def unmeasurable(device: str) -> str | None:
-    """Return why artefacts for `device` cannot run on this host, or None: the engine inside runs everywhere."""
-    return None
 
 
 def knobs(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:

@@ -28,11 +28,12 @@ _DESCRIBED: dict[str, bytes] = {}
 
 @dataclass
 class Project:
-    """A folder with a recipe, and a store."""
+    """A folder with a recipe, and a store; `python` is the interpreter that has the program."""
 
     folder: Path
     store: Path
     extra: dict[str, str] = field(default_factory=dict)
+    python: Path = Path(sys.executable)
 
     def lend(self) -> None:
         """Put what earlier tests read from wheels' metadata into a new store: the same bytes, without the network."""
@@ -54,7 +55,7 @@ class Project:
             self.lend()
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PACKAGER_STORE": str(self.store)}
         done = subprocess.run(
-            [*prefix, sys.executable, "-m", "packager", *map(str, arguments)],
+            [*prefix, str(self.python), "-m", "packager", *map(str, arguments)],
             cwd=self.folder,
             env={**environment, **passed, **self.extra, **extra},
             capture_output=True,

@@ -20,6 +20,7 @@ import onnxruntime
 import pytest
 
 from packager.conform import cells
+from packager.runtime import find_testable
 from tests.e2e.conftest import Project, tool
 from tests.e2e.test_server import app, free_port, running  # noqa: F401 - `app` is a fixture
 
@@ -155,7 +156,7 @@ def test_the_promise_decides_the_cells() -> None:
     (nothing,) = cells.plan({**contract, "targets": {}}, [cells.parse_selection("triton")])
     assert nothing.reason == "the bundle holds no artefact for onnxruntime, triton"
     names = "bentoml kserve mlserver onnxruntime onnxruntime-gpu openvino serve triton"
-    assert set(cells.testable_runtimes()) >= set(names.split())
+    assert set(find_testable()) >= set(names.split())
 
 
 # --- a running server

@@ -14,6 +14,7 @@ from packager import plugins
 from packager.errors import UsageError
 from packager.lock import locking
 from packager.recipe import recipe
+from packager.runtime import load_runtime
 from tests.e2e.conftest import Project
 
 TEXT = """<ir_version: {ir}, opset_import: ["" : {opset}]>
@@ -68,9 +69,7 @@ def test_the_oldest_version_decides_also_where_a_newer_one_reads_less(kind: str)
 
 def test_every_runtime_that_explains_itself_knows_its_oldest() -> None:
     for name in plugins.names("runtimes"):
-        runtime = plugins.load("runtimes", name)
-        if hasattr(runtime, "oldest_with"):
-            assert runtime.oldest_with(99) is None
+        assert load_runtime(name).oldest_with(99) is None
 
     with pytest.raises(UsageError):
         locking.choose_level(parsed("==0.1"), "onnx")

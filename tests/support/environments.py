@@ -5,11 +5,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from packager.files import staging
 
@@ -62,3 +68,41 @@ def model_signing() -> Path:
 def sigstore() -> Path:
     """The reference client of Sigstore."""
     return python_with("sigstore==4.5.1")
+
+
+def linked_environment(place: Path, *requirements: str) -> Path:
+    """Return the interpreter of a new environment with distributions of this one and what they require, as hard links.
+
+    A requirement may name extras. Nothing is downloaded: this environment has them all.
+    """
+    venv.create(place, symlinks=True)
+    site = Path(sysconfig.get_path("purelib"))
+    there = place / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    for distribution in _required(*requirements):
+        for file in distribution.files or ():
+            source, target = site / file, there / file
+            if source.suffix != ".pyc" and source.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link(source, target)
+    return place / "bin" / "python"
+
+
+def _required(*requirements: str) -> list[metadata.Distribution]:
+    waiting, found = [Requirement(text) for text in requirements], {}
+    while waiting:
+        wanted = waiting.pop()
+        key = canonicalize_name(wanted.name), frozenset(wanted.extras)
+        if key in found:
+            continue
+        found[key] = next(metadata.Distribution.discover(name=wanted.name, path=[sysconfig.get_path("purelib")]))
+        for line in map(Requirement, found[key].requires or ()):
+            if line.marker is None or any(line.marker.evaluate({"extra": name}) for name in (*wanted.extras, "")):
+                waiting.append(line)
+    return list({distribution.name: distribution for distribution in found.values()}.values())
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)

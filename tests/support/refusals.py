@@ -21,6 +21,7 @@ from packager.errors import PackagerError, TooNewError
 from packager.lock import locking
 from packager.policy import engine
 from packager.recipe import recipe
+from packager.runtime import load_runtime
 from packager.sandbox.sandbox import Limits
 from packager.steps import export, measure
 from packager.store.store import Store
@@ -89,8 +90,8 @@ def _check_gpu(parsed: recipe.Recipe, folder: Path, facts: object) -> None:
     """Ask for the targets that only a GPU can build, before anything is compiled."""
     place = build.Place(Runner(Store(folder / "store"), Limits(0, 60)), "", Result("", facts), folder, None)
     for target in parsed.targets():
-        runtime = plugins.load("runtimes", target.runtime)
-        if runtime.BUILDS_ON_GPU and runtime.unmeasurable(target.device):
+        runtime = load_runtime(target.runtime)
+        if runtime.builds_on_gpu and runtime.unmeasurable(target.device):
             build._compiled(parsed, None, place, target, runtime)  # type: ignore[arg-type]
 
 

@@ -20,7 +20,7 @@ from importlib import resources
 from pathlib import PurePosixPath
 from typing import Literal, TypeAlias
 
-from packager import canonical, plugins
+from packager import canonical
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.contract.contract import Contract, Port, Terms
@@ -30,6 +30,7 @@ from packager.errors import MalformedError, UsageError
 from packager.formats import safetensors
 from packager.knobs import catalogue, knobs
 from packager.knobs.knobs import Resolved
+from packager.runtime import load_runtime
 from packager.types import Blob
 
 Backend: TypeAlias = Literal["native", "python"]
@@ -112,7 +113,7 @@ def _blob(bundle: Bundle, path: str) -> Blob:
 
 def _floor(contract: Contract) -> str:
     """Return the oldest ONNX Runtime that the promise for Triton covers."""
-    needed = plugins.load("runtimes", _RUNTIME).requirements(contract.runs_on[_RUNTIME].versions)
+    needed = load_runtime(_RUNTIME).requirements(contract.runs_on[_RUNTIME].versions)
     return next(str(line).partition(">=")[2] for line in needed if line.startswith("onnxruntime"))
 
 

@@ -18,8 +18,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from packager.conform import cells
 from packager.lock import environments
+from packager.runtime import load_conformance
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "conformance"))
 
@@ -256,7 +256,7 @@ def test_a_changed_file_fails_before_anything_runs(bench: Bench) -> None:
 
 def environment_of(runtime: str, version: str, cache: Path | None = None) -> str:
     """Build the environment of a runtime, once per user or in a separate cache."""
-    lines = cells.runtime(runtime).requirements(version, "3.11")
+    lines = load_conformance(runtime).requirements(version, "3.11")
     place = cache or Path.home() / ".cache" / "packager-tests" / "environments"
     return str(environments.ensure(lines, "3.11", place))
 

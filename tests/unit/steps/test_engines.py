@@ -19,6 +19,7 @@ from packager.runtimes import _gpu, _tensorrt, _tensorrt_build, tensorrt, tensor
 from packager.runtimes.tensorrt_rtx import compile as rtx
 
 from packager.errors import StepError, UsageError
+from packager.runtime import load_runtime
 from packager.steps.measure import open_session
 from tests.unit.steps.conftest import Exported
 
@@ -120,8 +121,9 @@ def test_bindings_without_libraries_say_what_is_missing(exported: Exported, tmp_
 def test_targets_of_the_data_centre() -> None:
     assert tensorrt.requirements(">=10") == ()
     with pytest.raises(UsageError, match="tensorrt-rtx has no target `sm_90`"):
-        tensorrt_rtx.is_graph("sm_90", "fp32")
-    assert not tensorrt.is_graph("sm_90", "fp32") and not tensorrt.is_graph("ampere_plus", "fp16")
+        load_runtime("tensorrt-rtx").check_target("sm_90", "fp32")
+    runtime = load_runtime("tensorrt")
+    assert not runtime.is_graph("sm_90", "fp32") and not runtime.is_graph("ampere_plus", "fp16")
 
 
 def test_range_beyond_builder_needs_a_portable_engine() -> None:

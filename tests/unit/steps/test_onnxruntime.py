@@ -8,19 +8,19 @@ import pytest
 from packager.runtimes import onnxruntime
 from packaging.version import Version
 
-from packager import plugins
 from packager.contract import judge, knowledge
 from packager.errors import UsageError
+from packager.runtime import load_runtime
 
 
 def test_plug_in_provides_what_a_build_needs() -> None:
-    module = plugins.load("runtimes", "onnxruntime")
-    assert module.TITLE == "ONNX Runtime"
-    assert "onnxruntime" in module.TOOLCHAIN
+    module = load_runtime("onnxruntime")
+    assert module.title == "ONNX Runtime"
+    assert "onnxruntime" in module.toolchain
     assert module.is_graph("cpu", "fp32") and not module.is_graph("cpu", "fp16")
     assert module.is_graph("cuda", "fp32")
     with pytest.raises(UsageError, match="no target `npu` with precision `fp32`"):
-        module.is_graph("npu", "fp32")
+        module.check_target("npu", "fp32")
 
 
 def test_the_table_is_ordered_and_complete() -> None:
