@@ -37,7 +37,7 @@ from packager.build.build import Built as BuildResult
 from packager.build.project import Project
 from packager.bundle.bundle import Bundle
 from packager.contract.contract import Contract
-from packager.contract.judge import Judgement
+from packager.contract.runtime_support import Judgement
 from packager.deploy.install import Installed
 from packager.errors import PackagerError, UsageError
 from packager.events import OnEvent, ignore

@@ -8,7 +8,7 @@ as they are here. `Conformance` lists those of its `conform.py` likewise. Beside
     session.py       `open_session`, an `Open`: opens artefacts, run in a worker and, copied, at the site
     adapter.py       the program that speaks the protocol of the conformance suite
     probe.py         what measures a version: a `Prober`
-    versions.json, kernels.json    what is known of its versions (`packager.contract.knowledge`)
+    versions.json, kernels.json    what is known of its versions (`packager.contract.runtime_tables`)
 
 They are found beside the package, wherever it is installed: an entry point in the group `packager.runtimes` is enough.
 """

@@ -16,7 +16,7 @@ from packager import canonical, names
 from packager.bundle import single_file
 from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, LayoutDirectory, Medium, StoredBundle, UnpackedTree, record
 from packager.canonical import JSON
-from packager.contract.format import READABLE, is_readable
+from packager.contract.format_numbers import READABLE, is_readable
 from packager.errors import MalformedError, TooLargeError, UsageError, WrongContentError, WrongSubjectError
 from packager.formats import dsse, modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY

@@ -37,13 +37,13 @@ def kinds(prefix: str, **_: object) -> list[str]:
 
 def runtimes(prefix: str, **_: object) -> list[str]:
     """Return the runtimes of which something is known, with their versions once one is named."""
-    from packager.contract import knowledge
+    from packager.contract import runtime_tables
 
     name, equals, _rest = prefix.partition("==")
-    if equals and name in knowledge.runtimes():
-        found = [f"{name}=={version}" for version in knowledge.shipped(name).rows]
+    if equals and name in runtime_tables.runtimes():
+        found = [f"{name}=={version}" for version in runtime_tables.shipped(name).rows]
     else:
-        found = [f"{name}==" for name in knowledge.runtimes()]
+        found = [f"{name}==" for name in runtime_tables.runtimes()]
     return [text for text in found if text.startswith(prefix)]
 
 

@@ -40,11 +40,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.contract import contract, fleet, host, knowledge, preflight
+    from packager.contract import contract, fleet, host, preflight, runtime_tables
     from packager.errors import exit_code_of
     from packager.release import proofs
 
-    knowledge.use_updates(options.workspace(args).knowledge)
+    runtime_tables.use_updates(options.workspace(args).knowledge)
     bundle = options.open_bundle(args, console)
     promise = bundle.contract
     asked = [_asked(text) for text in args.runtime]
@@ -83,22 +83,24 @@ def main(args: argparse.Namespace, console: Console) -> int:
 def _asked(text: str) -> tuple[str, str]:
     import re
 
-    from packager.contract import knowledge
+    from packager.contract import runtime_tables
     from packager.errors import UsageError, did_you_mean
 
     name, equals, version = text.partition("==")
     if not equals or not re.fullmatch(r"[0-9][0-9A-Za-z.+-]*", version):
         raise UsageError(f"`--runtime`: expected NAME==VERSION, got `{text:.80}`", hint="as in `onnxruntime==1.16.3`")
-    if name not in knowledge.runtimes() and not knowledge.table(name).rows:
-        raise UsageError(f"nothing is known of runtime `{name:.60}`", hint=did_you_mean(name, knowledge.runtimes()))
+    if name not in runtime_tables.runtimes() and not runtime_tables.table(name).rows:
+        raise UsageError(
+            f"nothing is known of runtime `{name:.60}`", hint=did_you_mean(name, runtime_tables.runtimes())
+        )
     return name, version
 
 
 def _loads(promise: Contract, runtime: str) -> str | None:
     """Return the range as known here today; the contract holds what was known when the bundle was built."""
-    from packager.contract import judge, knowledge
+    from packager.contract import runtime_support, runtime_tables
 
-    return judge.loads_on(promise.graph, runtime, knowledge.table)
+    return runtime_support.loads_on(promise.graph, runtime, runtime_tables.table)
 
 
 def _rows(cells: Sequence[Cell]) -> list[str]:

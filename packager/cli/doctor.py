@@ -17,7 +17,7 @@ from packager.cli.console import Console
 
 if TYPE_CHECKING:
     from packager.contract.fleet import Site
-    from packager.contract.knowledge import Outcome
+    from packager.contract.runtime_tables import Outcome
 
 FOR = "site"
 HELP = "describe this host and what it can run"
@@ -43,10 +43,10 @@ def main(args: argparse.Namespace, console: Console) -> int:
     import re
     from dataclasses import asdict
 
-    from packager.contract import fleet, host, knowledge
+    from packager.contract import fleet, host, runtime_tables
     from packager.errors import exit_code_of
 
-    knowledge.use_updates(options.workspace(args).knowledge)
+    runtime_tables.use_updates(options.workspace(args).knowledge)
     name = args.name or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).lstrip("._-") or "host"
     fleet.check_name(name)
     site = host.describe(name, Path.cwd())

@@ -207,10 +207,10 @@ def open_project(args: argparse.Namespace, on_event: OnEvent) -> Project:
     """Parse the RECIPE argument and open the store."""
     from packager.build.project import Project
     from packager.cli import _fixes
-    from packager.contract import knowledge
+    from packager.contract import runtime_tables
 
     here = workspace(args, on_event)
-    knowledge.use_updates(here.knowledge)
+    runtime_tables.use_updates(here.knowledge)
     return Project.open(
         _fixes.recipe_of(args),
         here.open_store(),

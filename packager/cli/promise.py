@@ -35,13 +35,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.contract import knowledge, preflight
+    from packager.contract import preflight, runtime_tables
     from packager.errors import exit_code_of
     from packager.release import promises
     from packager.release.sign import attest
     from packager.transport import copy
 
-    knowledge.use_updates(options.workspace(args).knowledge)
+    runtime_tables.use_updates(options.workspace(args).knowledge)
     runtime, versions = _asked(args.runtime)
     with console:
         bundle = _signer.open_own(args, console)

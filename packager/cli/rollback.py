@@ -24,7 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.deploy.install import current, roll_back
+    from packager.deploy.install import current
+    from packager.deploy.rollback import roll_back
 
     before = current(args.directory.absolute())
     release = roll_back(args.directory.absolute(), options.clock)

@@ -20,7 +20,7 @@ from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.contract.knowledge import Row
+    from packager.contract.runtime_tables import Row
 
 FOR = "platform"
 HELP = "show, measure or update what is known of runtimes"
@@ -60,10 +60,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.contract import knowledge
+    from packager.contract import runtime_tables
     from packager.errors import UsageError
 
-    knowledge.use_updates(options.workspace(args).knowledge)
+    runtime_tables.use_updates(options.workspace(args).knowledge)
     if args.action != "list" and not args.subject:
         raise UsageError(f"`packager runtimes {args.action}` needs to know of what", hint="see its examples in --help")
     actions = {"list": _list, "show": _show, "probe": _probe, "update": _update, "sign": _sign}
@@ -71,9 +71,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _list(args: argparse.Namespace, console: Console) -> int:
-    from packager.contract import knowledge
+    from packager.contract import runtime_tables
 
-    tables = {name: knowledge.table(name) for name in knowledge.runtimes()}
+    tables = {name: runtime_tables.table(name) for name in runtime_tables.runtimes()}
     value = {
         name: {
             "serial": table.serial,
@@ -93,14 +93,16 @@ def _list(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(args: argparse.Namespace, console: Console) -> int:
-    from packager.contract import judge, knowledge
+    from packager.contract import runtime_support, runtime_tables
     from packager.errors import UsageError, did_you_mean
 
     name, _, version = args.subject.partition("==")
-    table = knowledge.table(name)
+    table = runtime_tables.table(name)
     if not table.rows:
-        raise UsageError(f"nothing is known of runtime `{name:.60}`", hint=did_you_mean(name, knowledge.runtimes()))
-    row = judge.find(table, version) if version else None
+        raise UsageError(
+            f"nothing is known of runtime `{name:.60}`", hint=did_you_mean(name, runtime_tables.runtimes())
+        )
+    row = runtime_support.find(table, version) if version else None
     if version and row is None:
         raise UsageError(f"nothing is known of {name} {version}", hint=f"`packager runtimes probe {name}=={version}`")
     rows = [row] if row else [*table.rows.values()]
@@ -230,7 +232,7 @@ def _sign(args: argparse.Namespace, console: Console) -> int:
 
 
 def _read(path: Path) -> bytes:
-    from packager.contract.knowledge import MAX_TABLE
+    from packager.contract.runtime_tables import MAX_TABLE
     from packager.errors import UsageError
 
     try:

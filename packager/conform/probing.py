@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packager import canonical
 from packager.canonical import JSON
-from packager.contract import knowledge
+from packager.contract import runtime_tables
 from packager.errors import IntegrityError, NegativeAnswerError, StepError
 from packager.events import OnEvent, ignore
 from packager.files import write_atomically
@@ -59,8 +59,8 @@ def keep(table: JSON, folder: Path) -> Path:
     rows: dict[str, JSON] = {}
     kernels: list[JSON] = [table["kernels"]]
     if path.is_file():
-        knowledge.parse(path.read_bytes(), str(path))
-        before = canonical.load(path.read_bytes(), limit=knowledge.MAX_TABLE)
+        runtime_tables.parse(path.read_bytes(), str(path))
+        before = canonical.load(path.read_bytes(), limit=runtime_tables.MAX_TABLE)
         rows = before["versions"]
         kernels += before["kernels"]
     seen: set[str] = set()
@@ -77,15 +77,15 @@ def keep(table: JSON, folder: Path) -> Path:
 
 def sign(data: bytes, subject: str, signer: Signer) -> bytes:
     """Return a table signed for `update`: a Sigstore bundle around an in-toto statement that holds it."""
-    table = knowledge.parse(data, subject)
-    value = canonical.load(data, limit=knowledge.MAX_TABLE)
+    table = runtime_tables.parse(data, subject)
+    value = canonical.load(data, limit=runtime_tables.MAX_TABLE)
     digest = canonical.sha256(canonical.dump(value)).removeprefix("sha256:")
     statement = intoto.Statement(PREDICATE, table.runtime, digest, value)
     signed: bytes = signer.sign(statement.to_bytes()).to_bytes()
     return signed
 
 
-def update(data: bytes, subject: str, keys: Sequence[PublicKey], folder: Path) -> knowledge.Table:
+def update(data: bytes, subject: str, keys: Sequence[PublicKey], folder: Path) -> runtime_tables.Table:
     """Take a signed table into `folder`; return it.
 
     Raises NegativeAnswerError when no trusted key signed it or its serial does not rise, IntegrityError when it is
@@ -102,7 +102,7 @@ def update(data: bytes, subject: str, keys: Sequence[PublicKey], folder: Path) -
             f"`{subject}` is not signed by a trusted key", hint="give the publisher's key with `--key`"
         )
     content = canonical.dump(_statement(envelope.payload, subject).predicate)
-    table = knowledge.parse(content, subject)
+    table = runtime_tables.parse(content, subject)
     known = _serial(table.runtime, folder)
     if table.serial <= known:
         raise NegativeAnswerError(
@@ -127,5 +127,5 @@ def _statement(payload: bytes, subject: str) -> intoto.Statement:
 
 def _serial(runtime: str, folder: Path) -> int:
     path = folder / f"{runtime}.json"
-    taken = knowledge.parse(path.read_bytes(), str(path)).serial if path.is_file() else 0
-    return max(taken, knowledge.shipped(runtime).serial)
+    taken = runtime_tables.parse(path.read_bytes(), str(path)).serial if path.is_file() else 0
+    return max(taken, runtime_tables.shipped(runtime).serial)

@@ -17,8 +17,8 @@ from typing import get_args
 
 from packager import canonical
 from packager.canonical import JSON
-from packager.contract import judge, knowledge
-from packager.contract.format import FORMAT, READABLE, is_readable
+from packager.contract import runtime_support, runtime_tables
+from packager.contract.format_numbers import FORMAT, READABLE, is_readable
 from packager.edits import Edit
 from packager.errors import IntegrityError, StepError
 from packager.graph import saturation
@@ -103,10 +103,10 @@ def check_promises(recipe: Recipe, main: Mapping[str, JSON], own: Graphs) -> Non
     """
     for promise in recipe.runs_on:
         targets = [target.name for target in recipe.targets() if target.runtime == promise.runtime]
-        for row in judge.promised(knowledge.shipped(promise.runtime), promise.versions):
+        for row in runtime_support.promised(runtime_tables.shipped(promise.runtime), promise.versions):
             for name in targets:
                 graph = own.get(name, main)
-                answer = judge.judge(graph, promise.runtime, row.version, knowledge.shipped)
+                answer = runtime_support.judge(graph, promise.runtime, row.version, runtime_tables.shipped)
                 if answer.outcome == "no":
                     reason = answer.reasons[0]
                     hint, instead = _narrower(graph, promise, reason)
@@ -118,18 +118,18 @@ def check_promises(recipe: Recipe, main: Mapping[str, JSON], own: Graphs) -> Non
                     )
 
 
-def _narrower(graph: Mapping[str, JSON], promise: RunsOn, reason: judge.Reason) -> tuple[str, str | None]:
+def _narrower(graph: Mapping[str, JSON], promise: RunsOn, reason: runtime_support.Reason) -> tuple[str, str | None]:
     """Return what to promise instead, in words and as a range.
 
     What is known to load the graph, else what is not known to refuse it.
     """
-    if loads := judge.loads_on(graph, promise.runtime):
+    if loads := runtime_support.loads_on(graph, promise.runtime):
         return f'promise `{promise.runtime}: "{loads}"` under `runs-on`', loads
-    rows = judge.promised(knowledge.shipped(promise.runtime), promise.versions)
+    rows = runtime_support.promised(runtime_tables.shipped(promise.runtime), promise.versions)
     later = [
         row.version
-        for row in sorted(rows, key=lambda row: knowledge.order(row.version))
-        if judge.judge(graph, promise.runtime, row.version, knowledge.shipped).outcome != "no"
+        for row in sorted(rows, key=lambda row: runtime_tables.order(row.version))
+        if runtime_support.judge(graph, promise.runtime, row.version, runtime_tables.shipped).outcome != "no"
     ]
     if not later:
         return "promise another runtime", None
@@ -146,8 +146,8 @@ def promise_of(runtime: str, versions: str, main: Mapping[str, JSON]) -> JSON:
 
     The oldest decides, and a table that only grew at its end derives the same: both keep digests as they are.
     """
-    rows = judge.promised(knowledge.shipped(runtime), versions)
-    value: dict[str, JSON] = {"versions": versions, "loads": judge.loads_on(main, runtime)}
+    rows = runtime_support.promised(runtime_tables.shipped(runtime), versions)
+    value: dict[str, JSON] = {"versions": versions, "loads": runtime_support.loads_on(main, runtime)}
     if rows:
         oldest = rows[0]
         known = {

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from packager import plugins
-from packager.contract import knowledge
+from packager.contract import runtime_tables
 from packager.contract.fleet import Device, Site
 from packager.runtime import load_runtime
 from packager.sandbox import sandbox
@@ -143,7 +143,7 @@ def remarks(site: Site) -> list[tuple[bool, str]]:
     """Return what this host can and cannot do, in words, each with whether that is good."""
     found = [confinement(sandbox.available().level)]
     for runtime, version in site.runtimes.items():
-        known = bool(knowledge.table(runtime).rows)
+        known = bool(runtime_tables.table(runtime).rows)
         found.append((known, f"{runtime} {version}" + ("" if known else ": no knowledge ships about this runtime")))
     if not site.runtimes:
         found.append((False, "no runtime is installed beside this program; `packager install` brings its own"))

@@ -14,11 +14,11 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from packager.canonical import JSON
-from packager.contract import judge, knowledge
+from packager.contract import runtime_support, runtime_tables
 from packager.contract.contract import Contract, Terms
 from packager.contract.fleet import Site
-from packager.contract.judge import Judgement, Reason, Tables
-from packager.contract.knowledge import Outcome, Row, order
+from packager.contract.runtime_support import Judgement, Reason, Tables
+from packager.contract.runtime_tables import Outcome, Row, order
 
 Place: TypeAlias = tuple[str, str, str]  # target, runtime, version
 Proofs: TypeAlias = Mapping[Place, str]  # where a bundle ran right, and what showed it
@@ -81,13 +81,13 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
     return min(outcomes, key=_RANK.__getitem__, default="ok")
 
 
-def everywhere(contract: Contract, tables: Tables = knowledge.table, proofs: Proofs = NOTHING) -> list[Cell]:
+def everywhere(contract: Contract, tables: Tables = runtime_tables.table, proofs: Proofs = NOTHING) -> list[Cell]:
     """Return the cells of every known version of every promised runtime, oldest first, and of what was proven."""
     found = []
     for runtime in contract.runs_on:
         rows = [*tables(runtime).rows]
         seen = {version for _, name, version in proofs if name == runtime}
-        rows += [version for version in seen if judge.find(tables(runtime), version) is None]
+        rows += [version for version in seen if runtime_support.find(tables(runtime), version) is None]
         for version in sorted(rows, key=order):
             found += cells(contract, runtime, version, tables, proofs)
     return found
@@ -105,13 +105,13 @@ def kept(contract: Contract, found: Iterable[Cell]) -> Outcome:
 
 
 def cells(
-    contract: Contract, runtime: str, version: str, tables: Tables = knowledge.table, proofs: Proofs = NOTHING
+    contract: Contract, runtime: str, version: str, tables: Tables = runtime_tables.table, proofs: Proofs = NOTHING
 ) -> list[Cell]:
     """Return the cells of one version of a runtime, one for each target that it can be given.
 
     What nobody can tell beforehand is ok where `proofs` say that it ran.
     """
-    row = judge.find(tables(runtime), version)
+    row = runtime_support.find(tables(runtime), version)
     targets = _targets(contract, runtime, row)
     promised = _is_promised(contract, runtime, version, tables)
     if not targets:
@@ -125,7 +125,7 @@ def cells(
         return [Cell(runtime, version, "", False, Judgement("no", (reason,)))]
     found, names = [], dict.fromkeys((version, *((row.version, *row.also) if row else ())))
     for terms in targets:
-        answer = judge.judge(terms.graph, runtime, version, tables)
+        answer = runtime_support.judge(terms.graph, runtime, version, tables)
         seen = next(filter(None, (proofs.get((terms.target.name, runtime, name)) for name in names)), None)
         if answer.outcome == "unknown" and seen is not None:
             answer = Judgement("ok", (), seen)
@@ -176,19 +176,19 @@ def _is_promised(contract: Contract, runtime: str, version: str, tables: Tables)
     promise = contract.runs_on.get(runtime)
     if promise is None:
         return False
-    row = judge.find(tables(runtime), version)
-    known = {row.version for row in judge.promised(tables(runtime), promise.versions)}
-    return row.version in known if row else judge.specifier(promise.versions, runtime).contains(version)
+    row = runtime_support.find(tables(runtime), version)
+    known = {row.version for row in runtime_support.promised(tables(runtime), promise.versions)}
+    return row.version in known if row else runtime_support.specifier(promise.versions, runtime).contains(version)
 
 
 # sites
 
 
-def reach(contract: Contract, site: Site, tables: Tables = knowledge.table, proofs: Proofs = NOTHING) -> Reach:
+def reach(contract: Contract, site: Site, tables: Tables = runtime_tables.table, proofs: Proofs = NOTHING) -> Reach:
     """Judge a bundle at one site: its runtimes, and what its hosts have."""
     found = []
     for runtime, version in site.runtimes.items():
-        row = judge.find(tables(runtime), version)
+        row = runtime_support.find(tables(runtime), version)
         for cell in cells(contract, runtime, version, tables, proofs):
             terms = contract.targets.get(cell.target)
             reasons = tuple(_at_site(site, terms, runtime, row)) if terms else ()
@@ -292,7 +292,7 @@ def _device(site: Site, terms: Terms, runtime: str, row: Row | None) -> Iterator
 # what would reach one more site
 
 
-def steps(contract: Contract, reached: Sequence[Reach], tables: Tables = knowledge.table) -> list[Step]:
+def steps(contract: Contract, reached: Sequence[Reach], tables: Tables = runtime_tables.table) -> list[Step]:
     """Return the changes that would each reach at least one more site, the smallest first.
 
     To export for an older runtime again costs the site nothing, so it comes first, the least step back before a larger

@@ -18,9 +18,9 @@ from packager.canonical import JSON
 from packager.contract import host, preflight
 from packager.contract.contract import Contract
 from packager.contract.fleet import Site
-from packager.contract.judge import Reason
-from packager.contract.knowledge import Outcome
 from packager.contract.preflight import NOTHING, Proofs
+from packager.contract.runtime_support import Reason
+from packager.contract.runtime_tables import Outcome
 from packager.deploy import install, served_environment, server_files, wheels
 from packager.deploy.install import Index
 from packager.errors import IntegrityError, PackagerError, SourceError

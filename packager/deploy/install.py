@@ -3,7 +3,7 @@
 
     <directory>/
       current -> releases/<version>-<digest>       switched as the last step, atomically
-      previous -> releases/…                       what served before `current`; `roll_back` returns to it
+      previous -> releases/…                       what served before `current`; `rollback` returns to it
       journal.jsonl                                every installation, upgrade and rollback, step by step
       releases/<version>-<digest>/
         bundle/      the unpacked, verified files; `packager verify` works on it for ever
@@ -28,7 +28,7 @@ from packager.bundle.knobs import knob_schema
 from packager.bundle.readers import UnpackedTree
 from packager.canonical import JSON
 from packager.deploy import served_environment, server_files, wheels
-from packager.deploy.journal import Clock, behind, cut_off, journal, no_clock
+from packager.deploy.journal import Clock, journal, no_clock
 from packager.deploy.server_files import CONFIG
 from packager.errors import StorageError, UsageError
 from packager.events import Cached, OnEvent, ignore, timed
@@ -212,11 +212,11 @@ def switch(directory: Path, release: Path) -> None:
     """Point `current` at `release` in one step, and remember in `previous` what it named before."""
     link = directory / CURRENT
     if link.is_symlink() and link.resolve() != release.resolve():
-        _link(directory / PREVIOUS, link.resolve())
-    _link(link, release)
+        link_release(directory / PREVIOUS, link.resolve())
+    link_release(link, release)
 
 
-def _link(link: Path, release: Path) -> None:
+def link_release(link: Path, release: Path) -> None:
     fresh = link.with_name(f".{link.name}.new")
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(Path(RELEASES, release.name))
@@ -225,58 +225,6 @@ def _link(link: Path, release: Path) -> None:
 
 
 @shared_modes()
-def roll_back(directory: Path, clock: Clock = no_clock) -> Path:
-    """Make the release current again that served before this one, and return it; once more goes further back.
-
-    What is left so is not returned to: it is installed again. One that was cut off after its switch is only ended.
-    Raises UsageError if nothing is further back.
-    """
-    now = current(directory)
-    with locked(directory / LOCK):
-        back = _further_back(directory, now)
-        if cut_off(directory, "rollback", now.name):
-            with journal(directory, clock, "rollback", now.name, **_known(now)) as note:
-                note("switched")
-                _point(directory / PREVIOUS, back)
-            return now
-        if not back:
-            raise UsageError(
-                f"`{directory}` has no release before {now.name}",
-                hint="`packager status` lists what is there; `packager install` or `upgrade` makes another one current",
-            )
-        with journal(directory, clock, "rollback", back[0].name, **_known(back[0])) as note:
-            _link(directory / CURRENT, back[0])
-            note("switched")
-            _point(directory / PREVIOUS, back[1:])
-    return back[0]
-
-
-def _further_back(directory: Path, now: Path) -> list[Path]:
-    """Return the releases that served before this one and are still there, the latest first.
-
-    The journal of an installation from before installs and rollbacks were noted may not tell: then `previous` does.
-    """
-    names, link = behind(directory, now.name), directory / PREVIOUS
-    if not names and link.is_symlink():
-        names = [link.resolve().name]
-    found = (directory / RELEASES / name for name in names)
-    return [path.resolve() for path in found if (path / CONFIG).is_file() and path.resolve() != now]
-
-
-def _known(release: Path) -> dict[str, JSON]:
-    told = deployed(release)
-    return {"bundle": about(release)["digest"], "knobs": told.get("digest")}
-
-
-def _point(link: Path, releases: Sequence[Path]) -> None:
-    """Point a link at the first of some releases; without any, remove it."""
-    if releases:
-        _link(link, releases[0])
-    else:
-        link.unlink(missing_ok=True)
-        sync_directory(link.parent)
-
-
 def current(directory: Path) -> Path:
     """Return the release that `current` names. Raises UsageError if there is none."""
     release = directory / CURRENT

@@ -23,7 +23,7 @@ from packager.errors import StepError, TooNewError
 from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, pair_ports
 from packager.exporters._files import mlflow
 from packager.exporters._interface import described
-from packager.exporters._interface import settled as _settled
+from packager.exporters._interface import free_lengths as _settled
 from packager.graph import canonicalise, check, cost, rename, zipmap
 from packager.recipe.fields import DIMENSION
 from packager.recipe.lengths import Lengths

@@ -17,7 +17,7 @@ from typing import TypeAlias
 from packager import escape, exporters, plugins, sources
 from packager.actions.scan import CODE
 from packager.canonical import JSON
-from packager.contract import knowledge
+from packager.contract import runtime_tables
 from packager.errors import MissingToolError, PackagerError, SourceError
 from packager.files import digest_of
 from packager.lock import library_ages, origins
@@ -287,9 +287,11 @@ def _noted(line: str, comments: Iterable[str]) -> str:
 def _oldest(inside: JSON) -> str:
     """Return the oldest version of ONNX Runtime to promise; operators for trees and tables are not converted down."""
     needed = ((inside or {}).get("opset") or {}).get(_ML, 0)
-    reading = (row.version for row in knowledge.shipped("onnxruntime").rows.values() if row.opset.get(_ML, 0) >= needed)
-    first = min(reading, key=knowledge.order, default=_OLDEST)
-    return max(_OLDEST, first.removesuffix(".0"), key=knowledge.order)
+    reading = (
+        row.version for row in runtime_tables.shipped("onnxruntime").rows.values() if row.opset.get(_ML, 0) >= needed
+    )
+    first = min(reading, key=runtime_tables.order, default=_OLDEST)
+    return max(_OLDEST, first.removesuffix(".0"), key=runtime_tables.order)
 
 
 def _domains(inside: JSON) -> str:

@@ -418,14 +418,14 @@ def toolchain_environment(lock: Lock, runner: Runner, context: BuildContext) -> 
 
 def _dependencies(recipe: Recipe, runner: Runner, context: BuildContext, engine: str) -> Dependencies:
     from packager.formats import project_locks
-    from packager.lock import dependencies  # a warm build, which starts here too, does without the tools of locking
+    from packager.lock import runtime_wheels  # a warm build, which starts here too, does without the tools of locking
 
     runtimes = {
         promise.runtime: tuple(load_runtime(promise.runtime).requirements(promise.versions, promise.devices))
         for promise in recipe.runs_on
     }
     name = recipe.dependencies
-    wanted = dependencies.LockRequest(
+    wanted = runtime_wheels.LockRequest(
         runtimes,
         required=(*(recipe.platforms or ()), *recipe.vendor),
         optional=() if recipe.platforms else _default_platforms(engine),
@@ -437,7 +437,7 @@ def _dependencies(recipe: Recipe, runner: Runner, context: BuildContext, engine:
         action = Action("describe", DESCRIBE_VERSION, params=key)
         return runner(action, "read the metadata of wheels", perform=lambda _: ask()).facts
 
-    return dependencies.lock(wanted, context.environment, remember, runner.on_event)
+    return runtime_wheels.lock(wanted, context.environment, remember, runner.on_event)
 
 
 def _default_platforms(engine: str) -> tuple[str, ...]:

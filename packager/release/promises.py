@@ -17,7 +17,7 @@ from packager import canonical, plugins
 from packager.bundle.bundle import CONTRACT, Bundle
 from packager.bundle.readers import Medium
 from packager.canonical import JSON
-from packager.contract import contract, judge, preflight
+from packager.contract import contract, preflight, runtime_support
 from packager.errors import IntegrityError, UsageError
 from packager.formats import intoto
 from packager.knobs import catalogue, knobs
@@ -36,7 +36,7 @@ def predicate(told: JSON, runtime: str, versions: str) -> dict[str, JSON]:
     Raises UsageError where the contract promises it already, or has no artefact that the runtime could run.
     """
     engine = load_runtime(runtime).engine
-    judge.specifier(versions, runtime)
+    runtime_support.specifier(versions, runtime)
     if runtime in told["runs-on"]:
         raise UsageError(f"the contract promises `{runtime}` {told['runs-on'][runtime]['versions']} already")
     like = told["targets"].get(Target(engine, _DEVICE, _PRECISION).name)

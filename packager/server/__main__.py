@@ -27,13 +27,13 @@ from packager.server.declaration import Knob
 from packager.server.errors import StartError
 from packager.server.execution.batching import BatchPolicy
 from packager.server.execution.engine import ExecutionSettings
-from packager.server.execution.pool import WorkerSettings
+from packager.server.execution.worker_pool import WorkerSettings
 from packager.server.grpc.service import Credentials
 from packager.server.http.auth import Guard
 from packager.server.http.proxies import Proxies
 from packager.server.knobs import KNOBS, SECRETS, Knobs, check_value, effective_values
 from packager.server.process import event_loop, host_limits, systemd
-from packager.server.process.inherited import WAITS, Inherited
+from packager.server.process.inherited_sockets import WAITS, Inherited
 from packager.server.process.supervisor import Plan, Supervisor
 from packager.server.service import Settings, serve
 from packager.server.telemetry import logs

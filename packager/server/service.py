@@ -48,7 +48,7 @@ from packager.server.knobs import Knobs, default
 from packager.server.process import host_limits
 from packager.server.process.ending import Ending, max_connection_age
 from packager.server.process.granian_server import ListenerServer
-from packager.server.process.inherited import READY, Inherited
+from packager.server.process.inherited_sockets import READY, Inherited
 from packager.server.process.listeners import address_error, check_port_free
 from packager.server.process.systemd import Systemd
 from packager.server.telemetry import logs

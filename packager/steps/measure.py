@@ -25,7 +25,8 @@ from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
 from packager.exporters import Arrays
 from packager.runtime import Session, load_runtime
-from packager.steps import _answers, _cases, _compare, _diagnose, _given, _samples, _source
+from packager.steps import _answers, _cases, _compare, _diagnose, _samples, _source
+from packager.steps import _given_rows as _given
 from packager.steps._cases import Case
 from packager.steps._source import Asked, Source
 from packager.steps._vectors import Vectors

@@ -5,7 +5,7 @@ Devices are execution providers: `cpu`, `cuda`, `tensorrt` (both of `onnxruntime
 NVIDIA's). The artefact of a form is the same on all of them.
 
 `versions.json` and `kernels.json` hold what was measured by loading probe graphs (`probes.py`) into every version that
-installs from PyPI; `packager.contract.knowledge` says what their members mean.
+installs from PyPI; `packager.contract.runtime_tables` says what their members mean.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Collection
 from packager.runtimes import _gpu
 from packaging.specifiers import SpecifierSet
 
-from packager.contract import judge, knowledge
+from packager.contract import runtime_support, runtime_tables
 from packager.runtime import SERVER_REQUIREMENTS
 
 TITLE = "ONNX Runtime"
@@ -32,25 +32,25 @@ _PLUGIN = "onnxruntime-ep-nv-tensorrt-rtx"
 
 def promised(specifier: str) -> list[str]:
     """Return the known versions that a PEP 440 range allows, oldest first."""
-    return [row.version for row in judge.promised(knowledge.table("onnxruntime"), specifier)]
+    return [row.version for row in runtime_support.promised(runtime_tables.table("onnxruntime"), specifier)]
 
 
 def level_for(specifier: str) -> tuple[int, int]:
     """Return the opset and the IR version that every version in the range reads: the oldest decides."""
-    return judge.level_for("onnxruntime", specifier)
+    return runtime_support.level_for("onnxruntime", specifier)
 
 
 def ceiling(specifier: str) -> tuple[int, int]:
     """Return the newest opset and IR version that every version in the range reads with all kernels."""
-    table = knowledge.table("onnxruntime")
+    table = runtime_tables.table("onnxruntime")
     opset, ir = level_for(specifier)
-    rows = judge.promised(table, specifier)
+    rows = runtime_support.promised(table, specifier)
     return min(row.complete or opset for row in rows), min(row.ir or ir for row in rows)
 
 
 def oldest_with(opset: int) -> str | None:
     """Return the oldest known version that runs everything that was tried of an opset, None if no known one does."""
-    rows = knowledge.table("onnxruntime").rows.values()
+    rows = runtime_tables.table("onnxruntime").rows.values()
     return next((row.version for row in rows if (row.complete or 0) >= opset), None)
 
 
@@ -60,7 +60,7 @@ def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[s
     Before 1.19 the wheels crash on numpy 2, and all but 1.18.1 fail to say so. The wheel for GPUs holds the CPU's
     provider too, and cannot be installed beside the other.
     """
-    table = knowledge.table("onnxruntime")
+    table = runtime_tables.table("onnxruntime")
     numpy = {table.rows[version].numpy for version in promised(specifier)}
     bound = numpy.pop() if len(numpy) == 1 else ""
     wheel = "onnxruntime-gpu[cuda,cudnn]" if {"cuda", "tensorrt"} & {*devices} else "onnxruntime"

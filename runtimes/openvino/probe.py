@@ -31,7 +31,7 @@ from packager.runtimes.openvino import questions
 from packager.runtimes.openvino.questions import Question
 
 from packager.canonical import JSON
-from packager.contract import knowledge
+from packager.contract import runtime_tables
 from packager.errors import MissingToolError, StepError
 from packager.events import Finished, OnEvent, Started, ignore
 from packager.graph import canonicalise
@@ -221,7 +221,7 @@ def outcome(probe: Probe, seen: Answers, tests: Tests) -> str:
     if not seen.right:
         return _without_right(seen, own.values())
     doubted = any(
-        each.is_mixed or (each.refused and knowledge.agree(types, probe.types)) for types, each in own.items()
+        each.is_mixed or (each.refused and runtime_tables.agree(types, probe.types)) for types, each in own.items()
     )
     if not own:
         kin = [key for key in tests if key[:2] == (probe.domain, probe.operator)]

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from packager.canonical import JSON
-from packager.contract import judge, knowledge
+from packager.contract import runtime_support, runtime_tables
 from packager.server.declaration import Knob
 
 TITLE = "Triton Inference Server"
@@ -27,7 +27,7 @@ DISTRIBUTIONS = ("nvidia-pytriton", "tritonserver")
 
 def level_for(specifier: str) -> tuple[int, int]:
     """Return the opset and the IR version that every release in the range reads."""
-    return judge.level_for("triton", specifier)
+    return runtime_support.level_for("triton", specifier)
 
 
 def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[str, ...]:
@@ -35,8 +35,8 @@ def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[s
 
     With numpy 2 the stubs of that backend return wrong values without an error.
     """
-    rows = judge.promised(knowledge.table("triton"), specifier)
-    oldest = min((row.inside["onnxruntime"] for row in rows if "onnxruntime" in row.inside), key=knowledge.order)
+    rows = runtime_support.promised(runtime_tables.table("triton"), specifier)
+    oldest = min((row.inside["onnxruntime"] for row in rows if "onnxruntime" in row.inside), key=runtime_tables.order)
     return ("numpy<2", f"onnxruntime>={oldest}")
 
 

@@ -9,7 +9,7 @@ image of that release carries: what loads here is what loads there. Their stub r
 
 from __future__ import annotations
 
-from packager.contract import judge, knowledge
+from packager.contract import runtime_support, runtime_tables
 
 ACCEPTS = ("onnxruntime", "triton")
 CHANNELS = ("http", "grpc", "shm")
@@ -42,7 +42,7 @@ def requirements(version: str, python: str) -> tuple[str, ...]:
 
 def engine(version: str) -> str:
     """Return the version of ONNX Runtime inside a release, as NVIDIA builds it."""
-    row = judge.find(knowledge.table("triton"), version)
+    row = runtime_support.find(runtime_tables.table("triton"), version)
     return row.inside["onnxruntime"] if row else "1.19.2"
 
 

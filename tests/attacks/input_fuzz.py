@@ -21,7 +21,7 @@ from typing import Any
 
 from packager import canonical, strictyaml
 from packager.conform import results
-from packager.contract import fleet, knowledge
+from packager.contract import fleet, runtime_tables
 from packager.contract.contract import parse as parse_contract
 from packager.deploy.triton import pipeline
 from packager.errors import PackagerError
@@ -170,7 +170,7 @@ KINDS: dict[str, Kind] = {
     ),
     "knowledge": Kind(
         ('{"format": 1, "runtime": "onnxruntime", "serial": 1, "versions": {}}',),
-        lambda path: knowledge.parse(path.read_bytes(), "k"),
+        lambda path: runtime_tables.parse(path.read_bytes(), "k"),
     ),
     "result": Kind(('{"format": 1, "bundle": {}, "cells": [], "level": 5}',), lambda path: results.read(path)),
     "own-lock": Kind(

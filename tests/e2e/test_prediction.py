@@ -19,7 +19,7 @@ from packager.runtimes.onnxruntime import probe
 from packager.runtimes.openvino import probe as openvino
 
 from packager.conform import probing
-from packager.contract import judge, knowledge
+from packager.contract import runtime_support, runtime_tables
 from packager.lock import environments
 from tests.support import graphs
 
@@ -30,7 +30,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pack
 
 
 def environment(version: str) -> Path:
-    numpy = knowledge.shipped("onnxruntime").rows[version].numpy
+    numpy = runtime_tables.shipped("onnxruntime").rows[version].numpy
     wanted = [f"onnxruntime=={version}", *([f"numpy{numpy}"] if numpy else [])]
     return environments.ensure(wanted, sys.executable, CACHE)
 
@@ -46,7 +46,7 @@ class Confusion:
     def add(self, runtime: str, version: str, said: Iterable[str]) -> None:
         """Count a version, which said this of each graph, in their order."""
         for (name, needed), word in zip(self.needs.items(), said, strict=True):
-            outcome = judge.judge(needed, runtime, version).outcome
+            outcome = runtime_support.judge(needed, runtime, version).outcome
             self.counts[outcome, word == "ok"] += 1
             if outcome != "unknown" and (outcome == "ok") != (word == "ok"):
                 self.wrong.append((version, name, outcome, word))
@@ -100,7 +100,7 @@ def test_a_fix_is_a_fix() -> None:
     """What compat says would help is done, and helps."""
     for opset, version in ((19, "1.15.1"), (22, "1.23.2")):
         make = graphs.shapes if opset == 19 else (lambda n: graphs.single("LpNormalization", n))
-        answer = judge.judge(graphs.facts(make(opset).graph), "onnxruntime", version)
+        answer = runtime_support.judge(graphs.facts(make(opset).graph), "onnxruntime", version)
         (wanted,) = {reason.opset for reason in answer.reasons}
         assert wanted is not None
         before, after = probe.trials(environment(version), [make(opset), make(wanted)])
@@ -118,9 +118,9 @@ def test_a_runtime_that_dies_is_reported_and_left_behind() -> None:
 def test_the_shipped_row_is_what_a_new_measurement_finds() -> None:
     version = "1.20.1"
     limits, outcomes = probe.measure(environment(version))
-    row = knowledge.shipped("onnxruntime").rows[version]
+    row = runtime_tables.shipped("onnxruntime").rows[version]
     assert (limits["opset"], limits["ir"]) == (row.opset, row.ir)
-    kernels = knowledge.shipped("onnxruntime").kernels_of(version)
+    kernels = runtime_tables.shipped("onnxruntime").kernels_of(version)
     assert kernels is not None
     for name, outcome in outcomes.items():
         domain, operator, since, types = (*name.split(" ", 3), "")[:4]

@@ -15,7 +15,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from packager import plugins
-from packager.contract import host, knowledge
+from packager.contract import host, runtime_tables
 from packager.deploy import server_files
 from packager.errors import StepError, UsageError
 from packager.knobs import catalogue
@@ -137,9 +137,9 @@ def test_server_gets_the_session_of_a_third_party(acme: Write) -> None:
 
 def test_tables_lie_beside_the_plug_in(acme: Write) -> None:
     acme(**{"versions.json": TABLE})
-    assert "acme" in knowledge.runtimes()
-    assert knowledge.shipped("acme").serial == 3
-    assert knowledge.shipped("not-installed").rows == {}
+    assert "acme" in runtime_tables.runtimes()
+    assert runtime_tables.shipped("acme").serial == 3
+    assert runtime_tables.shipped("not-installed").rows == {}
 
 
 def test_conformance_of_a_third_party(acme: Write) -> None:

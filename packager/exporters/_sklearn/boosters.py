@@ -17,7 +17,7 @@ from packager.exporters._sklearn import (
     writes,
 )
 from packager.exporters._sklearn.builder import Builder, Frame, Value
-from packager.exporters._tables import inner as _text
+from packager.exporters._tables import nested as _text
 from packager.exporters._trees import catboost, lightgbm, xgboost
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from packager.exporters import Arrays, Feeds
-from packager.exporters._tables import inner
+from packager.exporters._tables import nested
 from packager.exporters._tables.table import Table
 
 
@@ -52,7 +52,7 @@ class Coverage:
         """Return numbers reached and numbers there are, by what."""
         varied = sum(len(seen) > 1 for seen in self._columns.values())
         found = {"columns": {"reached": varied, "of": len(self._columns)}}
-        known = [item for part in inner.inner_estimators(self._model) for item in _categories(part)]
+        known = [item for part in nested.inner_estimators(self._model) for item in _categories(part)]
         if known:
             seen = set().union(*self._columns.values())
             found["categories"] = {"reached": sum(item in seen for item in known), "of": len(known)}

@@ -25,7 +25,7 @@ from packager.exporters._sklearn import boosters
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._sklearn.critical import refuse_rounding, tied_rows
 from packager.exporters._tables import coverage as _coverage
-from packager.exporters._tables import inner, ranges
+from packager.exporters._tables import nested, ranges
 from packager.exporters._tables import table as _table
 from packager.exporters._tables.table import Table
 
@@ -138,7 +138,7 @@ class Estimator:
 
         Raises StepError where a linear model's own answers are rounding.
         """
-        parts = list(inner.inner_estimators(self.model))
+        parts = list(nested.inner_estimators(self.model))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if any(hasattr(part, "coef_") and hasattr(part, "intercept_") for part in parts):

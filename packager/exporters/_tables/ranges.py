@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from packager.exporters import Arrays, Feeds, Port
 from packager.exporters._tables import critical as _critical
-from packager.exporters._tables import inner
+from packager.exporters._tables import nested
 from packager.exporters._tables.table import Table
 from packager.exporters._trees.ensemble import thresholds
 
@@ -178,7 +178,7 @@ def missing_text(model: Any) -> tuple[Any, ...]:
     An encoder that knows a missing category and an imputer of texts treat them; not where an empty text is a category.
     """
     found: list[Any] = []
-    for part in inner.inner_estimators(model):
+    for part in nested.inner_estimators(model):
         for known in getattr(part, "categories_", ()) if hasattr(part, "handle_unknown") else ():
             items = known.tolist()
             if any(isinstance(item, str) for item in items):

@@ -25,9 +25,9 @@ from packager.server.execution import batching, huge_pages
 from packager.server.execution import session as model
 from packager.server.execution.batching import Batcher, BatchPolicy
 from packager.server.execution.inline_batching import InlineBatcher
-from packager.server.execution.pool import WorkerPool, WorkerSettings
 from packager.server.execution.session import Session, WarmUp
 from packager.server.execution.warm_up import WarmUpInputs
+from packager.server.execution.worker_pool import WorkerPool, WorkerSettings
 from packager.server.knobs import Knobs
 from packager.server.protocol.interface import Interface
 from packager.server.protocol.protocol import Request

@@ -23,7 +23,7 @@ from typing import Any
 from packager.server.execution.engine import Engine
 from packager.server.grpc.service import GrpcServer
 from packager.server.process import listeners
-from packager.server.process.inherited import Inherited
+from packager.server.process.inherited_sockets import Inherited
 
 _LAST_SECONDS = 1.0  # for a request on a connection that was accepted last, after others took over
 _SETTLE_SECONDS = 0.3  # the same after no request came for `quiet` seconds

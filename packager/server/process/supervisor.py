@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from packager.server.process import listeners
-from packager.server.process.inherited import ENDING, LISTEN, LOADED, OLD_READY, OTHERS, READY, WAITS
+from packager.server.process.inherited_sockets import ENDING, LISTEN, LOADED, OLD_READY, OTHERS, READY, WAITS
 from packager.server.process.systemd import Systemd
 
 _POLL_SECONDS = 0.2

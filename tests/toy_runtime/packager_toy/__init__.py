@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from packaging.specifiers import SpecifierSet
 
-from packager.contract import judge
+from packager.contract import runtime_support
 from packager.runtime import SERVER_REQUIREMENTS
 
 TITLE = "Toy"
@@ -24,7 +24,7 @@ DISTRIBUTIONS = ("onnx",)
 
 def level_for(specifier: str) -> tuple[int, int]:
     """Return the opset and the IR version that every version in the range reads: `versions.json` says which."""
-    return judge.level_for("toy", specifier)
+    return runtime_support.level_for("toy", specifier)
 
 
 def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[str, ...]:

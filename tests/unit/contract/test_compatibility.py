@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 
-from packager.contract import judge, knowledge
+from packager.contract import runtime_support, runtime_tables
 from packager.errors import UsageError
 
-VERSIONS = list(knowledge.shipped("onnxruntime").rows)
+VERSIONS = list(runtime_tables.shipped("onnxruntime").rows)
 
 
 def graph(opset: int = 18, ir: int = 8, **operators: Any) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def graph(opset: int = 18, ir: int = 8, **operators: Any) -> dict[str, Any]:
 
 
 def test_an_opset_too_new_says_which_would_do() -> None:
-    answer = judge.judge(graph(21), "onnxruntime", "1.16.3")
+    answer = runtime_support.judge(graph(21), "onnxruntime", "1.16.3")
     assert answer.outcome == "no"
     (reason,) = answer.reasons
     assert reason.message == "the graph is of opset 21 (ai.onnx), onnxruntime 1.16.3 reads up to 19"
@@ -31,20 +31,20 @@ def test_an_opset_too_new_says_which_would_do() -> None:
 
 
 def test_the_opset_proposed_is_one_without_gaps() -> None:
-    (reason,) = judge.judge(graph(23), "onnxruntime", "1.15.1").reasons
+    (reason,) = runtime_support.judge(graph(23), "onnxruntime", "1.15.1").reasons
     assert reason.opset == 18, "1.15.1 opens opset 19 and lacks kernels for it"
 
 
 def test_a_missing_kernel_is_named_with_types_and_remedies() -> None:
-    answer = judge.judge(graph(19, Pad=("19", "T=float32")), "onnxruntime", "1.15.1")
+    answer = runtime_support.judge(graph(19, Pad=("19", "T=float32")), "onnxruntime", "1.15.1")
     (reason,) = answer.reasons
     assert reason.message == "onnxruntime 1.15.1 has no kernel for Pad-19(T=float32)"
     assert reason.fix == "re-export at opset 18, or upgrade to onnxruntime 1.16.0"
-    assert judge.judge(graph(19, Pad=("19", "T=float32")), "onnxruntime", "1.16.0").outcome == "ok"
+    assert runtime_support.judge(graph(19, Pad=("19", "T=float32")), "onnxruntime", "1.16.0").outcome == "ok"
 
 
 def test_all_reasons_are_given() -> None:
-    answer = judge.judge(graph(21, 10, Pad=("21", "T=float32")), "onnxruntime", "1.15.1")
+    answer = runtime_support.judge(graph(21, 10, Pad=("21", "T=float32")), "onnxruntime", "1.15.1")
     assert {reason.limit for reason in answer.reasons} >= {"opset", "ir"}
 
 
@@ -58,31 +58,31 @@ def test_all_reasons_are_given() -> None:
     ],
 )
 def test_what_was_not_measured_is_unknown(facts: dict[str, Any]) -> None:
-    assert judge.judge(facts, "onnxruntime", "1.20.1").outcome == "unknown"
+    assert runtime_support.judge(facts, "onnxruntime", "1.20.1").outcome == "unknown"
 
 
 def test_a_foreign_domain_is_a_no() -> None:
     facts = {**graph(), "operators": {"com.example": {"Magic": {"1": ["?"]}}}}
-    assert judge.judge(facts, "onnxruntime", "1.20.1").outcome == "no"
+    assert runtime_support.judge(facts, "onnxruntime", "1.20.1").outcome == "no"
 
 
 @pytest.mark.parametrize("version", ["1.14.0", "1.99.0", "2.0"])
 def test_an_unknown_version_asks_for_a_probe(version: str) -> None:
-    answer = judge.judge(graph(), "onnxruntime", version)
+    answer = runtime_support.judge(graph(), "onnxruntime", version)
     assert answer.outcome == "unknown" and f"probe onnxruntime=={version}" in (answer.reasons[0].fix or "")
 
 
 def test_an_unmeasured_patch_release_is_as_its_minor() -> None:
-    answer = judge.judge(graph(), "onnxruntime", "1.17.2")
+    answer = runtime_support.judge(graph(), "onnxruntime", "1.17.2")
     assert (answer.outcome, answer.source) == ("ok", "assumed from 1.17.0")
 
 
 def test_triton_is_what_is_inside_it_by_either_name() -> None:
     for version in ("23.07", "2.36.0", "2.36"):
-        answer = judge.judge(graph(19, Pad=("19", "T=float32")), "triton", version)
+        answer = runtime_support.judge(graph(19, Pad=("19", "T=float32")), "triton", version)
         assert answer.outcome == "no" and answer.source == "vendor"
         assert answer.reasons[0].message.endswith("(inside triton 23.07)")
-    assert judge.judge(graph(19, Pad=("19", "T=float32")), "triton", "23.10").outcome == "ok"
+    assert runtime_support.judge(graph(19, Pad=("19", "T=float32")), "triton", "23.10").outcome == "ok"
 
 
 @pytest.mark.parametrize(
@@ -90,15 +90,15 @@ def test_triton_is_what_is_inside_it_by_either_name() -> None:
     [(">=24.04,<24.08", "24.04", 4), (">=2.46,<2.50", "24.05", 4), ("==24.05", "24.05", 1), ("==2.51.*", "24.10", 1)],
 )
 def test_a_range_of_triton_counts_as_it_is_written(text: str, first: str, count: int) -> None:
-    rows = judge.promised(knowledge.shipped("triton"), text)
+    rows = runtime_support.promised(runtime_tables.shipped("triton"), text)
     assert (rows[0].version, len(rows)) == (first, count)
 
 
 def test_the_level_of_triton_follows_what_is_inside() -> None:
-    assert judge.level_for("triton", ">=24.04") == (18, 8)
-    assert judge.level_for("triton", "==23.07") == judge.level_for("onnxruntime", "==1.15.1")
+    assert runtime_support.level_for("triton", ">=24.04") == (18, 8)
+    assert runtime_support.level_for("triton", "==23.07") == runtime_support.level_for("onnxruntime", "==1.15.1")
     with pytest.raises(UsageError, match="no known version of triton"):
-        judge.level_for("triton", ">=30.01")
+        runtime_support.level_for("triton", ">=30.01")
 
 
 OUTCOMES = st.sampled_from(["ok", "no", "unknown"])
@@ -107,7 +107,7 @@ OUTCOMES = st.sampled_from(["ok", "no", "unknown"])
 @given(st.lists(OUTCOMES, min_size=1, max_size=len(VERSIONS)))
 def test_the_widest_range_holds_exactly_what_loads(outcomes: list[Any]) -> None:
     rows = list(zip(VERSIONS, outcomes, strict=False))
-    text = judge.widest(rows)
+    text = runtime_support.widest(rows)
     if text is None:
         assert "ok" not in outcomes
     else:
@@ -117,4 +117,4 @@ def test_the_widest_range_holds_exactly_what_loads(outcomes: list[Any]) -> None:
 @given(st.lists(OUTCOMES, min_size=2, max_size=len(VERSIONS) - 1))
 def test_a_table_that_only_grew_says_the_same(outcomes: list[Any]) -> None:
     rows = list(zip(VERSIONS, [*outcomes, "ok"], strict=False))
-    assert judge.widest(rows) == judge.widest([*rows, ("99.0", "ok")])
+    assert runtime_support.widest(rows) == runtime_support.widest([*rows, ("99.0", "ok")])

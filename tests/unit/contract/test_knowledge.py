@@ -13,8 +13,8 @@ from packager.runtimes import _kernels
 
 from packager import canonical
 from packager.conform import probing
-from packager.contract import knowledge
-from packager.contract.knowledge import Kernels, order
+from packager.contract import runtime_tables
+from packager.contract.runtime_tables import Kernels, order
 from packager.errors import IntegrityError, NegativeAnswerError
 from packager.trust.keys import generate
 
@@ -27,9 +27,9 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("runtime", knowledge.runtimes())
+@pytest.mark.parametrize("runtime", runtime_tables.runtimes())
 def test_what_ships_says_where_it_is_from(runtime: str) -> None:
-    table = knowledge.shipped(runtime)
+    table = runtime_tables.shipped(runtime)
     assert table.runtime == runtime and table.rows and table.serial >= 1
     assert list(table.rows) == sorted(table.rows, key=order)
     for row in table.rows.values():
@@ -37,12 +37,12 @@ def test_what_ships_says_where_it_is_from(runtime: str) -> None:
         assert row.opset or row.inside
         for inner, version in row.inside.items():
             if inner == "onnxruntime":
-                minors = {order(known)[:2] for known in knowledge.shipped(inner).rows}
+                minors = {order(known)[:2] for known in runtime_tables.shipped(inner).rows}
                 assert order(version)[:2] in minors, f"{runtime} {row.version} holds an unknown {inner} {version}"
 
 
 def test_every_measured_version_has_its_kernels() -> None:
-    table = knowledge.shipped("onnxruntime")
+    table = runtime_tables.shipped("onnxruntime")
     (kernels,) = table.kernels
     assert list(kernels.over) == list(table.rows)
     combinations = sum(
@@ -92,13 +92,13 @@ def write(folder: Path, name: str, value: object) -> None:
 
 def test_a_site_overrides_row_by_row(tmp_path: Path) -> None:
     write(tmp_path, "onnxruntime.json", SMALL)
-    table = knowledge.table("onnxruntime", tmp_path)
+    table = runtime_tables.table("onnxruntime", tmp_path)
     assert [*table.rows][-1] == "9.1.0" and "1.15.0" in table.rows
     assert table.kernels_of("9.1.0") is not table.kernels_of("1.15.0")
     measured = {**SMALL, "versions": {"9.1.0": {**SMALL["versions"]["9.1.0"], "ir": 99}}}  # type: ignore[index]
     write(tmp_path, "onnxruntime.measured.json", measured)
-    assert knowledge.table("onnxruntime", tmp_path).rows["9.1.0"].ir == 99
-    assert "9.1.0" not in knowledge.shipped("onnxruntime").rows
+    assert runtime_tables.table("onnxruntime", tmp_path).rows["9.1.0"].ir == 99
+    assert "9.1.0" not in runtime_tables.shipped("onnxruntime").rows
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_a_site_overrides_row_by_row(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_damaged_table_is_refused(change: dict[str, object]) -> None:
-    knowledge.parse(canonical.dump(SMALL), "good")
+    runtime_tables.parse(canonical.dump(SMALL), "good")
     with pytest.raises(IntegrityError, match="not a table of runtime knowledge"):
-        knowledge.parse(canonical.dump({**SMALL, **change}), "bad")
+        runtime_tables.parse(canonical.dump({**SMALL, **change}), "bad")
 
 
 JUNK = st.recursive(
@@ -136,7 +136,7 @@ JUNK = st.recursive(
 def test_hostile_tables_end_in_our_error(value: object, member: str | None) -> None:
     data = json.dumps(value if member is None else {**SMALL, member: value}).encode()
     try:
-        knowledge.parse(data, "hostile")
+        runtime_tables.parse(data, "hostile")
     except IntegrityError as error:
         assert error.subject == "hostile"
 
@@ -151,7 +151,7 @@ def test_a_signed_table_is_taken_once_and_never_an_older_one(tmp_path: Path) -> 
         probing.update(signed, "t", [other.public], tmp_path)
     assert not list(tmp_path.iterdir())
     assert probing.update(signed, "t", [other.public, key.public], tmp_path).serial == 7
-    assert "9.1.0" in knowledge.table("onnxruntime", tmp_path).rows
+    assert "9.1.0" in runtime_tables.table("onnxruntime", tmp_path).rows
     for serial in (7, 6):
         again = probing.sign(canonical.dump({**SMALL, "serial": serial}), "table", key)
         with pytest.raises(NegativeAnswerError, match=f"serial {serial}, expected more than 7"):
@@ -175,6 +175,6 @@ def test_measured_rows_gather(tmp_path: Path) -> None:
     probing.keep({**SMALL, "serial": 0}, tmp_path)
     second = json.loads(json.dumps(SMALL).replace("9.1.0", "9.2.0"))
     probing.keep({**second, "serial": 0}, tmp_path)
-    table = knowledge.table("onnxruntime", tmp_path)
+    table = runtime_tables.table("onnxruntime", tmp_path)
     assert [*table.rows][-2:] == ["9.1.0", "9.2.0"]
     assert table.kernels_of("9.1.0") and table.kernels_of("9.2.0")

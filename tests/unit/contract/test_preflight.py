@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from packager.contract import fleet, host, knowledge, preflight
+from packager.contract import fleet, host, preflight, runtime_tables
 from packager.contract import page as compatpage
 from packager.contract.fleet import Device, Site
 from packager.errors import UsageError
@@ -37,7 +37,7 @@ def test_what_answers_alike_is_one_line() -> None:
     joined = [span for span in preflight.spans(preflight.everywhere(told)) if span.first.runtime == "onnxruntime"]
     assert [(span.first.promised, span.first.version, span.last.version) for span in joined] == [
         (False, "1.15.0", "1.16.3"),
-        (True, "1.17.0", [*knowledge.shipped("onnxruntime").rows][-1]),
+        (True, "1.17.0", [*runtime_tables.shipped("onnxruntime").rows][-1]),
     ]
     refused = preflight.spans(preflight.everywhere(contracts.read(contracts.derived(graph="Gelu", text=LATE))))
     assert refused[0].first.answer.outcome == "no" and [span.versions for span in refused[:2]] == [

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from packager.deploy import install, journal
-from packager.deploy.install import roll_back, switch
+from packager.deploy.install import switch
+from packager.deploy.rollback import roll_back
 from packager.deploy.server_files import CONFIG
 from packager.errors import StorageError, UsageError
 

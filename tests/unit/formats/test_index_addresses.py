@@ -14,10 +14,10 @@ from packager.errors import LockError, PackagerError, SourceError, UsageError
 from packager.events import Event
 from packager.formats import index_addresses, platforms, project_locks, secrets, wheel_locks
 from packager.formats.wheel_locks import Dependencies
-from packager.lock import dependencies, environments, toolchains
-from packager.lock.dependencies import LockRequest
+from packager.lock import environments, runtime_wheels, toolchains
 from packager.lock.lock import of_json
 from packager.lock.lockers import _pip
+from packager.lock.runtime_wheels import LockRequest
 from tests.support import package_index
 from tests.support.package_index import PASSWORD, TOKEN, PackageIndex
 
@@ -40,7 +40,7 @@ def variables(**more: str) -> dict[str, str]:
 
 def lock(wanted: LockRequest, environment: dict[str, str]) -> tuple[Dependencies, list[Event]]:
     events: list[Event] = []
-    return dependencies.lock(wanted, environment, lambda key, ask: ask(), events.append), events
+    return runtime_wheels.lock(wanted, environment, lambda key, ask: ask(), events.append), events
 
 
 def wanted(*lines: str, engine: str = "uv", own: project_locks.OwnLock | None = None) -> LockRequest:

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from packager.contract import judge
+from packager.contract import runtime_support
 from packager.graph import canonicalise, needs
 from tests.support import graphs
 
@@ -125,7 +125,7 @@ def test_a_converted_pipeline_is_known_to_load_where_it_loads() -> None:
     assert {"Imputer", "Scaler", "LinearClassifier"} <= set(needed["operators"]["ai.onnx.ml"])
     assert "?" not in str(needed["operators"])
     onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    assert judge.judge(needed, "onnxruntime", "1.17.0").outcome == "ok"
+    assert runtime_support.judge(needed, "onnxruntime", "1.17.0").outcome == "ok"
 
 
 def test_underivable_types_stay_unknown() -> None:

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from packager.contract import contract
 from packager.contract.fleet import Site
-from packager.contract.judge import Judgement
 from packager.contract.preflight import doubts_of, reach
+from packager.contract.runtime_support import Judgement
 from packager.graph import saturation
 from tests.support import contracts
 

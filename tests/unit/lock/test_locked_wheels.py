@@ -22,7 +22,7 @@ from packager.errors import IntegrityError, NegativeAnswerError, UsageError
 from packager.formats import licences, platforms, project_locks, wheel_locks
 from packager.formats.index_addresses import public
 from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
-from packager.lock import dependencies
+from packager.lock import runtime_wheels
 from packager.lock.lockers import NoSolutionError, _conflict
 
 NAMES = ("linux_x86_64-cp311", "linux_x86_64-cp312", "linux_aarch64-cp313")
@@ -286,27 +286,27 @@ PIP_SAYS = (
 @pytest.mark.parametrize("text", [UV_SAYS, PIP_SAYS])
 def test_conflict_is_one_sentence_from_every_engine(text: str) -> None:
     own = project_locks.parse(b"numpy==1.26.4", "requirements.txt")
-    wanted = dependencies.LockRequest({"onnxruntime": ("ml-dtypes>=0.5.4",)}, ("linux_x86_64-cp313",), own=own)
-    error = dependencies._no_solution_error("onnxruntime", "linux_x86_64-cp313", NoSolutionError(text), wanted)
+    wanted = runtime_wheels.LockRequest({"onnxruntime": ("ml-dtypes>=0.5.4",)}, ("linux_x86_64-cp313",), own=own)
+    error = runtime_wheels._no_solution_error("onnxruntime", "linux_x86_64-cp313", NoSolutionError(text), wanted)
     assert "`numpy==1.26.4` from `requirements.txt` against `numpy>=2.1.0` from ml-dtypes" in error.message
     assert "try:" in str(error.hint)
 
 
 def test_a_conflict_with_the_projects_own_lock_needs_no_index() -> None:
     own = project_locks.parse(b"numpy==2.4.6", "requirements.txt")
-    wanted = dependencies.LockRequest(
+    wanted = runtime_wheels.LockRequest(
         {"onnxruntime": ("numpy<2", "onnxruntime==1.17.*")}, ("linux_x86_64-cp311",), own=own
     )
     with pytest.raises(
         UsageError, match=r"`numpy<2` from runtime `onnxruntime` .* against `numpy==2.4.6` from `requirements.txt`"
     ):
-        dependencies.lock(wanted, {}, lambda key, ask: ask(), lambda event: None)
+        runtime_wheels.lock(wanted, {}, lambda key, ask: ask(), lambda event: None)
 
 
 def test_a_file_that_the_own_lock_does_not_accept_is_refused() -> None:
     own = project_locks.parse(f"numpy==2.4.6 --hash=sha256:{'00' * 32}".encode(), "requirements.txt")
     with pytest.raises(IntegrityError, match=r"not a file that `requirements.txt` accepts"):
-        dependencies._check_hash(wheel("numpy", "2.4.6", NAMES[0], pure=False), own)
+        runtime_wheels._check_hash(wheel("numpy", "2.4.6", NAMES[0], pure=False), own)
 
 
 def test_addresses_are_recorded_without_what_opens_them() -> None:

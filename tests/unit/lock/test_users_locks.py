@@ -17,7 +17,7 @@ from packager.errors import SourceError, UsageError, WrongContentError
 from packager.events import Warned
 from packager.formats import platforms, project_locks
 from packager.formats.wheel_locks import Dependencies
-from packager.lock import dependencies, origins, toolchains
+from packager.lock import origins, runtime_wheels, toolchains
 from packager.lock.lockers import _pip
 from packager.recipe import recipe
 from tests.support import package_index
@@ -263,9 +263,9 @@ def test_refused_index_login_is_reported(index: PackageIndex, tmp_path: Path) ->
         served_environment.place(tmp_path / "env", Supply(lock, None), environment, None)
 
 
-def package_wheel(index: PackageIndex) -> dependencies.Wheel:
+def package_wheel(index: PackageIndex) -> runtime_wheels.Wheel:
     (file, data), *_ = index.files.items()
-    return dependencies.Wheel("acme-widget", "1.0", file, hashlib.sha256(data).hexdigest())
+    return runtime_wheels.Wheel("acme-widget", "1.0", file, hashlib.sha256(data).hexdigest())
 
 
 def test_a_wheel_that_changed_under_its_name_is_named(index: PackageIndex, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from packager.errors import StepError
-from packager.steps import _given, _samples
+from packager.steps import _given_rows, _samples
 
 INTERFACE = {
     "inputs": [
@@ -92,7 +92,7 @@ def rows(count: int) -> dict[str, Any]:
 
 def test_every_given_row_runs_once() -> None:
     given = rows(130)
-    done = list(_given.cases(INTERFACE, {"samples": given}))
+    done = list(_given_rows.cases(INTERFACE, {"samples": given}))
     assert [len(feeds["price"]) for _, feeds in done] == [64, 64, 2]
     np.testing.assert_array_equal(np.concatenate([feeds["price"] for _, feeds in done]), given["price"])
     assert [case.name for case, _ in done][-1] == "samples, rows 128 to 129 of 130"
@@ -100,7 +100,7 @@ def test_every_given_row_runs_once() -> None:
 
 def test_a_fixed_batch_takes_whole_batches_only() -> None:
     fixed = {**INTERFACE, "inputs": [{**port, "shape": [4, 1]} for port in INTERFACE["inputs"]], "dimensions": {}}
-    assert [len(feeds["price"]) for _, feeds in _given.cases(fixed, {"samples": rows(10)})] == [4, 4]
+    assert [len(feeds["price"]) for _, feeds in _given_rows.cases(fixed, {"samples": rows(10)})] == [4, 4]
 
 
 @pytest.mark.parametrize(
@@ -114,12 +114,12 @@ def test_a_fixed_batch_takes_whole_batches_only() -> None:
 )
 def test_rows_that_are_no_rows_of_the_interface(given: Any, words: str) -> None:
     with pytest.raises(StepError, match=words):
-        list(_given.cases(INTERFACE, {"samples": given}))
+        list(_given_rows.cases(INTERFACE, {"samples": given}))
 
 
 def test_one_row_of_inputs_that_share_an_axis() -> None:
     given = rows(5)
-    found = _given.row_of(INTERFACE, given, 3)
+    found = _given_rows.row_of(INTERFACE, given, 3)
     assert {name: values.tolist() for name, values in found.items()} == {n: v[3:4].tolist() for n, v in given.items()}
     apart = {**INTERFACE, "inputs": [{**INTERFACE["inputs"][0], "shape": ["rows", 1]}, *INTERFACE["inputs"][1:]]}
-    assert len(_given.row_of(apart, given, 3)["price"]) == 5
+    assert len(_given_rows.row_of(apart, given, 3)["price"]) == 5

@@ -8,7 +8,7 @@ import pytest
 from packager.runtimes import onnxruntime
 from packaging.version import Version
 
-from packager.contract import judge, knowledge
+from packager.contract import runtime_support, runtime_tables
 from packager.errors import UsageError
 from packager.runtime import load_runtime
 
@@ -24,7 +24,7 @@ def test_plug_in_provides_what_a_build_needs() -> None:
 
 
 def test_the_table_is_ordered_and_complete() -> None:
-    found = knowledge.shipped("onnxruntime").rows
+    found = runtime_tables.shipped("onnxruntime").rows
     assert list(found) == sorted(found, key=Version) and len(found) >= 29
     assert all(row.complete and row.complete <= row.opset["ai.onnx"] and row.python for row in found.values())
     assert installed.__version__ in found
@@ -41,7 +41,7 @@ def test_the_table_is_ordered_and_complete() -> None:
     ],
 )
 def test_a_range_is_the_versions_in_it(specifier: str, oldest: str, newest: str) -> None:
-    found = [row.version for row in judge.promised(knowledge.shipped("onnxruntime"), specifier)]
+    found = [row.version for row in runtime_support.promised(runtime_tables.shipped("onnxruntime"), specifier)]
     assert (found[0], found[-1]) == (oldest, newest)
 
 
@@ -49,7 +49,7 @@ def test_a_range_is_the_versions_in_it(specifier: str, oldest: str, newest: str)
 def test_the_level_is_what_the_oldest_reads(version: str) -> None:
     opset, ir = onnxruntime.level_for(f">={version}")
     assert (opset, ir) == (18, 8)
-    rows = judge.promised(knowledge.shipped("onnxruntime"), f"=={version}")
+    rows = runtime_support.promised(runtime_tables.shipped("onnxruntime"), f"=={version}")
     assert all(row.complete and row.ir and opset <= row.complete and ir <= row.ir for row in rows)
 
 

@@ -15,8 +15,8 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from packager.canonical import JSON
-from packager.contract import knowledge
-from packager.contract.knowledge import Kernels, Outcome, Row, Table, order
+from packager.contract import runtime_tables
+from packager.contract.runtime_tables import Kernels, Outcome, Row, Table, order
 from packager.errors import UsageError
 
 OPSET = 18  # the newest that every version since 1.15 has all kernels for, and torch's own: no conversion, no loss
@@ -85,7 +85,7 @@ class Judgement:
 Tables = Callable[[str], Table]
 
 
-def judge(graph: Mapping[str, JSON], runtime: str, version: str, tables: Tables = knowledge.table) -> Judgement:
+def judge(graph: Mapping[str, JSON], runtime: str, version: str, tables: Tables = runtime_tables.table) -> Judgement:
     """Judge a graph (`opset`, `ir`, `operators` of a contract) on one version of a runtime.
 
     A patch release nobody measured is what all measured ones of its minor version are; if they differ, or there are
@@ -254,7 +254,7 @@ def _name(row: Row, dated: bool) -> str | None:
     return next((name for name in (row.version, *row.also) if (order(name)[0] >= 10) == dated), None)
 
 
-def level_for(runtime: str, text: str, tables: Tables = knowledge.table) -> tuple[int, int]:
+def level_for(runtime: str, text: str, tables: Tables = runtime_tables.table) -> tuple[int, int]:
     """Return the opset and the IR version that every known version in a range reads completely.
 
     Raises UsageError when the range names no known version.
@@ -284,7 +284,7 @@ def _level(row: Row, tables: Tables) -> tuple[int, int]:
     return min((r.complete or OPSET for r in near), default=OPSET), min((r.ir or IR for r in near), default=IR)
 
 
-def loads_on(graph: Mapping[str, JSON], runtime: str, tables: Tables = knowledge.shipped) -> str | None:
+def loads_on(graph: Mapping[str, JSON], runtime: str, tables: Tables = runtime_tables.shipped) -> str | None:
     """Return the widest range of versions that a graph is known to load on, in PEP 440 form; None where none is known.
 
     Its end stays open while the newest known version loads it, so that a table that only grew says the same.

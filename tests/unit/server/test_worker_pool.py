@@ -26,7 +26,7 @@ from packager.runtimes.onnxruntime.session import open_session
 from packager.server import config
 from packager.server.errors import RequestError, StartError
 from packager.server.execution import shared_memory
-from packager.server.execution.pool import RunFailedError, WorkerPool, WorkerSettings
+from packager.server.execution.worker_pool import RunFailedError, WorkerPool, WorkerSettings
 from tests.e2e.test_server import ONNX_TYPES, every_type, mlp, picky, slow, value, write
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "SECRET": "of-the-site"}
@@ -306,7 +306,7 @@ def test_constant_kills_under_constant_runs_lose_nothing(tmp_path: Path) -> None
 
 def test_pool_without_workers_refuses_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = mlp(tmp_path)
-    monkeypatch.setattr("packager.server.execution.pool._NO_WORKER_SECONDS", 0.3)
+    monkeypatch.setattr("packager.server.execution.worker_pool._NO_WORKER_SECONDS", 0.3)
     with workers(path, 1) as pool:
         weights = path.with_name("model.onnx")
         weights.rename(path.with_name("away"))
@@ -359,7 +359,7 @@ import sys, threading, time
 import numpy as np
 from pathlib import Path
 from packager.server import config
-from packager.server.execution.pool import WorkerPool, WorkerSettings
+from packager.server.execution.worker_pool import WorkerPool, WorkerSettings
 pool = WorkerPool(config.read(Path(sys.argv[1])), WorkerSettings(2, 1, {}))
 for _ in range(2):
     threading.Thread(target=pool.run, args=({"rounds": np.array([10**9])},), daemon=True).start()
