@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from packager.canonical import JSON
-from packager.deploy.install import CONFIG, CURRENT, LOCK, PREVIOUS, RELEASES, about, current, deployed, link_release
+from packager.deploy.install import CURRENT, LOCK, PREVIOUS, RELEASES, about, current, deployed, link_release
 from packager.deploy.journal import Clock, behind, cut_off, journal, no_clock
+from packager.deploy.server_files import CONFIG
 from packager.errors import UsageError
 from packager.files import locked, sync_directory
 
