@@ -334,7 +334,7 @@ def _exporter_tools(lock: Lock) -> set[str]:
 
 
 def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[str, JSON]:
-    """Return the facts that nobody can see in the bundle, only in its build."""
+    """Return the facts that only the build can see."""
     outputs = [output["name"] for output in graph.facts["interface"]["outputs"]]
     for item in artefacts:
         check_cases(item.measured.facts["cases"], outputs)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bundle, opened: its manifest, its files, what refers to it; and how it is written to another medium.
 
-Opening checks everything small (digests, shapes, names) and reads no weights. Whether somebody trusted signed it
-is the question of `verify`; whether every byte is right is answered by whoever reads the files to their end.
+Opening checks everything small (digests, shapes, names) and reads no weights. Whether a trusted signer
+signed it is checked by `verify`; whether every byte is right, by reading the files to their end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONTRACT = "contract.json"
 SBOM = "sbom.cdx.json"
 CARD = "MODEL_CARD"  # and the suffix of the file that the recipe names
 DRAFT = "application/vnd.packager.draft.v1+json"
-"""A predicate that the build left and nobody has signed; it travels to whoever signs, and counts for nobody else."""
+"""An unsigned predicate that the build left; it travels to the signer, and verifiers ignore it."""
 _KIND = "org.packager.predicateType"
 INSTALLED = Path("current", "bundle")  # where an installation keeps the bundle that it serves
 MAX_LISTED = 1024  # manifests in an index: the bundle and what is attached to it

@@ -2,7 +2,7 @@
 """What changed between two bundles, in the words of their users, and which version step that asks for.
 
 A promise that got weaker, whatever a caller or a site could rely on, is `major`; one that got stronger is `minor`;
-everything that nobody can notice but by its bytes is `patch`. Below 1.0.0 the minor number takes the place of the major
+everything that shows in the bytes alone is `patch`. Below 1.0.0 the minor number takes the place of the major
 one, as Cargo reads semantic versioning.
 """
 

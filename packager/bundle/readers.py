@@ -2,7 +2,7 @@
 """The places a bundle can be: an OCI layout directory, a single file, an unpacked tree, the local store.
 
 All four answer the same questions, so verifying, inspecting and copying are written once. A medium hands out bytes
-that nobody has checked yet, except in `record`; and it accounts for every file it has (`check_extent`), because
+that is not checked yet, except in `record`; and it accounts for every file it has (`check_extent`), because
 a file that no signature covers must not be there at all.
 """
 

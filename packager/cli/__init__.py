@@ -2,7 +2,7 @@
 """The command line: one thin file per verb; this file finds them, runs one, and turns errors into exit codes.
 
 A verb is a module with `HELP`, `EXAMPLES`, `arguments(parser)` and `main(args, console) -> int`; `FOR` says whose work
-it is (`GROUPS`; without it everybody's). Only the verb that was asked for is imported, so `packager verify` starts as
+it is (`GROUPS`; without it all of them). Only the verb that is called is imported, so `packager verify` starts as
 fast as Python itself; `--help` imports the one-line helps.
 """
 
@@ -46,7 +46,7 @@ def entry() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command and return its exit code, also where nobody reads what it says."""
+    """Run one command and return its exit code, also when stdout is closed."""
     from packager.cli.console import Console
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -101,9 +101,9 @@ def _run(argv: Sequence[str], console: Console) -> int:
 
 
 def _cut_off() -> int:
-    """End quietly where nobody reads any more, with what shells report of programs that do not handle it.
+    """End quietly when stdout is closed, with what shells report of programs that do not handle it.
 
-    Not with 0: whoever pipes the answer of `verify` into something that ends early has not read a yes.
+    Not with 0: a pipe that closes early has not read the answer of `verify`.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a shell completes besides verbs and options: bundles of the local store, files, kinds and runtimes.
 
-Asked at every press of a key, so nothing is imported that is not needed, and nothing is created or swept.
+Called at every press of a key, so nothing is imported that is not needed, and nothing is created or swept.
 """
 
 from __future__ import annotations

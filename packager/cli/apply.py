@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make a new bundle from a delta and the old bundle; every byte is checked, and the digest is that of the new one.
 
-Without -o the new bundle goes into the local store: under its name if somebody trusted signed it (--key, --trust …),
+Without -o the new bundle goes into the local store: under its name if a trusted signer signed it (--key, --trust …),
 else into quarantine, under its digest. Run `packager verify` on it as on any other bundle.
 """
 

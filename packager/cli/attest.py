@@ -2,7 +2,7 @@
 """Sign any statement about a bundle and attach it: test results, scan reports, approvals, provenance, an SBOM.
 
 The predicate is the JSON in FILE; the subject is the bundle's digest. Whether such a statement has to be there, and
-by whom, is said in the trust file of whoever verifies (`require`). The bundle itself does not change.
+by whom, is said in the trust file of the verifier (`require`). The bundle itself does not change.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """Say where a bundle will run, before anything is loaded: from its contract and from what is known of runtimes.
 
 Without --runtime and --fleet every known version of the promised runtimes is listed, and the promised ones are what was
-asked. Exit code 1: something that was asked is a certain no; 6: nobody can tell of something, and nothing is a no. What
+asked. Exit code 1: one answer is a certain no; 6: one is unknown, and none is a no. What
 the build measured, or a conformance run passed, is never unknown; `packager runtimes probe` measures other versions.
 """
 

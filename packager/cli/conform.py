@@ -168,9 +168,9 @@ def _plan(args: argparse.Namespace, contract: Any) -> list[PlannedCell]:
 
 
 def _verified(bundle: Bundle, args: argparse.Namespace, console: Console) -> tuple[Any, dict[str, bytes]]:
-    """L0 of every cell: the bundle is whole, and signed by somebody trusted where trust is given.
+    """L0 of every cell: the bundle is whole, and signed by a trusted signer where trust is given.
 
-    Also returns the reference outputs that somebody trusted stated, none where nobody is trusted.
+    Also returns the reference outputs that a trusted signer stated, none without trust.
     """
     from packager.cli._trust import verifier_of
     from packager.events import Warned

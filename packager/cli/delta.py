@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write what somebody who has OLD needs to get NEW: blobs OLD lacks, as patches where those are smaller.
+"""Write what turns OLD into NEW: blobs OLD lacks, as patches where those are smaller.
 
 `packager apply` makes NEW from it, byte for byte, with its signatures. A delta is no bundle and is not verified by
 itself: what it makes is.

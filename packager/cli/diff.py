@@ -31,7 +31,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     before, after = (options.open_reference(text, args, console) for text in (args.before, args.after))
     found = diff(before, after)
     rows = [f"{change.level:5}  {change.area}: {change.subject}: {change.message}" for change in found.changes]
-    rows = rows or ["no difference that anybody can notice"]
+    rows = rows or ["no visible difference"]
     step = f"{before.name} {found.before} → {found.after} is a step of `{found.taken}`, `{found.needed}` is needed"
     verdict = "ok" if found.ok else f"release it as {found.suggestion}"
     console.result(found.to_json(), [*rows, f"{step}: {verdict}"])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Say what this host is and can run, as its own entry for a fleet file.
 
-The entry goes to stdout, so `packager doctor >> fleet.yaml` or sending it to whoever ships releases is all there is to
+The entry goes to stdout, so `packager doctor >> fleet.yaml` or sending it to the publisher is all there is to
 do; what it means goes to stderr. With BUNDLE it also says whether that bundle runs here: what `packager install` would
-do, and what the runtimes do that are installed already. Exit code 1: it would not run; 6: nobody can tell.
+do, and what the runtimes do that are installed already. Exit code 1: it would not run; 6: unknown.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copy a bundle, with its signatures, into the local store, where it is `name:version`.
 
-Every byte is hashed on the way. With --trust, --key or the like a bundle that nobody trusted signed is not let in.
-Without them nobody vouches for its name: it lies in quarantine, where it is called by its digest, until
+Every byte is hashed on the way. With --trust, --key or the like a bundle without a trusted signature is refused.
+Without them its name is not verified: it lies in quarantine, where it is called by its digest, until
 `packager import sha256:… --key PUB` lets it in, or `packager cache gc` removes it. Another bundle of the same name and
 version only gives way with --replace.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """List bundles: those of the local store, the versions of one name there, or the tags of a repository.
 
-`signed` says that statements are attached, not that anybody trusted made them: `packager verify` says that. What lies
+`signed` says that statements are attached, not that a trusted signer made them: `packager verify` says that. What lies
 in quarantine came from elsewhere, unvouched for, and is called by its digest.
 """
 

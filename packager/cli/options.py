@@ -142,7 +142,7 @@ def admission(parser: argparse.ArgumentParser) -> None:
 
 
 def wants_trust(args: argparse.Namespace) -> bool:
-    """Tell whether a verb that may check signatures was asked to."""
+    """Return whether the options name a trusted signer."""
     return bool(args.trust or args.key or args.ca or args.identity)
 
 
@@ -153,7 +153,7 @@ def secrets(parser: argparse.ArgumentParser, *, asks: bool = True) -> None:
         type=Path,
         metavar="FILE",
         help="file whose first line unlocks the key (else $PACKAGER_PASSPHRASE"
-        f"{', else whoever is at the terminal' if asks else ''})",
+        f"{', else a prompt at the terminal' if asks else ''})",
     )
 
 
@@ -173,7 +173,7 @@ def passphrase(args: argparse.Namespace) -> bytes | None:
 def secret(args: argparse.Namespace, whose: str) -> Callable[[], bytes | None]:
     """Return what gives the passphrase or PIN of a key: the file, the environment, or the person at a terminal.
 
-    A person is asked once for each key, however often a command needs it.
+    The prompt appears once for each key, however often a command needs it.
     """
     asked: dict[str, bytes | None] = vars(args).setdefault("asked", {})
 

@@ -6,7 +6,7 @@
   explain  print what RULE asks, its parameters, the facts it reads, and the profiles that ask it
   test     run the unit tests of rules in DIR (see docs/reference/policies.md)
 
-Without anybody to trust there are no statements, and rules that need some say no. Exit code 1: the policy says no.
+Without trusted signers there are no statements, and rules that need some say no. Exit code 1: the policy says no.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 """Promise one more runtime of a bundle that is built and signed, without its source: a signed addition.
 
 Only a runtime that runs an artefact which the bundle has can be added: Triton runs what ONNX Runtime runs. `compat` has
-to say ok of every version that is promised; else nothing is signed (exit code 1, or 6 where nobody knows). It counts
-for whoever trusts the signer, if that is one who signed the bundle itself.
+to say ok of every version that is promised; else nothing is signed (exit code 1, or 6 where that is unknown). It counts
+for verifiers that trust the signer, if that is one who signed the bundle itself.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 """Copy a bundle, with its signatures, from an OCI registry or a bucket into the local store.
 
 Blobs the store has are not fetched again, and a download that broke, or was killed, goes on where it was. Every blob
-is hashed before it counts. With --trust, --key or the like a bundle that nobody trusted signed is not let in. Without
-them nobody vouches for its name: it lies in quarantine, where it is called by its digest, until `packager import
+is hashed before it counts. With --trust, --key or the like a bundle without a trusted signature is refused. Without
+them its name is not verified: it lies in quarantine, where it is called by its digest, until `packager import
 sha256:… --key PUB` lets it in. What lies under another name or version than it states is refused unless FROM names its
 digest. With -o the bundle is also written to a directory, or a file if the name ends in `.tar`.
 """

@@ -60,7 +60,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _warn(target: str, bundle: Bundle, console: Console) -> None:
-    """Say so when nobody will be able to fetch it under the name that it is pushed to."""
+    """Warn if the bundle cannot be fetched under the name that it is pushed to."""
     from packager import names
     from packager.errors import WrongSubjectError
     from packager.events import Warned

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build a bundle again from its own signed provenance, and compare byte for byte.
 
-The bundle is verified first: the recipe and the lock come from a statement that somebody trusted signed. The source is
+The bundle is verified first: the recipe and the lock come from a statement of a trusted signer. The source is
 fetched by its pin, or from --source; it must be the locked one. Everything else starts from nothing: an empty store, a
 directory that is removed afterwards. Exit code 0: identical, to the digest. 1: it differs, and every file is named
 with how.

@@ -11,8 +11,8 @@ Prometheus rules, a Grafana dashboard, a Datadog check and a runbook.
 triton: a model of a repository that several bundles share, a directory or a bucket (s3://bucket/folder); the same
 bundle again is the version it was before, another one the next version and the one that is served. Knobs become
 config.pbtxt, or with --site NAME configs/NAME.pbtxt for `tritonserver --model-config-name=NAME`. With --swap URL a
-running server changes to the new version: it is loaded under another name, asked the reference vectors, then takes the
-traffic; if anything fails, the version before serves on and the exit code is 1.
+running server changes to the new version: it is loaded under another name, tried on the reference vectors, then takes
+the traffic; if anything fails, the version before serves on and the exit code is 1.
 
 ensemble: instead of a bundle a PIPELINE.yaml that chains models of a repository, one after another, as one more model.
 Names, types and shapes are checked against what was rendered there.

@@ -137,7 +137,7 @@ class _Log:
 
 
 def _options(release: Path, args: argparse.Namespace) -> tuple[list[str], Mapping[str, JSON]]:
-    """Return what the server is told, all knobs in one document and where its secrets are; and the values."""
+    """Return the arguments of the server, all knobs in one document and where its secrets are; and the values."""
     from packager.deploy import server_files
     from packager.deploy.install import KNOBS, installed_bundle, installed_wishes
     from packager.knobs.knobs import Override

@@ -8,7 +8,7 @@ of the local store is signed only if this store built the bundle or let it in ve
 
 With -o the signed bundle is written to OUT, and a file or directory given as BUNDLE stays as it is; the store keeps the
 signature as well. OUT carries what others signed before too, unless --alone says otherwise. --remove takes what
-somebody signed off a bundle, for instance with a key for tests.
+a signer signed off a bundle, for instance with a key for tests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keep a trust file: who may sign, what must be there, what is revoked. Root keys sign it; it only moves forward.
 
-  init    make one, in which nobody is trusted yet
+  init    make one without trusted signers
   add     a signer (--signer NAME with --key, --ca or --issuer; beside others of that name), a requirement (--require),
           a time stamping authority (--tsa-ca), a lowest version (--minimum), root keys (--root)
   remove  a signer (--signer NAME), one key of it (and --key PUB), or root keys (--root)
@@ -119,7 +119,7 @@ def _check_before(before: TrustFile, signers: list[PrivateKey]) -> None:
     if before.signed_by(roots.keys) < roots.threshold:
         raise TrustFileError(
             f"trust file `{trust.name}` (serial {trust.serial}) is not signed by enough of its own root keys",
-            hint="somebody changed it, or further signatures are still to be added with `packager trust sign`",
+            hint="it was changed, or further signatures are still to be added with `packager trust sign`",
         )
     if not {key.public.fingerprint for key in signers} & {key.fingerprint for key in roots.keys}:
         raise TrustFileError(

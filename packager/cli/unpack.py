@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the plain files of a bundle to a fresh directory; every byte is checked against the manifest on its way.
 
-With --trust, --key or the like the signature is checked first. Without them the result is whole, but nobody vouches
+With --trust, --key or the like the signature is checked first. Without them the result is whole, but no signature
+vouches
 for it: `packager verify DIR --key …` can be run on the result at any time. Where DIR holds this very bundle already,
 every byte of it is checked and nothing is written.
 """
@@ -28,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "directory", metavar="DIR", type=Path, help="a directory that does not exist yet, or holds this bundle"
     )
-    options.trust(parser, "whom to trust; without any of these no signature is asked for")
+    options.trust(parser, "whom to trust; without any of these no signature is checked")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decide, offline, whether a bundle is whole and signed by somebody you trust.
+"""Decide, offline, whether a bundle is whole and signed by a trusted key or identity.
 
 BUNDLE may also be an unpacked tree, or an installation: then it is the release that serves. With --policy a profile is
-asked last, over the bundle and what trusted signers state. Exit code 0: every check holds. 1: not signed, not by
-anybody trusted, revoked, too old, a required statement is missing, or the policy says no; such a bundle is not
+asked last, over the bundle and what trusted signers state. Exit code 0: every check holds. 1: not signed, not by a
+trusted signer, revoked, too old, a required statement is missing, or the policy says no; such a bundle is not
 remembered as seen. 5: bytes, names, modes or a signature are not what was signed; the message names the place.
 """
 

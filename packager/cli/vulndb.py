@@ -5,7 +5,7 @@
   show    print which advisories are here
   check   print what is known about the packages of BUNDLE; `-o` writes it for `packager attest`
 
-Whether a vulnerability matters is a policy's business: the rule `vulnerabilities`, asked by `packager policy check`.
+Whether a vulnerability matters is a policy's business: the rule `vulnerabilities`, applied by `packager policy check`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract of a bundle: what it takes, what it gives, what it needs, how exact and how fast it promises to be.
 
-Derived from what the exported graph is, not from what somebody typed: the interface, opset, IR and operators come
+Derived from what the exported graph is, not from what was typed: the interface, opset, IR and operators come
 from the graph itself, the versions it loads on from the knowledge that ships; only the promises (`runs-on`), tolerances
 and objectives come from the recipe. Nothing of the host enters. `docs/reference/contract.md` is for people,
 `contract.schema.json` for programs; `parse` is what this program trusts.
@@ -45,7 +45,7 @@ def derive(
     """Return the contract as JSON. `exported` are the facts of the export step, `compiled` those of other graphs.
 
     `about` says of a target what its artefact is; its `reproducibility` is what a rebuild gives: the same bytes
-    (`bitwise`, unless told otherwise), or other bytes with the same function (`recorded`).
+    (`bitwise`, by default), or other bytes with the same function (`recorded`).
 
     Raises StepError when a promise is known not to hold.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preflight: where a bundle will run, told from its contract and from what is known of runtimes. Nothing is loaded.
+"""Preflight: where a bundle will run, judged by its contract and from what is known of runtimes. Nothing is loaded.
 
 A cell is one target on one version of a runtime, on request at one site. A runtime of another's engine (a server
 around ONNX Runtime) runs that engine's targets. What a site does not say cannot be held against it, and what nobody
@@ -77,7 +77,7 @@ def best(cells: Iterable[Cell]) -> Outcome:
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
-    """Return the worst of several answers; `ok` where nothing was asked."""
+    """Return the worst of several answers; `ok` where there is none."""
     return min(outcomes, key=_RANK.__getitem__, default="ok")
 
 
@@ -109,7 +109,7 @@ def cells(
 ) -> list[Cell]:
     """Return the cells of one version of a runtime, one for each target that it can be given.
 
-    What nobody can tell beforehand is ok where `proofs` say that it ran.
+    What is unknown beforehand is ok where `proofs` say that it ran.
     """
     row = runtime_support.find(tables(runtime), version)
     targets = _targets(contract, runtime, row)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Will this graph load on that version of a runtime? A pure function of the graph's facts and what is known.
 
-Three answers: `ok`, `no` with every reason and what would help, `unknown` where nobody measured. Never `ok` by default:
-an operator or element type that no table lists is unknown.
+Three answers: `ok`, `no` with every reason and what would help, `unknown` where nothing was measured. Never `ok` by
+default: an operator or element type that no table lists is unknown.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Limit: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why not, or why nobody knows. `opset`: re-exported at most at this opset, the reason would vanish."""
+    """Why not, or why it is unknown. `opset`: re-exported at most at this opset, the reason would vanish."""
 
     limit: Limit
     subject: str
@@ -88,8 +88,8 @@ Tables = Callable[[str], Table]
 def judge(graph: Mapping[str, JSON], runtime: str, version: str, tables: Tables = runtime_tables.table) -> Judgement:
     """Judge a graph (`opset`, `ir`, `operators` of a contract) on one version of a runtime.
 
-    A patch release nobody measured is what all measured ones of its minor version are; if they differ, or there are
-    none, the answer is unknown.
+    A patch release that was not measured is what all measured ones of its minor version are; if they differ, or there
+    are none, the answer is unknown.
     """
     table = tables(runtime)
     row = find(table, version)
@@ -233,7 +233,7 @@ def specifier(text: str, runtime: str) -> SpecifierSet:
 def promised(table: Table, text: str) -> list[Row]:
     """Return the known versions that a range allows, oldest first.
 
-    A runtime with two ways to count (Triton: 24.05 is server 2.46.0) is asked in the one the range is written in.
+    A runtime with two ways to count (Triton: 24.05 is server 2.46.0) is judged in the one the range is written in.
     When the range names only patch releases that were not measured, the rows of their minor versions stand for them.
     """
     wanted = specifier(text, table.runtime)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask a release its own reference vectors before anybody else does.
+"""Send a release its own reference vectors before it gets traffic.
 
 The release's own server, interpreter and artefact answer on a loopback port of its own. Every answer must have the
 outputs, types and sizes of the contract and finite numbers, and must come out the same twice, within the tolerance of
@@ -85,7 +85,7 @@ class Endpoint:
 
 
 def try_release(bundle: Bundle, command: Sequence[str], knobs: Resolved, target: str) -> int:
-    """Start a server with `command`, ask all vectors twice, stop it; return how many were asked.
+    """Start a server with `command`, send all vectors twice, stop it; return how many were sent.
 
     Raises NegativeAnswerError with the reason.
     """
@@ -94,7 +94,7 @@ def try_release(bundle: Bundle, command: Sequence[str], knobs: Resolved, target:
 
 
 def try_model(endpoint: Endpoint, bundle: Bundle, model: str, knobs: Resolved, target: str) -> int:
-    """Ask a model of a server all vectors twice; return how many were asked. Raises NegativeAnswerError."""
+    """Send all vectors twice to a model of a server; return how many were sent. Raises NegativeAnswerError."""
     contract = bundle.contract
     cases = [(name, case) for name, case in vectors(bundle) if _fits(case, contract, knobs)]
     for name, case in cases:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `packager install` would do with a bundle on this host, told before anything is written.
+"""What `packager install` would do with a bundle on this host, before anything is written.
 
 It asks what an installation asks: which target is served, whether the lock has this platform and Python, where its
 wheels come from, whether there is room; and then whether the runtime that the lock names runs that target here. The
-order is that of `install`, so the first "no" is the one that it would end with. Nothing is asked of an index.
+order is that of `install`, so the first "no" is the one that it would end with. No index is used.
 """
 
 from __future__ import annotations

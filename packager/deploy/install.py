@@ -9,7 +9,7 @@
         bundle/      the unpacked, verified files; `packager verify` works on it for ever
         env/         a virtual environment of exactly the locked wheels of this platform; equal ones share their files
         app/         the server, copied so that an upgrade of packager does not change a running installation
-        serve.json   what the server is told about the model
+        serve.json   the configuration of the server
         knobs.json   what the site set when it installed this release, and the digest of all knobs then
 
 Until `current` moves, the old release keeps serving; a kill at any point leaves it in place.
@@ -47,7 +47,7 @@ _UNPACKED = 4  # how much larger than its wheel an installed package is, at most
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Where wheels come from: `wheelhouse` (a directory, then nothing else is asked) or pip's own configuration.
+    """Where wheels come from: `wheelhouse` (a directory, then no index is used) or pip's own configuration.
 
     Equal environments are kept once in the directory `environments`, and linked from there.
     """

@@ -26,7 +26,7 @@ Clock: TypeAlias = Callable[[], str]  # the time now, as it is written
 
 
 def no_clock() -> str:
-    """Say that nobody told the time."""
+    """Return no time."""
     return "unknown"
 
 

@@ -3,7 +3,7 @@
 
 Equal environments are built once. The store keeps one per lock and interpreter, and every installation of it on the
 same file system is hard links to those files, so the fiftieth model costs seconds and megabytes. On another file system
-they are copied. Files are replaced by whoever changes an installation with pip, never written in place, and the store's
+they are copied. Files are replaced when an installation is changed with pip, never written in place, and the store's
 copy is read-only to all but its owner.
 """
 
@@ -135,7 +135,7 @@ def _link(kept: Path, target: Path) -> int:
 def _build(target: Path, supply: Supply, variables: Mapping[str, str]) -> None:
     """Create a virtual environment with exactly the locked wheels. No source builds, no unlocked dependency.
 
-    With a place for wheels nothing else is asked, and no setting of pip can change that.
+    With a directory of wheels no index is used, and no setting of pip can change that.
     """
     pip = _pip(target)
     source = ["--no-index", "--find-links", str(supply.place)] if supply.place else []
@@ -182,7 +182,7 @@ def _refused(command: Sequence[str], settings: Mapping[str, str], variables: Map
 def _pip(target: Path) -> list[str]:
     """Make an empty environment at `target`; return the command of pip for it, our own pip if there is one."""
     own = importlib.util.find_spec("pip") is not None
-    before = os.umask(0o022)  # a service user has to read it, whoever installs
+    before = os.umask(0o022)  # a service user has to read it
     try:
         venv.EnvBuilder(with_pip=not own, symlinks=True).create(target)
     except subprocess.CalledProcessError:

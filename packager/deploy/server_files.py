@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server of a bundle is made of: the target it runs, the files of the server, and what it is told.
+"""What a server of a bundle is made of: the target it runs, the files of the server, and its configuration.
 
 Installations, container images and Bentos are put together from these parts, so the same bundle is served by the same
 program in all of them. No disk is written and no network is used.
@@ -26,7 +26,7 @@ _MAIN = f"import sys\n\nfrom {_SERVER}.__main__ import main\n\nif __name__ == '_
 
 
 def choose_target(contract: Contract, wanted: str | None = None) -> str:
-    """Return the target to run: the one asked for, else one for CPUs, the most exact (fp32 before others), by name.
+    """Return the target to run: the wanted one, else one for CPUs, the most exact (fp32 before others), by name.
 
     Raises UsageError.
     """
@@ -69,7 +69,9 @@ def _sources(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def config(bundle: Bundle, target: str, prefix: str = "bundle") -> bytes:
-    """Return `serve.json`: what the server is told about a target. `prefix` is where the bundle's files are to it."""
+    """Return `serve.json`: the configuration of the server for a target. `prefix` is where the bundle's files are to
+    it.
+    """
     contract = bundle.contract
     about, written = contract.targets[target], contract.document
     promised = {key: written[key] for key in ("ranges", "values", "missing", "slo") if key in written}

@@ -2,7 +2,7 @@
 """Unpack wheels without an installer, as PEP 427 lets one: for images whose build runs nothing.
 
 Only what is imported is written: scripts and headers are left out, and a wheel that wants files elsewhere is refused.
-The wheel's bytes are somebody's whom the caller trusts; names are checked all the same.
+The caller trusts the wheel's publisher; names are checked all the same.
 """
 
 from __future__ import annotations

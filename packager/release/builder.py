@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who builds and when, for the provenance: an option, the environment, or what the CI system says about itself.
 
-The id is a claim of whoever signs the provenance. It is worth as much as the signer: a verifier pins the identity that
+The id is a claim of the signer of the provenance. It is worth as much as the signer: a verifier pins the identity that
 signs, and may compare. In GitHub Actions and GitLab it is spelled as Sigstore certificates spell the same workflow.
 """
 

@@ -17,7 +17,7 @@ from packager.canonical import JSON
 from packager.formats import onnx_files
 from packager.formats.onnx_files import Message, Reader, Span
 
-MOST = 8  # differences that are told of one file
+MOST = 8  # differences listed of one file
 LARGEST = 256 << 20  # bytes of a file that is read to be explained
 _NAMES = ("bom-ref", "ref", "name", "path")  # members that name a row of a list
 _TEXTS = frozenset({".txt", ".md", ".toml", ".pbtxt", ".xml", ".html"})

@@ -2,7 +2,7 @@
 """Promises that a publisher adds to a bundle after it was signed: a statement, and what the contract says with it.
 
 The bundle does not change. Only a runtime that runs what another one's artefact is (Triton, around ONNX Runtime) can be
-promised so, because nothing new is compiled; and only by somebody who signed the bundle itself, because a promise is
+promised so, because nothing new is compiled; and only by a signer of the bundle itself, because a promise is
 the publisher's word. What a statement adds is written out in it, so that everybody reads the same.
 """
 

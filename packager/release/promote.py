@@ -2,7 +2,7 @@
 """A gate: judge a bundle by a policy over what trusted signers stated, and state the outcome for its digest.
 
 Nothing is measured here, and nothing that is unsigned counts: the facts are the signed files themselves, and what is
-stated by somebody who may state it. A deployment then asks for the summary of its stage, by the gate's identity,
+stated by a signer that may state it. A deployment then asks for the summary of its stage, by the gate's identity,
 instead of judging again.
 """
 

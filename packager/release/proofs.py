@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is stated of a bundle beside it: where it was seen to run, and of which model it was made.
 
-Read are the statements that travel with a bundle, and the drafts of a build that nobody has signed yet. Their
+Read are the statements that travel with a bundle, and the unsigned drafts of a build. Their
 signatures are not checked here, as little as that of the contract which they complete: `packager verify` does.
 """
 

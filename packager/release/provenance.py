@@ -61,7 +61,7 @@ def keep(recipe: Recipe, lock: Lock, built: Built, bundle: Bundle, runner: Runne
 
 
 def _unsigned(row: JSON) -> JSON:
-    """Return a row of facts without its signer, who is whoever signs it."""
+    """Return a row of facts without its signer, which the signature names."""
     return {name: value for name, value in row.items() if name != "signer"}
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build a bundle again from its own provenance, in a store that holds nothing, and compare byte for byte.
 
-The recipe and the lock come from a statement that somebody trusted signed; the source is fetched by its pin, and must
+The recipe and the lock come from a statement of a trusted signer; the source is fetched by its pin, and must
 be the tree that the lock names. What a verdict says today does not matter here, nor what other releases there are: the
 question is whether these bytes follow from that recipe, that lock and that source.
 """
@@ -65,7 +65,7 @@ class Comparison:
 
 
 def provenance(signed: Sequence[Evidence], trust: Trust) -> Provenance:
-    """Return the newest provenance that somebody entitled to it signed. Raises MissingStatementError,
+    """Return the newest provenance of a signer that may state it. Raises MissingStatementError,
     MalformedError.
     """
     found = []
@@ -84,7 +84,9 @@ def provenance(signed: Sequence[Evidence], trust: Trust) -> Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """Where to rebuild: an empty store, a directory for files, and who is told. `jobs` steps run at a time."""
+    """Where to rebuild: an empty store, a directory for files, and the callback for progress. `jobs` steps run at a
+    time.
+    """
 
     store: Store
     scratch: Path

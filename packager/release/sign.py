@@ -49,7 +49,7 @@ def drafts(bundle: Bundle) -> dict[str, JSON]:
     """Return the predicates that the build of `bundle` left to be signed, by type; none if it was built elsewhere.
 
     A file or directory may carry them (`with_drafts`). What is attached in a registry, or came into the store from
-    elsewhere, is anybody's, so it is not taken.
+    elsewhere, may be of any author, so it is not signed.
     """
     medium = bundle.medium
     if isinstance(medium, StoredBundle):
@@ -85,7 +85,7 @@ def with_drafts(bundle: Bundle) -> Bundle:
 def without(bundle: Bundle, who: str) -> Bundle:
     """Return `bundle` without what `who` signed: a name in a certificate, or the beginning of a key's fingerprint.
 
-    Raises UsageError if that is nobody, or more than one.
+    Raises UsageError unless that is exactly one.
     """
     said = {digest: claim for digest, claim, _ in verify.list_statements(bundle)}
     claims = sorted({*said.values()})

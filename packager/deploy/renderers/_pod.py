@@ -22,7 +22,7 @@ USER = 65532
 VARIANTS = ("embedded", "image-volume", "init-container")
 _MODEL, _CONFIG, _SECRETS, _TRUST = "/srv/model", "/srv/config", "/srv/secrets", "/srv/trust"
 _LOG_MIB = 128  # of disk: Kubernetes turns a log over at 10 MiB and keeps five
-_NOTICE = 5  # seconds between a pod's end being told to others and to its server
+_NOTICE = 5  # seconds between the removal of a pod's endpoint and SIGTERM
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -202,7 +202,7 @@ def _fetch(bundle: Bundle, options: Mapping[str, str]) -> JSON:
 
 
 def config_data(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> dict[str, str]:
-    """Return what the ConfigMap holds: the knobs, and for an init container also what the server is told."""
+    """Return what the ConfigMap holds: the knobs, and for an init container also the configuration of the server."""
     found = {"knobs.json": server_files.document(values)}
     if options["variant"] != "init-container":
         return found

@@ -95,7 +95,7 @@ def _address(values: Resolved) -> str:
 
 
 def arguments(values: Resolved) -> list[str]:
-    """Return what the server in the image is told. Raises UsageError for secrets that are no mounted files."""
+    """Return the arguments of the server in the image. Raises UsageError for secrets that are no mounted files."""
     found = [f"--knobs={server_files.document(values)}"]
     for knob, option in SECRETS.items():
         reference = values.values.get(knob)

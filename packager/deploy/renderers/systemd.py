@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An installation as units of systemd: a socket, and a service that sees, owns and reaches as little as it can.
 
-    NAME.socket      the listener; it outlives restarts of the server, so nobody is refused during one
-    NAME.service     `packager serve DIRECTORY`, told ready and watched, under a user that exists while it runs
+    NAME.socket      the listener; it outlives restarts of the server, so no client is refused during one
+    NAME.service     `packager serve DIRECTORY`, with readiness and a watchdog, under a user that exists while it runs
     NAME.yaml        the values that the site set, for `--values`
 
 Without gRPC the service has no network of its own: connections come through the socket alone. TLS secrets are

@@ -2,7 +2,7 @@
 """A model repository in a bucket, for a Triton server that reads `s3://…` itself.
 
 There is no rename, so a version is there when its own `config.pbtxt` is, which is written last. Its `deployment.json`
-is written first and only if nobody else's is there (`If-None-Match`): whoever wrote it owns the number. A writer that
+is written first and only if none is there (`If-None-Match`): its writer owns the number. A writer that
 was killed is carried on by the next one with the same record; to everybody else the number is taken.
 """
 

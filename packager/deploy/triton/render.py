@@ -2,7 +2,7 @@
 """Add models and ensembles to a repository of a Triton server, and say what is served.
 
 A version lies complete beside what is served; `config.pbtxt` says which one is, and is replaced last. A kill leaves the
-version before in service and, at most, what nobody refers to. Ensembles take whatever version of a step is served: a
+version before in service and, at most, what nothing refers to. Ensembles take whatever version of a step is served: a
 version that one of them cannot take is refused, and with one that fits their records change as well.
 """
 
@@ -157,7 +157,7 @@ def _placed(
                 repository.write(f"{name}/{path}", data)
         if known or repository.add(name, number, _contents(rendered, bundle, f"{number}/")):
             return number, not known, rendered
-        number += 1  # somebody else took it meanwhile
+        number += 1  # another writer took it meanwhile
 
 
 def _contents(rendered: Rendered, bundle: Bundle | None, own: str) -> dict[str, Content]:
@@ -233,7 +233,7 @@ def publish(model: Model) -> None:
 
 
 def apply(repository: Repository, change: Change) -> None:
-    """Replace the configurations, each in one step. Raises SourceError if somebody else switched meanwhile."""
+    """Replace the configurations, each in one step. Raises SourceError if another writer switched meanwhile."""
     for path, data in change.sites.items():
         if repository.read(path) != data:
             repository.write(path, data)
@@ -245,7 +245,7 @@ def apply(repository: Repository, change: Change) -> None:
 
 
 def revert(repository: Repository, change: Change) -> bool:
-    """Put the configuration back that was in force before; False if somebody else changed it again, which stays."""
+    """Put the configuration back that was in force before; False if another writer changed it again, which stays."""
     data, state = repository.current(change.path)
     if data != change.config:
         return False

@@ -4,8 +4,8 @@
     <model>/config.pbtxt     which version is served; replaced as one step, and only if it still is what was read
     <model>/<number>/        a version: complete or not among `versions`, and never changed
 
-Nobody locks a whole repository: two who add a version at the same time get two numbers, and of two who switch at the
-same time one is told.
+No writer locks a whole repository: two that add a version at the same time get two numbers, and of two that switch at
+the same time one fails.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Repository(Protocol):
         """Replace a small file as one step."""
 
     def replace(self, path: str, data: bytes, state: str | None) -> bool:
-        """Replace a small file if it still is in `state`; False if somebody else was first."""
+        """Replace a small file if it still is in `state`; False if another writer was first."""
 
     def lend(self, model: str, number: int, name: str, config: bytes) -> None:
         """Make one version the model `name` as well, without another upload."""

@@ -68,7 +68,7 @@ def _candidate(model: Model, endpoint: Endpoint) -> Iterator[str]:
 
 
 def _go_back(model: Model, done: list[Change], endpoint: Endpoint) -> None:
-    """Put back what was switched; where somebody else switched since, that stays, in the server as well."""
+    """Put back what was switched; where another writer switched since, that stays, in the server as well."""
     for change in reversed(done):
         loaded = change.model == model.name or _is_ready(endpoint, change.model)
         if not render.revert(model.repository, change):
