@@ -68,7 +68,7 @@ def test_what_cannot_be_rebuilt_says_why(built: Project, tmp_path: Path) -> None
     other.write_bytes((built.folder / "model" / "model.pt2").read_bytes() + b"\0")
     refused = site.run("rebuild", "cnn.bundle.tar", *KEY, "--source", other, code=5)
     assert "`model.pt2` differs" in refused.stderr
-    assert "nobody is trusted" in site.run("rebuild", "cnn.bundle.tar", code=2).stderr
+    assert "no trusted key or identity given" in site.run("rebuild", "cnn.bundle.tar", code=2).stderr
     stranger = keys.generate("p256")
     keys.save(stranger, tmp_path / "s.pem", tmp_path / "s.pub", None)
     assert "no trusted key" in site.run("rebuild", "cnn.bundle.tar", "--key", tmp_path / "s.pub", code=1).stderr
