@@ -60,7 +60,7 @@ def test_going_back_is_refused_by_every_verb(acme: Path, packager: Run) -> None:
     packager("verify", "one.tar", *TRUST, "--state", "another.json")
     packager("verify", "one.tar", "--key", "release.pub")
     verdict = json.loads(packager("verify", "one.tar", *TRUST, "--json", code=1).stdout)
-    assert (verdict["ok"], verdict["refusal"]) == (False, "RolledBack")
+    assert (verdict["ok"], verdict["refusal"]) == (False, "RolledBackError")
 
 
 def test_an_old_trust_file_is_refused_once_a_newer_one_was_seen(acme: Path, packager: Run) -> None:
