@@ -231,6 +231,6 @@ def test_a_site_takes_the_server_from_what_is_there(
     names = json.loads(subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True).stdout)
     assert "kleines" in names
     assert not [name for name in names if "packager" in name]
-    for file in ("__init__.py", "app.py", "supervisor.py"):
+    for file in ("__init__.py", "http/app.py", "process/supervisor.py"):
         own = ROOT / "packager" / "server" / file
         assert (site / "current" / "app" / "packager" / "server" / file).read_bytes() == own.read_bytes()
