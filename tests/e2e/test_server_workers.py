@@ -36,7 +36,7 @@ from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtu
 from tests.e2e.test_server_grpc import question, serving
 from tests.e2e.test_server_grpc import tensor as message
 from tests.e2e.test_server_production import figure, until
-from tests.unit.server.test_pool import kill_the_busy
+from tests.unit.server.test_worker_pool import kill_the_busy
 
 APART = ("--runtime-processes", "2")
 # Native code that crashes on one value, as a real one may; the rest of it is ONNX Runtime.
