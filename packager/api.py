@@ -150,7 +150,8 @@ def open_bundle(reference: str | Path, workspace: Workspace | None = None) -> Bu
 def open_signer(uri: str, secret: Callable[[], bytes | None] | None = None) -> Signer:
     """Open a signer: `key:FILE`, `key+pkcs11:…`, `certificate:FILE?key=…`, or `keyless:`.
 
-    `secret` returns the passphrase, PIN or identity token when it is needed. Raises UsageError.
+    `secret` returns the passphrase, PIN or identity token when it is needed. Raises UsageError, also for a certificate
+    that no verifier would accept now: expired, not yet valid, or for another purpose.
     """
     from packager import plugins
 
@@ -158,6 +159,8 @@ def open_signer(uri: str, secret: Callable[[], bytes | None] | None = None) -> S
     if not colon or not (location or scheme == "keyless"):
         raise UsageError(f"signer `{uri}` is not a URI", hint="write for example `key:release.pem`")
     signer: Signer = plugins.load("signers", scheme.replace("+", "-")).open_signer(location, secret or (lambda: None))
+    if hasattr(signer, "check_time"):
+        signer.check_time(utc_now())
     return signer
 
 

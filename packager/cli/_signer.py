@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -93,10 +92,7 @@ def open_signer(uri: str, args: argparse.Namespace) -> Signer:
 
     scheme, _, location = uri.partition(":")
     secret = (lambda: _token(args)) if scheme == "keyless" else options.secret(args, location.partition("?")[0])
-    signer = opened(uri, secret)
-    if hasattr(signer, "check_time"):
-        signer.check_time(datetime.now(UTC))
-    return signer
+    return opened(uri, secret)
 
 
 def _token(args: argparse.Namespace) -> bytes | None:

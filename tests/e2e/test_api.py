@@ -14,7 +14,7 @@ from packager import api, events
 from packager.errors import NegativeAnswerError, UsageError
 from packager.store.store import Store
 from packager.trust.keys import generate, save
-from tests.support import deployments
+from tests.support import deployments, pki
 
 NAMES = [
     "BuildResult",
@@ -112,6 +112,15 @@ def test_a_bundle_is_installed_only_if_it_is_trusted(tmp_path: Path, keys: Path,
     done = api.install_bundle(bundle, tmp_path / "site", verifier, workspace, knobs={"batch.max": "4"})
     assert (done.name, done.version, done.digest) == (bundle.name, bundle.version, bundle.digest)
     assert api.open_bundle(tmp_path / "site").digest == bundle.digest
+
+
+def test_a_certificate_that_no_verifier_accepts_does_not_sign(tmp_path: Path) -> None:
+    """The check of a certificate belongs to the library, so that no caller can forget it."""
+    ended = pki.NOW - pki.DAY
+    leaf = pki.root().issue("leaf", purposes=[pki.CODE_SIGNING], start=pki.NOW - 9 * pki.DAY, end=ended)
+    key, certificate = leaf.save(tmp_path, "leaf")
+    with pytest.raises(UsageError, match="had expired"):
+        api.open_signer(f"certificate:{certificate}?key={key}")
 
 
 def test_progress_is_reported_to_the_callback(tmp_path: Path, keys: Path) -> None:
