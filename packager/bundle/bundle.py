@@ -75,6 +75,7 @@ class Bundle:
     targets: Mapping[str, JSON]
     referrers: tuple[Referrer, ...]
     pending: Mapping[str, bytes] = field(default_factory=dict)  # records made in memory, not yet on the medium
+    _contracts: dict[str, Contract] = field(default_factory=dict, compare=False, repr=False)  # by digest
 
     @property
     def records(self) -> Mapping[str, Blob]:
@@ -139,10 +140,15 @@ class Bundle:
 
     @property
     def contract(self) -> Contract:
-        """The parsed contract. Raises IntegrityError."""
-        from packager.contract import contract  # with its tables of runtimes: only when it is needed
+        """The contract, read and parsed once. Raises IntegrityError."""
+        blob = self.tree.get(CONTRACT)
+        found = self._contracts.get(blob.digest) if blob else None
+        if found is None:
+            from packager.contract import contract  # with its tables of runtimes: only when it is needed
 
-        return contract.parse(self.read(CONTRACT))
+            data = self.read(CONTRACT)
+            found = self._contracts[canonical.sha256(data)] = contract.parse(data)
+        return found
 
     def record_bytes(self, digest: str) -> bytes:
         """Return a record's bytes, whether the medium carries it or it is derived (the referrers list)."""

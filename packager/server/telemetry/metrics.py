@@ -58,6 +58,17 @@ _GAUGES = {
 }
 
 
+def _set_start_time(registry: prometheus.CollectorRegistry) -> None:
+    """Set once, so that every process exposes the same value: that of the server process that started last."""
+    started = prometheus.Gauge(
+        "process_start_time_seconds",
+        "When the last of the processes that serve started, seconds since the epoch.",
+        registry=registry,
+        multiprocess_mode="livemax",
+    )
+    started.set(round(time.time(), 2))  # noqa: TID251 - the metric is a wall-clock time
+
+
 class Metrics:
     """The metrics of one server, in a separate registry."""
 
@@ -71,14 +82,7 @@ class Metrics:
             registry.register(self._processes)
             prometheus.PlatformCollector(registry=registry)
             prometheus.GCCollector(registry=registry)
-        # Set once, so that every process exposes the same value: that of the server process that started last.
-        started = prometheus.Gauge(
-            "process_start_time_seconds",
-            "When the last of the processes that serve started, seconds since the epoch.",
-            registry=registry,
-            multiprocess_mode="livemax",
-        )
-        started.set(round(time.time(), 2))  # noqa: TID251 - the metric is a wall-clock time
+        _set_start_time(registry)
         prefix = "packager_server"
         self.requests = prometheus.Counter(
             f"{prefix}_requests", "Requests answered, by route and status code.", ["route", "code"], registry=registry
