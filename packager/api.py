@@ -20,8 +20,8 @@ Build and sign one:
 
 Names follow semantic versioning: within one major version none is removed, and no argument changes its meaning. Errors
 are `PackagerError` and its subclasses (`packager.errors`), each with an exit `code`, a `message` and a `hint`; progress
-is reported as the records of `packager.events` to a callback. No function prints, and none but `Workspace.default`
-reads the environment.
+is reported as the records of `packager.events` to a callback. No function prints. `Workspace.default` reads the
+environment; proxies and the home directory are those of the process.
 """
 
 from __future__ import annotations

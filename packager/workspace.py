@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where work is done: the local store, how registries are reached, and what the environment and the clock say.
 
-`Workspace.default` is the only reader of the environment outside `cli/`. Everything else is given a workspace, or
-parts of one, so that two calls with equal arguments do the same.
+`Workspace.default` is the only reader of the environment outside `cli/`, but for proxies and the home directory, which
+are those of the process. Everything else is given a workspace, or parts of one.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def utc_now() -> datetime:
 class Workspace:
     """A local store and the settings that work on it needs.
 
-    `store` is the directory of the local store, `jobs` how many steps or transfers run at the same time, `on_event`
-    the callback that progress is reported to (`packager.events`), `variables` the environment that credentials,
-    pip and MLflow are configured by. `knowledge` and `advisories` are the directories of imported tables.
+    `directory` is that of the local store (None: `store` finds it), `jobs` how many steps or transfers run at the same
+    time, `on_event` the callback that progress is reported to (`packager.events`), `variables` the environment that
+    configures credentials, pip and MLflow. `knowledge` and `advisories` are the directories of imported tables.
     """
 
-    store: Path
+    directory: Path | None = None
     jobs: int = 1
     on_event: OnEvent = ignore
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -48,14 +48,17 @@ class Workspace:
 
     @classmethod
     def default(cls, store: Path | None = None, *, jobs: int = 1, on_event: OnEvent = ignore) -> Workspace:
-        """Return the workspace of this user: `$PACKAGER_STORE` or the user's data directory, and the environment.
+        """Return the workspace of this user, with the environment of this process. Nothing is opened or made."""
+        return cls(store, jobs, on_event, dict(os.environ))
 
-        Raises UsageError where there is no home directory to keep a store in.
+    @property
+    def store(self) -> Path:
+        """The directory of the local store: the given one, `$PACKAGER_STORE`, or one below the user's data directory.
+
+        Raises UsageError where there is no home directory: only what needs a store needs one.
         """
-        variables = dict(os.environ)
-        named = store or variables.get("PACKAGER_STORE")
-        directory = Path(named) if named else under_home(variables, "XDG_DATA_HOME", ".local/share") / "packager"
-        return cls(directory, jobs, on_event, variables)
+        named = self.directory or self.variables.get("PACKAGER_STORE")
+        return Path(named) if named else self._home("XDG_DATA_HOME", ".local/share") / "packager"
 
     @property
     def knowledge(self) -> Path:
@@ -66,6 +69,20 @@ class Workspace:
     def advisories(self) -> Path:
         """The directory of imported advisories (`packager vulndb import`)."""
         return self._data("PACKAGER_ADVISORIES", "advisories")
+
+    @property
+    def knowledge_to_read(self) -> Path | None:
+        """The directory of newer tables, None where there is no home directory to keep it in."""
+        with contextlib.suppress(UsageError):
+            return self.knowledge
+        return None
+
+    @property
+    def advisories_to_read(self) -> Path | None:
+        """The directory of imported advisories, None where there is no home directory to keep it in."""
+        with contextlib.suppress(UsageError):
+            return self.advisories
+        return None
 
     @property
     def served_environments(self) -> Path:

@@ -44,7 +44,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.errors import exit_code_of
     from packager.release import proofs
 
-    runtime_tables.use_updates(options.workspace(args).knowledge)
+    runtime_tables.use_updates(options.workspace(args).knowledge_to_read)
     bundle = options.open_bundle(args, console)
     promise = bundle.contract
     asked = [_asked(text) for text in args.runtime]

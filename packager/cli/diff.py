@@ -27,7 +27,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.bundle.diff import diff
     from packager.contract import runtime_tables
 
-    runtime_tables.use_updates(options.workspace(args).knowledge)
+    runtime_tables.use_updates(options.workspace(args).knowledge_to_read)
     before, after = (options.open_reference(text, args, console) for text in (args.before, args.after))
     found = diff(before, after)
     rows = [f"{change.level:5}  {change.area}: {change.subject}: {change.message}" for change in found.changes]

@@ -46,7 +46,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.contract import fleet, host, runtime_tables
     from packager.errors import exit_code_of
 
-    runtime_tables.use_updates(options.workspace(args).knowledge)
+    runtime_tables.use_updates(options.workspace(args).knowledge_to_read)
     name = args.name or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).lstrip("._-") or "host"
     fleet.check_name(name)
     site = host.describe(name, Path.cwd())

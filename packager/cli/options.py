@@ -210,7 +210,7 @@ def open_project(args: argparse.Namespace, on_event: OnEvent) -> Project:
     from packager.contract import runtime_tables
 
     here = workspace(args, on_event)
-    runtime_tables.use_updates(here.knowledge)
+    runtime_tables.use_updates(here.knowledge_to_read)
     return Project.open(
         _fixes.recipe_of(args),
         here.open_store(),

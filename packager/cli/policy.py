@@ -93,13 +93,15 @@ def _facts(bundle: Bundle, profile: Profile, args: argparse.Namespace, console: 
 
     today = datetime.datetime.now(datetime.UTC).date()
     if not options.wants_trust(args):
-        return facts.of_bundle(bundle, None, profile.facts, today, options.workspace(args).advisories)
+        return facts.of_bundle(bundle, None, profile.facts, today, options.workspace(args).advisories_to_read)
     from packager.cli._trust import verifier_of
 
     verification = verifier_of(args).verify(bundle, console)
     if verification.failure is not None:
         raise verification.failure
-    return facts.of_bundle(bundle, verification.evidence, profile.facts, today, options.workspace(args).advisories)
+    return facts.of_bundle(
+        bundle, verification.evidence, profile.facts, today, options.workspace(args).advisories_to_read
+    )
 
 
 def _list(console: Console) -> int:

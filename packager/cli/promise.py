@@ -41,7 +41,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.release.sign import attest
     from packager.transport import copy
 
-    runtime_tables.use_updates(options.workspace(args).knowledge)
+    runtime_tables.use_updates(options.workspace(args).knowledge_to_read)
     runtime, versions = _asked(args.runtime)
     with console:
         bundle = _signer.open_own(args, console)

@@ -69,7 +69,7 @@ def _judge(bundle: Bundle, profile: Profile, seen: Verification, args: argparse.
     from packager.policy import engine, facts
 
     today = datetime.datetime.now(datetime.UTC).date()
-    known = facts.of_bundle(bundle, seen.evidence, profile.facts, today, options.workspace(args).advisories)
+    known = facts.of_bundle(bundle, seen.evidence, profile.facts, today, options.workspace(args).advisories_to_read)
     return engine.judge(profile, known, today)
 
 

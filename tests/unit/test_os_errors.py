@@ -34,7 +34,7 @@ CACHES = {
 NO_HOME = (
     "import sys; from pathlib import Path; from packager import cli",
     "def none(): raise RuntimeError('Could not determine home directory.')",
-    "Path.home = none; sys.exit(cli.main(['cache', 'size']))",
+    "Path.home = none; sys.exit(cli.main(sys.argv[1:]))",
 )
 
 
@@ -222,13 +222,38 @@ def test_network_errors_are_no_file_errors() -> None:
     assert isinstance(os_errors.translate(ConnectionResetError(errno.ECONNRESET, "reset")), SourceError)
 
 
-def test_missing_home_directory_has_a_hint(tmp_path: Path) -> None:
-    code = "\n".join(NO_HOME)
+def without_home(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "PACKAGER_", "HOME"))}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=kept, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", "\n".join(NO_HOME), *words]
+    return subprocess.run(command, cwd=folder, env=kept | variables, capture_output=True, text=True, check=False)
+
+
+def test_missing_home_directory_has_a_hint(tmp_path: Path) -> None:
+    done = without_home(tmp_path, "cache", "size")
     assert done.returncode == 2 and "set HOME" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verify", "small.bundle.tar", "--key", "release.pub"],
+        ["inspect", "small.bundle.tar"],
+        ["unpack", "small.bundle.tar", "{out}"],
+        ["config", "small.bundle.tar"],
+        ["sbom", "small.bundle.tar"],
+        ["diff", "small.bundle.tar", "small.bundle.tar"],
+        ["policy", "check", "small.bundle.tar", "--key", "release.pub", "--profile", "{profile}"],
+        ["verify", "small.bundle.tar", "--key", "release.pub", "--policy", "{profile}"],
+        ["render", "systemd", "small.bundle.tar", "{out}", "--key", "release.pub"],
+    ],
+    ids=lambda words: " ".join(words[:2]) + str(len(words)),
+)
+def test_what_needs_no_store_needs_no_home_directory(folder: Path, tmp_path: Path, words: list[str]) -> None:
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("rules: [formats]\n")
+    given = {"{out}": str(tmp_path / "out"), "{profile}": str(profile)}
+    done = without_home(folder, *(given.get(word, word) for word in words))
+    assert done.returncode == 0, done.stderr
 
 
 def test_missing_temporary_directory_is_a_clear_error(tmp_path: Path) -> None:
