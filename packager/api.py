@@ -89,7 +89,7 @@ def open_project(recipe: Path, workspace: Workspace) -> Project:
     """
     return Project.open(
         recipe,
-        workspace.open_store(),
+        workspace.open_store,
         variables=workspace.variables,
         registries=workspace.registry_settings,
         clock=workspace.clock,

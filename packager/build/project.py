@@ -46,7 +46,7 @@ class Project:
     @staticmethod
     def open(
         path: Path,
-        store: Store,
+        open_store: Callable[[], Store],
         *,
         variables: Mapping[str, str],
         registries: Callable[[], Settings],
@@ -54,8 +54,9 @@ class Project:
         jobs: int = 1,
         on_event: OnEvent = ignore,
     ) -> Project:
-        """Parse the recipe at `path`. Raises UsageError."""
+        """Parse the recipe at `path`, then open the store. Raises UsageError."""
         parsed = load_recipe(path)
+        store = open_store()
         runner = Runner(store, _limits(parsed), on_event, jobs, confined=parsed.sandbox != "none")
         base, tracking = path.absolute().parent, variables.get("MLFLOW_TRACKING_URI")
         context = BuildContext(base, tracking, dict(variables), registries, clock().date())

@@ -213,7 +213,7 @@ def open_project(args: argparse.Namespace, on_event: OnEvent) -> Project:
     runtime_tables.use_updates(here.knowledge_to_read)
     return Project.open(
         _fixes.recipe_of(args),
-        here.open_store(),
+        here.open_store,
         variables=here.variables,
         registries=here.registry_settings,
         clock=here.clock,

@@ -141,3 +141,9 @@ def test_the_environment_is_read_in_one_function(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PACKAGER_STORE", str(tmp_path / "there"))
     assert api.Workspace.default().store == tmp_path / "there"
     assert api.Workspace(tmp_path / "given").store == tmp_path / "given"
+
+
+def test_missing_recipe_makes_no_store(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read recipe"):
+        api.open_project(tmp_path / "bundle.yaml", api.Workspace(tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
