@@ -57,6 +57,7 @@ ROOMS = (
     "deploy",
     "conform",
     "release",
+    "passport",
     "workspace",
     "api",
     "cli",
