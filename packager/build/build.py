@@ -23,7 +23,7 @@ from packager.contract import contract, preflight
 from packager.edits import Edit
 from packager.errors import StepError, TooNewError, UsageError
 from packager.events import Note, Warned
-from packager.formats import cyclonedx, modelpack, wheel_locks
+from packager.formats import cyclonedx, model_cards, modelpack, wheel_locks
 from packager.knobs import catalogue, knobs
 from packager.lock import locking, vendor
 from packager.lock.lock import Lock
@@ -423,8 +423,9 @@ def _assemble(
     files: dict[str, Blob] = dict(store.tree(graph.tree).files)
     for artefact in artefacts:
         files |= dict(artefact.files.files)
-    if recipe.card:
-        files[card_name(recipe.card)] = store.put(_card(place.base / recipe.card))
+    card = _card(place.base / recipe.card) if recipe.card else None
+    if recipe.card and card is not None:
+        files[card_name(recipe.card)] = store.put(card)
     files |= {f"vectors/{path}": blob for path, blob in vectors}
     for runtime, sets in lock.dependencies.wheels.items():
         carried = wheels.get(runtime, {})
@@ -438,7 +439,7 @@ def _assemble(
     diff.check_step(recipe, promise, store, place.base)
     files[CONTRACT] = store.put(canonical.dump(promise))
     files[knobs.FILE] = store.put(catalogue.schema_bytes(promise))
-    files[SBOM] = store.put(_sbom(recipe, lock, graph, sorted(files.items()), paths))
+    files[SBOM] = store.put(_sbom(recipe, card, lock, graph, sorted(files.items()), paths))
     files[RECORD] = store.put(_record(recipe, files, promise["targets"]))
     return Tree.of(files)
 
@@ -451,14 +452,20 @@ def _card(path: Path) -> bytes:
 
 
 def _sbom(
-    recipe: Recipe, lock: Lock, graph: Result, files: list[tuple[str, Blob]], targets: Mapping[str, str]
+    recipe: Recipe,
+    card: bytes | None,
+    lock: Lock,
+    graph: Result,
+    files: list[tuple[str, Blob]],
+    targets: Mapping[str, str],
 ) -> bytes:
     """Describe every file but the two that come after: the SBOM itself, and the record that names the SBOM's digest."""
     interface = graph.facts["interface"]
+    declared = model_cards.read_card(card, str(recipe.card)) if card is not None else None
     model = cyclonedx.Model(
         recipe.name,
         recipe.version,
-        recipe.license,
+        recipe.license or (declared.licence if declared else None),
         recipe.description,
         recipe.authors,
         interface["inputs"],
@@ -468,6 +475,7 @@ def _sbom(
         lock.kind,
         [item.to_json() for item in recipe.datasets],
         card_name(recipe.card) if recipe.card else None,
+        declared,
     )
     return cyclonedx.describe(model, files, targets, lock.dependencies, lock.toolchain)
 

@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 from packager import canonical
 from packager.canonical import JSON
 from packager.formats import platforms
+from packager.formats.model_cards import Metric, ModelCard
 from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
 from packager.types import Blob
 
@@ -33,7 +34,8 @@ _ROLES = {"model/": "graph", "targets/": "artefact", "tokenizer/": "tokenizer", 
 @dataclass(frozen=True, slots=True)
 class Model:
     """The main component. `origin` is the pinned source, `origin_digest` its tree, `kind` its form; `datasets` are
-    records with `name` and, where known, `uri`, `digest`, `license`, `classification`.
+    records with `name` and, where known, `uri`, `digest`, `license`, `classification`. `card` is the card's path in the
+    bundle.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Model:
     kind: str
     datasets: Sequence[Mapping[str, str]] = field(default_factory=tuple)
     card: str | None = None
+    declared: ModelCard | None = None  # what the card says, as data
 
     @property
     def reference(self) -> str:
@@ -68,7 +71,7 @@ def describe(
     """
     vendored = {path.rpartition("/")[2]: path for path, _ in files if path.endswith(".whl")}
     libraries = _libraries(locked, vendored)
-    data = [_dataset(item) for item in model.datasets]
+    data = [_dataset(item) for item in _all_datasets(model)]
     parts = [_file(path, blob, model, targets) for path, blob in files if not path.endswith(".whl")]
     body: dict[str, JSON] = {
         "$schema": f"http://cyclonedx.org/schema/bom-{DEFAULT_VERSION}.schema.json",
@@ -118,16 +121,18 @@ def _model(model: Model) -> JSON:
         "inputs": [{"format": _tensor(port)} for port in model.inputs],
         "outputs": [{"format": _tensor(port)} for port in model.outputs],
     }
-    if model.datasets:
-        parameters["datasets"] = [{"ref": _dataset_reference(item)} for item in model.datasets]
+    if rows := _all_datasets(model):
+        parameters["datasets"] = [{"ref": _dataset_reference(item)} for item in rows]
+    if model.declared and model.declared.task:
+        parameters["task"] = model.declared.task
     component: dict[str, JSON] = {
         "type": "machine-learning-model",
         "bom-ref": model.reference,
         "purl": model.reference,
         "name": model.name,
         "version": model.version,
-        "modelCard": {"modelParameters": parameters},
-        "pedigree": {"ancestors": [_ancestor(model)]},
+        "modelCard": {"modelParameters": parameters, **_declared(model.declared)},
+        "pedigree": {"ancestors": [_ancestor(model), *_bases(model.declared)]},
         **_licensed(model.licence, None),
     }
     if model.description:
@@ -138,6 +143,62 @@ def _model(model: Model) -> JSON:
     if model.card:
         component["externalReferences"] = [{"type": "documentation", "url": model.card, "comment": "the model card"}]
     return component
+
+
+def _declared(card: ModelCard | None) -> dict[str, JSON]:
+    """Return what a card declares, where CycloneDX has a member for it, and the rest as properties of ours."""
+    if card is None:
+        return {}
+    value: dict[str, JSON] = {}
+    if card.results:
+        value["quantitativeAnalysis"] = {"performanceMetrics": [_metric(item) for item in card.results]}
+    if considerations := _considerations(card):
+        value["considerations"] = considerations
+    rows = [("language", text) for text in card.languages] + [("tag", text) for text in card.tags]
+    rows += [
+        ("library", card.library or ""),
+        ("emissions", card.emissions or ""),
+        ("licence", card.licence_words or ""),
+    ]
+    if properties := [_property(f"declared:{name}", text) for name, text in rows if text]:
+        value["properties"] = properties
+    return value
+
+
+def _metric(item: Metric) -> JSON:
+    part = " ".join(text for text in (item.dataset, item.split) if text)
+    return {"type": item.kind, "value": item.value, **({"slice": part} if part else {})}
+
+
+def _considerations(card: ModelCard) -> dict[str, JSON]:
+    use, beyond = card.sections.get("intended use"), card.sections.get("out-of-scope use")
+    value: dict[str, JSON] = {}
+    if use:
+        value["useCases"] = [use]
+    if limits := [text for text in (card.sections.get("limitations"), beyond) if text]:
+        value["technicalLimitations"] = limits
+    if risks := card.sections.get("risks"):
+        value["ethicalConsiderations"] = [{"name": risks}]
+    return value
+
+
+def _bases(card: ModelCard | None) -> list[JSON]:
+    return [
+        {
+            "type": "machine-learning-model",
+            "bom-ref": f"base:{name}",
+            "name": name,
+            "description": "the base model that the model card declares",
+        }
+        for name in (card.base_models if card else ())
+    ]
+
+
+def _all_datasets(model: Model) -> list[Mapping[str, str]]:
+    """Return the datasets of the recipe, and those that only the card names."""
+    known = {item["name"] for item in model.datasets}
+    more = model.declared.datasets if model.declared else ()
+    return [*model.datasets, *({"name": name} for name in more if name not in known)]
 
 
 def _tensor(port: Mapping[str, JSON]) -> str:

@@ -89,7 +89,7 @@ def from_metadata(
 ) -> tuple[str | None, str | None]:
     """Return (SPDX expression or None, the stated text where there is no expression, or None)."""
     for text in (expression, field):
-        if text and (found := _expression(text)):
+        if text and (found := to_expression(text)):
             return found, None
     named = sorted({row.rpartition(" :: ")[2] for row in classifiers if row.startswith("License ::")})
     known = [_CLASSIFIERS.get(name) for name in named if name != "OSI Approved"]
@@ -99,8 +99,8 @@ def from_metadata(
     return None, words[:120] or None
 
 
-def _expression(text: str) -> str | None:
-    """Read one line as an expression, or as a common spelling of one."""
+def to_expression(text: str) -> str | None:
+    """Return one line as an SPDX expression, where it is one or a common spelling of one; else None."""
     line = text.strip()
     if not line or "\n" in line or len(line) > 512:
         return None

@@ -150,10 +150,20 @@ def _text(data: bytes) -> str:
 def _about(sbom: Mapping[str, JSON]) -> JSON:
     """Return what the model's component of the SBOM declares."""
     model = (sbom.get("metadata") or {}).get("component") or {}
+    card = model.get("modelCard") or {}
+    considered = card.get("considerations") or {}
+    ancestors = (model.get("pedigree") or {}).get("ancestors", ())
     return {
         "description": model.get("description"),
         "licence": next(_licences(model), None),
         "authors": [item["name"] for item in model.get("authors", ()) if item.get("name")],
+        "task": (card.get("modelParameters") or {}).get("task"),
+        "intended_use": considered.get("useCases", []),
+        "limitations": considered.get("technicalLimitations", []),
+        "risks": [item["name"] for item in considered.get("ethicalConsiderations", ()) if item.get("name")],
+        "metrics": (card.get("quantitativeAnalysis") or {}).get("performanceMetrics", []),
+        "datasets": [item["name"] for item in sbom.get("components", ()) if item.get("type") == "data"],
+        "base_models": [item["name"] for item in ancestors if str(item.get("bom-ref")).startswith("base:")],
     }
 
 

@@ -22,6 +22,7 @@ _CELLS = {"pass": ("ok", "✓ passed"), "fail": ("no", "✗ failed"), "skip": ("
 _LEVELS = {"error": "no", "warning": "unknown", "note": "skip"}
 _SECTIONS = (
     ("signature", "Who signed it"),
+    ("purpose", "What it is for"),
     ("policy", "What the policy says"),
     ("interface", "What it takes and returns"),
     ("needs", "What it needs"),
@@ -50,6 +51,7 @@ def write_page(facts: JSON, player: JSON | None = None) -> str:
             _header(facts, title),
             "<main id='content'>",
             _signature(facts, player),
+            _purpose(facts),
             _policy_section(facts),
             _interface(facts),
             _needs(facts),
@@ -205,6 +207,34 @@ def _check_yourself(facts: JSON, player: JSON | None) -> str:
         'choose it: is it byte for byte the bundle of this page?</label> <input type="file" id="bundle-file">'
         f'<p id="file-result" role="status"></p></div>{run}</div>'
     )
+
+
+def _purpose(facts: JSON) -> str:
+    about = facts["about"]
+    rows = [
+        ("task", about["task"]),
+        ("intended use", "\n\n".join(about["intended_use"])),
+        ("limitations", "\n\n".join(about["limitations"])),
+        ("risks", "\n\n".join(about["risks"])),
+        ("datasets", ", ".join(about["datasets"])),
+        ("base models", ", ".join(about["base_models"])),
+        ("stated results", ", ".join(_stated(metric) for metric in about["metrics"])),
+    ]
+    said = "".join(f"<dt>{name}</dt><dd>{_lines(text)}</dd>" for name, text in rows if text)
+    if not said:
+        return _section("purpose", "<p class='soft'>No model card says it (<code>card:</code> in the recipe).</p>")
+    return _section(
+        "purpose", f"<p class='soft'>Declared by the publisher; nothing here was measured.</p><dl>{said}</dl>"
+    )
+
+
+def _stated(metric: JSON) -> str:
+    part = f" ({metric['slice']})" if metric.get("slice") else ""
+    return f"{metric.get('type')} {metric.get('value')}{part}"
+
+
+def _lines(text: str) -> str:
+    return "<br>".join(escape(line) for line in text.split("\n"))
 
 
 def _policy_section(facts: JSON) -> str:

@@ -20,8 +20,8 @@ from packager import canonical
 from packager.bundle.bundle import CARD, CONTRACT, MAX_RECORD, SBOM, Bundle
 from packager.canonical import JSON
 from packager.contract import contract
-from packager.errors import NegativeAnswerError, PackagerError, StepError
-from packager.formats import cyclonedx, secrets, slsa
+from packager.errors import MalformedError, NegativeAnswerError, PackagerError, StepError, UsageError
+from packager.formats import cyclonedx, model_cards, secrets, slsa
 from packager.graph import check
 from packager.policy import advisories, completeness, vex
 from packager.sandbox.sandbox import LEVELS, LIMITS, USERS
@@ -165,9 +165,12 @@ def _card(content: Content) -> JSON:
     path = next((path for path, _ in content.tree if path.rpartition(".")[0] == CARD or path == CARD), None)
     if path is None:
         return None
-    text = content.read(path).decode()
-    headings = [line.lstrip("#").strip().lower() for line in text.splitlines() if re.match(r"#{1,6} ", line)]
-    return {"path": path, "words": len(text.split()), "headings": headings}
+    try:
+        card = model_cards.read_card(content.read(path), path)
+    except UsageError as error:
+        raise MalformedError(error.message, subject=path) from None
+    headings = [title.lower() for title in card.headings]
+    return {"path": path, "words": card.words, "headings": headings, "declared": card.to_json()}
 
 
 def _components(content: Content) -> JSON:

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from packager.canonical import sha256
 from packager.formats import cyclonedx, spdx
+from packager.formats.model_cards import read_card
 from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
 from packager.policy import completeness
 from packager.types import Blob
+from tests.unit.formats.test_model_cards import CARD
 
 PLATFORM, OTHER = "linux_x86_64-cp311", "linux_x86_64-cp312"
 ARRAYS = Wheel(
@@ -94,6 +96,31 @@ def test_any_sbom_is_valid_in_both_versions(
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data.decode()) is None
     newer = json.dumps(cyclonedx.as_version(json.loads(data), "1.7"))
     assert JsonStrictValidator(SchemaVersion.V1_7).validate_str(newer) is None
+
+
+def test_what_a_card_declares_is_in_the_sbom_and_valid() -> None:
+    card = read_card(CARD, "README.md")
+    data = cyclonedx.describe(model(declared=card, card="MODEL_CARD.md"), FILES, TARGETS, LOCKED, {})
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data.decode()) is None
+    bom = json.loads(data)
+    newer = json.dumps(cyclonedx.as_version(bom, "1.7"))
+    assert JsonStrictValidator(SchemaVersion.V1_7).validate_str(newer) is None
+    spdx.convert(bom)
+    component = bom["metadata"]["component"]
+    said = component["modelCard"]
+    assert said["modelParameters"]["task"] == "text-classification"
+    assert said["quantitativeAnalysis"]["performanceMetrics"][0] == {
+        "type": "accuracy",
+        "value": "0.9105504587155964",
+        "slice": "glue validation",
+    }
+    assert said["considerations"]["technicalLimitations"] == ["Worse on irony.", "Medical advice."]
+    assert [item["name"] for item in component["pedigree"]["ancestors"]] == [
+        "models:/m/3",
+        "distilbert/distilbert-base-uncased",
+    ]
+    assert [item["name"] for item in bom["components"] if item["type"] == "data"] == ["digits", "sst2", "glue"]
+    assert completeness.report(bom, signed=True).clusters["KPI"][0].filled
 
 
 def test_every_wheel_and_file_is_there_with_its_hash() -> None:
