@@ -53,7 +53,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     with console:
         bundle = options.open_bundle(args, console)
         previous = options.open_reference(args.previous, args, console) if args.previous else None
-        found = _judge(bundle, args, console)
+        found = judge_bundle(bundle, args, console)
         facts = describe_bundle(
             bundle, found, previous=previous, advisory_folder=options.workspace(args).advisories_to_read
         )
@@ -73,8 +73,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
     return 1 if refused else 0
 
 
-def _judge(bundle: Bundle, args: argparse.Namespace, console: Console) -> Judgement:
-    """Verify, and judge by a policy, as far as the options say how."""
+def judge_bundle(bundle: Bundle, args: argparse.Namespace, console: Console) -> Judgement:
+    """Verify a bundle, and judge it by a policy, as far as the options say how."""
     from packager.errors import UsageError
     from packager.passport.contents import Judgement
     from packager.policy import engine, facts

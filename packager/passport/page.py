@@ -76,6 +76,11 @@ def write_page(facts: JSON, player: JSON | None = None) -> str:
     )
 
 
+def style() -> str:
+    """Return the style sheet of the page."""
+    return _asset("passport.css")
+
+
 def _asset(name: str) -> str:
     return resources.files("packager.passport").joinpath(name).read_text()
 

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dossier says only what evidence says: marks and digests are right, gaps are gaps, equal bundles give equal bytes."""
+
+from __future__ import annotations
+
+import html.parser
+from typing import Any
+
+import pytest
+
+from packager.passport.contents import Judgement, describe_bundle
+from packager.passport.dossier import FORMS, Gap, Sentence, to_html, to_markdown, write_dossier
+from packager.passport.page import style
+from packager.release.sign import sign
+from packager.store.store import Store
+from packager.transport.copy import attach
+from packager.trust.keys import generate
+from packager.trust.model import as_trust
+from packager.trust.verify import verify
+from tests.support import deployments
+
+
+@pytest.fixture
+def facts(store: Store) -> Any:
+    key = generate("p256")
+    bundle = attach(sign(deployments.carrier(store), key), None)
+    verification = verify(bundle, as_trust([key.public]))
+    assert verification.ok
+    return describe_bundle(bundle, Judgement(verification, keys=[key.public]))
+
+
+def test_annex_iv_has_nine_sections_and_each_says_something_or_names_its_gap(facts: Any) -> None:
+    made = write_dossier(facts, "annex-iv")
+    assert [section.number for section in made.sections] == list("123456789")
+    assert all(section.entries for section in made.sections)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_digest_is_of_something_that_is_there(facts: Any, form: Any) -> None:
+    bundle = facts["bundle"]
+    known = {bundle["digest"], *(row["digest"] for row in facts["verification"]["statements"])}
+    known |= {blob["digest"] for blob in bundle["files"].values()}
+    for section in write_dossier(facts, form).sections:
+        for entry in section.entries:
+            if isinstance(entry, Sentence):
+                assert entry.evidence is None or entry.evidence in known, entry
+            else:
+                assert entry.text and entry.remedy
+
+
+def test_a_card_fills_gaps_as_declared(facts: Any) -> None:
+    before = write_dossier(facts, "annex-iv")
+    facts["about"] |= {"intended_use": ["Sort post."], "limitations": ["No letters."], "datasets": ["digits"]}
+    facts["about"]["metrics"] = [{"type": "accuracy", "value": "0.98", "slice": "test"}]
+    after = write_dossier(facts, "annex-iv")
+    assert after.counts["gaps"] == before.counts["gaps"] - 4
+    declared = {e.text: e.mark for s in after.sections for e in s.entries if isinstance(e, Sentence)}
+    for text in ("Intended purpose: Sort post.", "Limitation: No letters.", "accuracy on test: 0.98"):
+        assert declared[text] == "declared"
+
+
+def test_what_is_not_verified_has_no_dossier(store: Store, facts: Any) -> None:
+    with pytest.raises(ValueError, match="not verified"):
+        write_dossier(describe_bundle(deployments.carrier(store), Judgement()), "annex-iv")
+    facts["verification"]["ok"] = False
+    with pytest.raises(ValueError, match="not verified"):
+        write_dossier(facts, "annex-iv")
+
+
+def test_equal_facts_give_equal_bytes_and_no_date(facts: Any) -> None:
+    one = to_markdown(write_dossier(facts, "annex-iv"))
+    facts["verification"]["day"] = "2031-01-01"
+    assert to_markdown(write_dossier(facts, "annex-iv")) == one
+
+
+def test_foreign_text_stays_text(facts: Any) -> None:
+    hostile = "x | y\n# heading <script>alert(1)</script> [a](http://b) `c` \x1b[31m\u202e"
+    facts["about"] |= {"intended_use": [hostile], "authors": [hostile]}
+    made = write_dossier(facts, "annex-iv")
+    text = to_markdown(made)
+    row = next(line for line in text.split("\n") if "Intended purpose" in line)
+    assert row.replace("\\|", "").count("|") == 4
+    assert "\n# heading" not in text and "<script" not in text and "[a](" not in text and "\x1b" not in text
+    tags: list[str] = []
+
+    class Reader(html.parser.HTMLParser):
+        def handle_starttag(self, tag: str, attrs: Any) -> None:
+            tags.append(tag)
+
+    Reader().feed(to_html(made, style()))
+    assert "script" not in tags and "a" not in tags
+
+
+def test_gaps_are_counted(facts: Any) -> None:
+    made = write_dossier(facts, "gpai")
+    assert made.counts["gaps"] == sum(isinstance(e, Gap) for s in made.sections for e in s.entries) > 3
