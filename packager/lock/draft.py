@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -74,6 +75,21 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
         code=_code(known.get("code")),
         toolchain=_toolchain(known),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeDraft:
+    """The text of a drafted recipe, and what the source says: see `inspect_source`."""
+
+    text: str
+    found: Mapping[str, JSON]
+
+
+def draft_recipe(source: str, output: Path, tracking: str | None = None, inside: Inside | None = None) -> RecipeDraft:
+    """Look at `source` and draft the recipe that is to be written to `output`. Raises UsageError, SourceError."""
+    found = inspect_source(source, Path(), tracking, inside)
+    found |= {"name": name_from(str(Path(source).absolute()))} if Path(source).is_file() else {}
+    return RecipeDraft(draft(relative_source(source, output.parent), found), found)
 
 
 Inside: TypeAlias = "Callable[[Mapping[str, Path], str, str], JSON]"

@@ -91,6 +91,27 @@ def save(key: PrivateKey, private: Path, public: Path, passphrase: bytes | None)
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A new key on disk: the files of both halves, and the fingerprint."""
+
+    private: Path
+    public: Path
+    fingerprint: str
+
+
+def create_key_pair(path: Path, curve: str = "p256", passphrase: bytes | None = None) -> KeyPair:
+    """Make a key and write `PATH.pem` (mode 0600, encrypted with a passphrase) and `PATH.pub`.
+
+    `curve` is `p256` or `p384`. An existing file is never replaced. Raises UsageError.
+    """
+    private, public = path.with_name(path.name + ".pem"), path.with_name(path.name + ".pub")
+    key = generate(curve)
+    private.parent.mkdir(parents=True, exist_ok=True)
+    save(key, private, public, passphrase)
+    return KeyPair(private, public, key.public.fingerprint)
+
+
 def load_private(path: Path, secret: Callable[[], bytes | None]) -> PrivateKey:
     """Read a PEM private key; `secret` is called for a passphrase if the key is encrypted.
 
