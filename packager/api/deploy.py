@@ -134,7 +134,7 @@ def upgrade_bundle(
     knobs: KnobSources | None = None,
     wheelhouse: Path | None = None,
     allow_downgrade: bool = False,
-) -> tuple[Installed, Resolved]:
+) -> Installed:
     """Verify a bundle, install it beside the current release, try it on its reference vectors, then switch to it.
 
     `knobs` go over those of the current release. A running server changes over by itself. Raises NegativeAnswerError
@@ -150,18 +150,16 @@ def upgrade_bundle(
     verifier.require(bundle, workspace.on_event)
     resolved = (knobs or KnobSources()).resolve(bundle, before=installation.overrides)
     index = Index(wheelhouse, workspace.served_environments)
-    environment = dict(workspace.variables)
-    done = upgrade(
+    return upgrade(
         bundle,
         there,
         index,
-        environment,
+        workspace.variables,
         resolved,
         workspace.on_event,
         workspace.format_now,
         allow_downgrade=allow_downgrade,
     )
-    return done, resolved
 
 
 def roll_back(directory: Path, workspace: Workspace) -> Path:

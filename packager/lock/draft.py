@@ -22,7 +22,7 @@ from packager.contract import runtime_tables
 from packager.errors import MissingToolError, PackagerError, SourceError
 from packager.files import digest_of
 from packager.lock import library_ages, origins
-from packager.lock.inspection import can_inspect, describe_input, describe_span, files_of
+from packager.lock.inspection import can_inspect, describe_input, describe_span, files_of, lines
 from packager.sandbox.worker import host_version
 from packager.strictyaml import Scalar, Where
 from packager.types import Tree
@@ -83,6 +83,10 @@ class RecipeDraft:
 
     text: str
     found: Mapping[str, JSON]
+
+    def describe(self) -> list[str]:
+        """Return what the model takes and returns as lines of text; none where it was not looked into."""
+        return lines(self.found["inside"]) if "inside" in self.found else []
 
 
 def draft_recipe(source: str, output: Path, tracking: str | None = None, inside: Inside | None = None) -> RecipeDraft:

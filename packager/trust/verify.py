@@ -87,6 +87,11 @@ class Verification:
     def ok(self) -> bool:
         return self.failure is None
 
+    @property
+    def notes(self) -> list[str]:
+        """Return a sentence for each of the first statements that could not be checked, and one for the rest."""
+        return skipped_notes(self.skipped)
+
     def raise_for_failure(self) -> None:
         """Raise the first failure, if there is one."""
         if self.failure is not None:
