@@ -28,6 +28,7 @@ Build and sign one:
     packager.api.runtimes      where a bundle runs: runtimes, fleets, this host; measuring a runtime
     packager.api.deploy        knobs, installations, servers, deployment files
     packager.api.conformance   the conformance suite on real runtimes and endpoints
+    packager.api.passports     one page for people that says what a bundle is, and checks itself
 
 All these modules follow semantic versioning: within one major version no name is removed, and no argument changes its
 meaning. Errors are `PackagerError` and its subclasses (`packager.errors`), each with an exit `code`, a `message` and a
