@@ -15,7 +15,7 @@ def lazily(module: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     def find(name: str) -> Any:
         home = homes.get(name)
         if home is None:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+            raise AttributeError(f"module `{module}` has no attribute `{name}`")
         place, _, named = home.partition(":")
         found = getattr(importlib.import_module(place), named or name)
         setattr(sys.modules[module], name, found)

@@ -63,11 +63,13 @@ class Probed:
 
     @property
     def version(self) -> str:
+        """The version that was measured."""
         (version,) = self.table["versions"]
         return str(version)
 
     @property
     def row(self) -> Mapping[str, JSON]:
+        """What was found of it: opset, IR version, Python, and more."""
         row: Mapping[str, JSON] = self.table["versions"][self.version]
         return row
 

@@ -36,10 +36,12 @@ class Compatibility:
 
     @property
     def all_cells(self) -> list[Cell]:
+        """The cells of runtimes and of every site."""
         return [*self.cells, *(cell for site in self.sites for cell in site.cells)]
 
     @property
     def loads(self) -> dict[str, str | None]:
+        """The range of versions that each promised runtime is known to load today; None where none is."""
         graph = self.bundle.contract.graph
         return {
             name: runtime_support.loads_on(graph, name, runtime_tables.table) for name in self.bundle.contract.runs_on

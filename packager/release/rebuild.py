@@ -64,6 +64,7 @@ class Comparison:
 
     @property
     def identical(self) -> bool:
+        """Whether both have the same digest, and so the same bytes."""
         return self.published.digest == self.rebuilt.digest
 
 

@@ -33,10 +33,12 @@ class PublicKey:
 
     @property
     def pem(self) -> bytes:
+        """The key as PEM (SubjectPublicKeyInfo)."""
         return self.key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of the PEM, in hexadecimal."""
         return hashlib.sha256(self.pem).hexdigest()
 
     def verifies(self, statement: SignedStatement) -> bool:
@@ -60,6 +62,7 @@ class PrivateKey:
 
     @property
     def public(self) -> PublicKey:
+        """The public half."""
         return PublicKey(self.key.public_key())
 
     def sign(self, payload: bytes) -> SignedStatement:

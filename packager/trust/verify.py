@@ -85,6 +85,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
+        """Whether every check holds."""
         return self.failure is None
 
     @property
