@@ -218,6 +218,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
+        """Whether at least one rule ran and no finding is an error."""
         return bool(self.rules) and not any(finding.level == "error" for finding in self.findings)
 
     @property

@@ -97,6 +97,15 @@ class Workspace:
         named = self.variables.get("PACKAGER_STATE")
         return Path(named) if named else self._home("XDG_STATE_HOME", ".local/state") / "packager" / "seen.json"
 
+    @property
+    def caches(self) -> Path:
+        """The directory of environments of runtimes under test, which can be made again."""
+        return self._home("XDG_CACHE_HOME", ".cache") / "packager"
+
+    def format_now(self) -> str:
+        """Return the time now, as journals write it: RFC 3339 in whole seconds, UTC."""
+        return f"{self.clock():%Y-%m-%dT%H:%M:%SZ}"
+
     def open_store(self) -> Store:
         """Open the local store and remove what interrupted work left in it."""
         from packager.store.store import Store

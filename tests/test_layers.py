@@ -126,6 +126,27 @@ def test_the_server_stands_alone() -> None:
             assert room(other) in (None, "server"), f"{path.name} must not import {other}"
 
 
+WORDS = {
+    "errors": "what is raised, with its exit code, message and hint: part of the public API",
+    "events": "what is reported, to a callback: part of the public API",
+    "escape": "foreign text is made safe where it is printed",
+    "canonical": "documents are printed and read in the form that is signed",
+    "files": "a file that a person named is replaced in one step",
+}
+"""The flat modules that the command line may use beside the API, each with the reason; none knows what a bundle is."""
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "packager" / "cli").rglob("*.py")), ids=lambda path: path.stem)
+def test_the_command_line_uses_the_api_alone(path: Path) -> None:
+    """So the API suffices: a library user can do everything that the command line does."""
+    for other in imported(path):
+        there = room(other)
+        assert there in (None, "api", "cli", *WORDS), (
+            f"{path.name} must not import {other}: packager.api lacks something"
+        )
+        assert not any(part.startswith("_") for part in other.split(".")[2:]) or there == "cli", other
+
+
 def test_the_suite_imports_nothing_of_ours() -> None:
     for path in (ROOT / "conformance").rglob("*.py"):
         assert not [name for name in imported(path) if name.split(".")[0] == "packager"], path

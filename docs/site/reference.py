@@ -7,12 +7,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import json
 import sys
 import textwrap
+import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from packager import api, cli, errors, runtime
@@ -284,31 +287,54 @@ def number(one: dict[str, Any]) -> str:
 # the Python API
 
 
+SUBJECTS = (
+    "recipes",
+    "bundles",
+    "signing",
+    "trust",
+    "policies",
+    "runtimes",
+    "deploy",
+    "conformance",
+    "passports",
+)
+"""The modules of `packager.api`, in the order in which a bundle meets them."""
+
+
 def api_page() -> str:
-    """Return the page of `packager.api`: what `__all__` names, functions first."""
-    rows = ["# Python API", "", WRITTEN, "", inspect.cleandoc(api.__doc__ or ""), ""]
-    named = [(name, getattr(api, name)) for name in api.__all__]
+    """Return the page of `packager.api` and its modules: what each `__all__` names, functions first."""
+    rows = ["# Python API", "", WRITTEN, "", inspect.cleandoc(api.__doc__ or ""), "", *names_of(api)]
+    for subject in SUBJECTS:
+        module = importlib.import_module(f"packager.api.{subject}")
+        rows += [f"## packager.api.{subject}", "", inspect.cleandoc(module.__doc__ or ""), "", *names_of(module)]
+    return "\n".join(rows)
+
+
+def names_of(module: ModuleType) -> list[str]:
+    """Return the tables and sections of a module's names; types in tables of their own."""
+    named = [(name, getattr(module, name)) for name in module.__all__]
     functions = [(name, one) for name, one in named if inspect.isfunction(one)]
     types = [(name, one) for name, one in named if inspect.isclass(one)]
-    rows += table(("function", "does"), ((f"[`{name}`](#{name.lower()})", summary(one)) for name, one in functions))
+    aliases = [(name, one) for name, one in named if typing.get_origin(one)]
+    rows = table(("function", "does"), ((f"[`{name}`](#{name.lower()})", summary(one)) for name, one in functions))
     rows += table(("type", "is"), ((f"[`{name}`](#{name.lower()})", summary(one)) for name, one in types))
+    rows += table(("alias", "of"), ((code(name), code(alias(one))) for name, one in aliases)) if aliases else []
     for name, one in functions:
-        rows += [
-            f"## {name}",
-            "",
-            "```python",
-            *signature(name, one),
-            "```",
-            "",
-            inspect.cleandoc(one.__doc__ or ""),
-            "",
-        ]
+        rows += [f"### {name}", "", "```python", *signature(name, one), "```", ""]
+        rows += [inspect.cleandoc(one.__doc__ or ""), ""]
     for name, one in types:
-        rows += [f"## {name}", "", inspect.cleandoc(one.__doc__ or ""), ""]
+        rows += [f"### {name}", "", inspect.cleandoc(one.__doc__ or ""), ""]
         fields = [(code(field), code(str(kind))) for field, kind in own_fields(one).items()]
         rows += table(("field", "type"), fields) if fields else []
         rows += members(one)
-    return "\n".join(rows)
+    return rows
+
+
+def alias(one: Any) -> str:
+    """Return what an alias stands for, as it is written."""
+    if typing.get_origin(one) is typing.Literal:
+        return f"Literal[{', '.join(map(repr, typing.get_args(one)))}]"
+    return " | ".join(kind.__name__ for kind in typing.get_args(one))
 
 
 def summary(one: Any) -> str:
@@ -329,7 +355,7 @@ def members(kind: type) -> list[str]:
             continue
         shown = name if isinstance(one, property) else " ".join(line.strip() for line in signature(name, bare))
         shown = shown.removeprefix("def ").replace("( ", "(").replace(", )", ")")
-        rows.append((code(shown), summary(bare)))
+        rows.append((code(shown), summary(bare) or "Return the record as JSON." * (name == "to_json")))
     return table(("member", "does"), rows) if rows else []
 
 

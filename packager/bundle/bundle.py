@@ -89,6 +89,7 @@ class Bundle:
 
     @property
     def set_digest(self) -> str:
+        """Identity of the files, whatever form they are packed in: what `sha256sum FILES | sha256sum` prints."""
         return set_digest(self.tree)
 
     @property
@@ -98,6 +99,7 @@ class Bundle:
 
     @property
     def descriptor(self) -> oci.Descriptor:
+        """The OCI descriptor of the manifest."""
         annotations = {oci.REF_NAME: self.version}
         return oci.Descriptor(oci.MANIFEST, Blob(self.digest, len(self.manifest)), annotations, modelpack.ARTIFACT)
 

@@ -54,14 +54,17 @@ class Difference:
 
     @property
     def needed(self) -> Level:
+        """The smallest step of versions that the changes allow."""
         return max((change.level for change in self.changes), key=_LEVELS.index, default="none")
 
     @property
     def taken(self) -> Level:
+        """The step between the versions that the bundles have."""
         return step(self.before, self.after)
 
     @property
     def ok(self) -> bool:
+        """Whether the step taken is at least the one needed."""
         return _LEVELS.index(self.taken) >= _LEVELS.index(self.needed)
 
     @property

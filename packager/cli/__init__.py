@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
-from packager import __version__
+from packager import api
 from packager.errors import PackagerError, StorageError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ def _answer(argv: Sequence[str], console: Console) -> int:
         console.fail(StorageError("out of memory", hint="close other programs, or lower --jobs"))
         return StorageError.code
     except (OSError, RuntimeError) as error:
-        from packager.os_errors import translate
-
-        found = translate(error)
+        found = api.translate_error(error)
         if found is None:
             return _report_bug(console)
         console.fail(found)
@@ -125,7 +123,7 @@ def _report_bug(console: Console) -> int:
 
     for row in traceback.format_exc().splitlines():
         console.message(row)
-    console.message(f"this is a bug in packager {__version__}: please report the lines above")
+    console.message(f"this is a bug in packager {api.__version__}: please report the lines above")
     return PackagerError.code
 
 
@@ -183,7 +181,7 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"packager {__version__}")
+    parser.add_argument("--version", action="version", version=f"packager {api.__version__}")
     parser.grouped = names if len(names) > 1 else ()
     commands = parser.add_subparsers(metavar="VERB", required=True)
     for name in names:

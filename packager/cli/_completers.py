@@ -21,29 +21,29 @@ def bundles(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[s
     """Return what BUNDLE may go on as: `name:version` of the store, and paths."""
     from argcomplete.completers import FilesCompleter
 
-    from packager.workspace import Workspace
+    from packager import api
+    from packager.api import bundles
 
-    folder = Workspace.default(parsed_args.store).store / "v1" / "bundles"
-    named = (f"{path.parent.name}:{path.name}" for path in folder.glob("*/*"))
-    return [*sorted(name for name in named if name.startswith(prefix)), *FilesCompleter()(prefix)]
+    named = bundles.list_names(api.Workspace.default(parsed_args.store))
+    return [*(name for name in named if name.startswith(prefix)), *FilesCompleter()(prefix)]
 
 
 def kinds(prefix: str, **_: object) -> list[str]:
     """Return what can be rendered."""
-    from packager import plugins
+    from packager.api import deploy
 
-    return [name for name in plugins.names("renderers") if name.startswith(prefix)]
+    return [name for name in deploy.list_renderers() if name.startswith(prefix)]
 
 
 def runtimes(prefix: str, **_: object) -> list[str]:
     """Return the runtimes of which something is known, with their versions once one is named."""
-    from packager.contract import runtime_tables
+    from packager.api import runtimes
 
     name, equals, _rest = prefix.partition("==")
-    if equals and name in runtime_tables.runtimes():
-        found = [f"{name}=={version}" for version in runtime_tables.shipped(name).rows]
+    if equals and name in runtimes.list_runtimes():
+        found = [f"{name}=={version}" for version in runtimes.list_shipped_versions(name)]
     else:
-        found = [f"{name}==" for name in runtime_tables.runtimes()]
+        found = [f"{name}==" for name in runtimes.list_runtimes()]
     return [text for text in found if text.startswith(prefix)]
 
 

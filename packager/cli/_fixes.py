@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packager import edits
+from packager.api import recipes
 from packager.cli.console import Console
-from packager.edits import Change, Edit
 from packager.errors import PackagerError
 
 if TYPE_CHECKING:
-    from packager.types import Finding
+    from packager.api import Finding
+    from packager.api.recipes import Change
 
 _ROUNDS = 12  # builds of one `--fix`; a recipe has seldom more than three things to mend
 _DAYS = 90  # that a waiver is proposed for
@@ -66,26 +66,26 @@ def _write(path: Path, text: str, proposed: Sequence[Change], seen: set[str], co
     """Write what is no consent into the recipe and say so; False where there is nothing that was not tried."""
     from packager.files import write_atomically
 
-    wanted = [change for change in proposed if not (isinstance(change, Edit) and change.consents)]
+    wanted = [change for change in proposed if not (isinstance(change, recipes.Edit) and change.consents)]
     try:
-        changed = edits.apply(text, wanted)
+        changed = recipes.apply_edits(text, wanted)
     except ValueError:
         return False
     if changed in (text, *seen):
         return False
     seen.add(text)
-    for line, block in edits.blocks(text, wanted) if not _is_raw(wanted) else ():
+    for line, block in recipes.show_edits(text, wanted) if not _is_raw(wanted) else ():
         at = f"line {line}" if line else "its end"
         console.message(f"fixed {path.name} at {at}: {' '.join(block.split()) or 'removed'}")
     for change in wanted:
-        if not isinstance(change, Edit):
+        if not isinstance(change, recipes.Edit):
             console.message(f"fixed {path.name} at line {change.line}: `{change.old}` is `{change.new}`")
     write_atomically(path, changed.encode())
     return True
 
 
 def _is_raw(proposed: Sequence[Change]) -> bool:
-    return any(not isinstance(change, Edit) for change in proposed)
+    return any(not isinstance(change, recipes.Edit) for change in proposed)
 
 
 def _rows(path: Path, text: str, proposed: Sequence[Change]) -> Iterator[str]:
@@ -93,10 +93,10 @@ def _rows(path: Path, text: str, proposed: Sequence[Change]) -> Iterator[str]:
     if not proposed or _is_raw(proposed):  # a line and a word are said in the hint
         return
     try:
-        found = edits.blocks(text, proposed)
+        found = recipes.show_edits(text, proposed)
     except ValueError:
         return
-    ours = all(isinstance(change, Edit) and not change.consents for change in proposed)
+    ours = all(isinstance(change, recipes.Edit) and not change.consents for change in proposed)
     written = ", or let `packager build --fix` do it" if ours else ""
     for line, block in found:
         what = f"write instead of what begins on line {line}" if line else "add"
@@ -107,26 +107,15 @@ def _rows(path: Path, text: str, proposed: Sequence[Change]) -> Iterator[str]:
 
 def waivers(policy: str, findings: Sequence[Finding], today: datetime.date | None) -> Iterator[str]:
     """Yield the lines that waive findings: a profile that extends the recipe's, or what to add to its own."""
-    from packager.policy.waivers import FACTS
+    from packager.api import policies
 
-    found = [finding for finding in findings if finding.level == "error" and finding.subject != FACTS]
-    if not found or today is None:
+    rows = policies.draft_waivers(findings, today + datetime.timedelta(days=_DAYS)) if today else []
+    if not rows:
         return
-    expires = (today + datetime.timedelta(days=_DAYS)).isoformat()
-    rows = [
-        {
-            "rule": f.rule,
-            "subject": f.subject.replace("[", "[[]"),
-            "owner": "you@example.org",
-            "reason": "say why",
-            "expires": expires,
-        }
-        for f in found
-    ]
     if policy.endswith((".yaml", ".yml")):
         yield f"  to answer for it instead, add under `waivers` of {policy}:"
     else:
         yield "  to answer for it instead, write `policy: mine.yaml` in the recipe and mine.yaml beside it:"
         yield f"    extends: {policy}"
         yield "    waivers:"
-    yield from (f"      - {row}" for row in dict.fromkeys(map(edits.flow, rows)))
+    yield from (f"      - {row}" for row in rows)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 from importlib import resources
+from typing import Any
 
-from packager.canonical import JSON
 from packager.errors import UsageError, did_you_mean
 
 
@@ -19,7 +19,7 @@ def schema() -> bytes:
     return resources.files("packager.cli").joinpath("output.schema.json").read_bytes()
 
 
-def of_verb(name: str) -> JSON:
+def of_verb(name: str) -> Any:
     """Return the schema of what one verb prints, an error included. Raises UsageError for a verb that there is not."""
     whole = json.loads(schema())
     shared = whole["$defs"]

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
+from packager import api
 from packager.cli import options
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
-    from packager.bundle.bundle import Bundle
+    from packager.api import Bundle, Signer
     from packager.cli.console import Console
-    from packager.trust.signers import Signer
 
 _MAX_TOKEN = 64 << 10  # bytes
 
@@ -72,27 +72,16 @@ def open_own(args: argparse.Namespace, console: Console) -> Bundle:
 
     Raises UsageError for a name of the local store whose bundle this store neither built nor verified.
     """
-    from packager.bundle.readers import StoredBundle
-    from packager.events import Note
+    from packager.api import signing
 
-    bundle = options.open_bundle(args, console)
-    medium = bundle.medium
-    if isinstance(medium, StoredBundle) and medium.entry.origin is None and args.bundle != bundle.digest:
-        raise UsageError(
-            f"`{args.bundle}` was neither built nor verified by this store, so its name vouches for nothing",
-            hint=f"look at it with `packager inspect`, then name what you mean: {bundle.digest}",
-        )
-    console(Note(f"signing {bundle.name}:{bundle.version} {bundle.digest}"))
-    return bundle
+    return signing.open_bundle_to_sign(args.bundle, options.workspace(args, console))
 
 
 def open_signer(uri: str, args: argparse.Namespace) -> Signer:
     """Open the signer that a URI names."""
-    from packager.api import open_signer as opened
-
     scheme, _, location = uri.partition(":")
     secret = (lambda: _token(args)) if scheme == "keyless" else options.secret(args, location.partition("?")[0])
-    return opened(uri, secret)
+    return api.open_signer(uri, secret)
 
 
 def _token(args: argparse.Namespace) -> bytes | None:

@@ -4,32 +4,24 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from packager import api
 from packager.cli import options
 from packager.errors import UsageError
-from packager.trust import model
-from packager.trust.model import CertificateSigner, KeylessSigner, KeySigner, Signer, Trust
-from packager.trust.verifier import Verifier, read_bounded
 
 if TYPE_CHECKING:
-    from cryptography import x509
-
-    from packager.bundle.bundle import Bundle
-
-_INSTANCE = "instance"
+    from packager.api import Bundle, Verifier
 
 
 def verifier_of(args: argparse.Namespace) -> Verifier:
     """Return the verifier that the options name. Raises UsageError, or the fault of a trust file."""
-    now = datetime.now(UTC)
     if args.trust is None:
-        return Verifier(_from_options(args), now)
+        return _from_options(args)
     if args.key or args.ca or args.identity:
         raise UsageError("--trust stands for itself", hint="add keys and identities with `packager trust add`")
-    return Verifier.from_trust_file(args.trust, now, state_file(args))
+    return api.Verifier.from_trust_file(args.trust, api.utc_now(), state_file(args))
 
 
 def verifier_for_admission(args: argparse.Namespace) -> Verifier | None:
@@ -59,9 +51,8 @@ def state_file(args: argparse.Namespace) -> Path | None:
     return options.workspace(args).seen
 
 
-def _from_options(args: argparse.Namespace) -> Trust:
+def _from_options(args: argparse.Namespace) -> Verifier:
     """Make a trust of --key, of --ca with --identity, or of --identity with --issuer."""
-    signers: list[Signer] = [KeySigner(key.fingerprint, key) for key in options.trusted_keys(args)]
     if bool(args.ca) + bool(args.issuer) != bool(args.identity):
         raise UsageError(
             "--identity goes with either --ca or --issuer",
@@ -69,37 +60,12 @@ def _from_options(args: argparse.Namespace) -> Trust:
         )
     if (args.tsa_ca and not args.ca) or (args.trust_config and not args.issuer):
         raise UsageError("--tsa-ca goes with --ca, and --trust-config with --issuer")
-    instances = {}
-    if args.ca:
-        signers.append(CertificateSigner("certificate", _authorities(args.ca), args.identity))
-    elif args.issuer:
-        if args.trust_config:
-            instances[_INSTANCE] = trusted_root(args.trust_config)
-        signers.append(KeylessSigner("identity", args.identity, args.issuer, _INSTANCE if instances else None))
-    if not signers:
-        raise UsageError(
-            "no trusted key or identity given",
-            hint="use --trust FILE, --key PUB, --ca with --identity, or --issuer with --identity",
-        )
-    stamping = _authorities(args.tsa_ca) if args.tsa_ca else ()
-    return Trust(tuple(signers), timestamping=stamping, instances=instances)
-
-
-def _authorities(path: Path) -> tuple[x509.Certificate, ...]:
-    from packager.trust import certificates  # X.509 takes as long to import as everything else here
-
-    return tuple(certificates.load(path))
-
-
-def trusted_root(path: Path) -> bytes:
-    """Read a trusted root: such a file itself, or a client trust configuration that contains one."""
-    from packager import canonical
-
-    try:
-        value = canonical.load(read_bounded(path, model.MAX_TRUST), limit=model.MAX_TRUST)
-        return canonical.dump(value.get("trustedRoot", value))
-    except (ValueError, AttributeError) as error:
-        raise UsageError(
-            f"`{path}` holds no trusted root: {error}",
-            hint="expected `trusted_root.json` or `trust_config.json` of a Sigstore instance",
-        ) from None
+    return api.Verifier.from_signers(
+        api.utc_now(),
+        keys=args.key,
+        identity=args.identity,
+        authority=args.ca,
+        timestamping=args.tsa_ca,
+        issuer=args.issuer,
+        root=args.trust_config,
+    )

@@ -25,25 +25,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="NEW", help="a directory, or a file that ends in .tar")
     options.registry(parser)
     options.admission(parser)
+    parser.set_defaults(jobs=4)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import api
+    from packager.api import bundles
     from packager.cli._trust import unvouched, verifier_for_admission
-    from packager.errors import UsageError
-    from packager.transport import copy, delta, writers
 
-    if not args.delta.is_file():
-        raise UsageError(f"no delta at `{args.delta}`", hint="`packager delta OLD NEW -o FILE` writes one")
     judge = verifier_for_admission(args)
     with console:
-        bundle = delta.open_delta(args.delta, options.open_reference(args.old, args, console))
-        if judge:
-            judge.require(bundle, console)
-        if args.output:
-            copy.save(bundle, args.output, console)
+        bundle = bundles.open_delta(args.delta, options.open_reference(args.old, args, console))
+        if not args.output:
+            here = options.workspace(args, console)
+            api.import_bundle(bundle, here, judge, replace=args.replace, label="applying")
         else:
-            to = writers.local(options.workspace(args).open_store(), verified=judge is not None, replace=args.replace)
-            copy.copy(bundle, to, console, label="applying")
+            if judge:
+                judge.require(bundle, console)
+            api.copy_bundle(bundle, args.output, on_event=console)
     saved = bundle.size - args.delta.stat().st_size
     value = {
         "name": bundle.name,

@@ -35,14 +35,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.release.sign import attest, read_predicate
-    from packager.transport import copy
+    from packager.api import signing
 
-    predicate = read_predicate(args.predicate)
+    predicate = signing.read_predicate(args.predicate)
     signer = _signer.open_signer(_signer.uri(args), args)
     with console:
-        bundle = attest(_signer.open_own(args, console), args.type, predicate, signer)
-        bundle = copy.attach(bundle, args.output, console)
+        bundle = _signer.open_own(args, console)
+        bundle = signing.attest_bundle(bundle, args.type, predicate, signer, args.output, console)
     value = {
         "name": bundle.name,
         "version": bundle.version,

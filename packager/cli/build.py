@@ -18,10 +18,7 @@ from packager.cli.console import Console, size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from packager.build.build import Built
-    from packager.build.project import Project
-    from packager.bundle.bundle import Bundle
-    from packager.types import Finding
+    from packager.api import BuildResult, Bundle, Finding, Project
 
 FOR = "release"
 HELP = "build the bundle of a recipe"
@@ -72,43 +69,43 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Finding]]:
     from packager import api, canonical
-    from packager.build.project import explain_unmoved_source
+    from packager.api import recipes
     from packager.events import Warned
     from packager.files import write_atomically
-    from packager.policy import facts
-    from packager.transport import copy
 
     with console:
         project = options.open_project(args, console).vendoring(args.vendor)
         lock = project.current_lock(locked=args.locked)
         built = api.build_bundle(project, lock, replace=args.replace, builder=args.builder)
         if args.facts:
-            write_atomically(args.facts, canonical.dump(facts.measurement_predicate(built.facts)))
+            write_atomically(args.facts, canonical.dump(recipes.measured_facts(built)))
         bundle = built.bundle
         if bundle is None:
             return _refused(built, project, console), built.verdict.findings
-        if notice := explain_unmoved_source(project, lock, asking=not args.locked):
+        if notice := recipes.explain_unmoved_source(project, lock, resolve=not args.locked):
             console(Warned(notice))
         bundle = _signed(bundle, args) if args.sign else bundle
         if args.output:
-            copy.save(bundle, args.output, console)
+            api.copy_bundle(bundle, args.output, on_event=console)
     _say(built, console)
     _report(bundle, built, project.runner.executed, args.output, console)
     return 0, ()
 
 
 def _signed(bundle: Bundle, args: argparse.Namespace) -> Bundle:
-    from packager.api import sign_bundle
+    from packager import api
     from packager.cli.sign import open_signer
 
-    return sign_bundle(bundle, open_signer(args.sign, args))
+    return api.sign_bundle(bundle, open_signer(args.sign, args))
 
 
-def _refused(built: Built, project: Project, console: Console) -> int:
+def _refused(built: BuildResult, project: Project, console: Console) -> int:
+    from packager.api import recipes
     from packager.cli._fixes import waivers
 
     _say(built, console)
-    _keep_misses(built, project, console)
+    if folder := recipes.save_misses(project, built):
+        console.message(f"wrote the rows that differ most to `{folder.name}/`, as bodies of inference requests")
     errors = [finding for finding in built.verdict.findings if finding.level == "error"]
     console.message(f"no bundle was made: {len(errors)} findings")
     for row in waivers(project.recipe.policy, errors, project.here.today):
@@ -118,33 +115,15 @@ def _refused(built: Built, project: Project, console: Console) -> int:
     return 1
 
 
-def _keep_misses(built: Built, project: Project, console: Console) -> None:
-    """Write the rows that show why parity says no beside the recipe: bodies of requests, one for each output."""
-    from packager.files import write_atomically
-
-    wrong = {finding.subject for finding in built.verdict.findings if finding.rule == "parity"}
-    folder = project.here.base / f"{project.recipe.name}-misses"
-    for path, blob in built.misses:
-        if wrong:
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with project.runner.store.open(blob.digest) as row:
-                write_atomically(target, row.read())
-    if wrong and built.misses.files:
-        console.message(f"wrote the rows that differ most to `{folder.name}/`, as bodies of inference requests")
-
-
-def _say(built: Built, console: Console) -> None:
+def _say(built: BuildResult, console: Console) -> None:
     for finding in built.verdict.findings:
         console.message(f"{finding.level}: {finding.message}")
         if finding.hint:
             console.message(f"  hint: {finding.hint}")
 
 
-def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, console: Console) -> None:
-    from packager.contract import contract
-
-    taken = contract.lines(bundle.contract)
+def _report(bundle: Bundle, built: BuildResult, executed: int, output: Path | None, console: Console) -> None:
+    taken = bundle.contract.describe()
     value = {
         "name": bundle.name,
         "version": bundle.version,

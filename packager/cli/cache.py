@@ -18,7 +18,7 @@ from packager.cli import options
 from packager.cli.console import Console, size
 
 if TYPE_CHECKING:
-    from packager.store.store import Store
+    from packager.api import Workspace
 
 FOR = "everybody"
 HELP = "check, measure or clean the local store"
@@ -34,36 +34,36 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    store = options.workspace(args).open_store()
+    here = options.workspace(args, console)
     with console:
         if args.action == "gc":
-            return _collect(store, args, console)
-        return _verify(store, args, console) if args.action == "verify" else _size(store, console)
+            return _collect(here, args, console)
+        return _verify(here, args, console) if args.action == "verify" else _size(here, console)
 
 
-def _size(store: Store, console: Console) -> int:
-    from packager.store import collector
+def _size(here: Workspace, console: Console) -> int:
+    from packager.api import bundles
 
-    found = collector.size(store)
+    found = bundles.measure_store(here)
     rows = [f"{size(count):>10}  {name.replace('_', ' ')}" for name, count in asdict(found).items()]
     console.result({**asdict(found), "total": found.total}, [*rows, f"{size(found.total):>10}  total"])
     return 0
 
 
-def _collect(store: Store, args: argparse.Namespace, console: Console) -> int:
-    from packager.store import collector
+def _collect(here: Workspace, args: argparse.Namespace, console: Console) -> int:
+    from packager.api import bundles
 
-    freed = collector.collect(store, steps=args.steps)
+    freed = bundles.collect_store(here, steps=args.steps)
     what = f"{freed.blobs} blobs, {freed.steps} remembered steps, {freed.environments} environments"
     console.result(asdict(freed), f"freed {size(freed.size)}: {what}")
     return 0
 
 
-def _verify(store: Store, args: argparse.Namespace, console: Console) -> int:
+def _verify(here: Workspace, args: argparse.Namespace, console: Console) -> int:
+    from packager.api import bundles
     from packager.errors import IntegrityError
-    from packager.store import collector
 
-    found = collector.check(store, console, remove=args.remove)
+    found = bundles.check_store(here, remove=args.remove)
     if found.damaged and not args.remove:
         raise IntegrityError(
             f"{len(found.damaged)} of {found.blobs} blobs are damaged, first `{found.damaged[0]}`",

@@ -18,9 +18,7 @@ from packager.cli.console import Console
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from packager.bundle.bundle import Bundle
-    from packager.contract.contract import Contract
-    from packager.contract.preflight import Cell, Reach, Step
+    from packager.api.runtimes import Cell, Reach, Step
 
 FOR = "platform"
 HELP = "say where a bundle will run, without loading it"
@@ -40,73 +38,37 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.contract import contract, fleet, host, preflight, runtime_tables
+    from packager.api import runtimes
     from packager.errors import exit_code_of
-    from packager.release import proofs
+    from packager.files import write_atomically
 
-    runtime_tables.use_updates(options.workspace(args).knowledge_to_read)
+    runtimes.use_tables(options.workspace(args))
     bundle = options.open_bundle(args, console)
-    promise = bundle.contract
     asked = [_asked(text) for text in args.runtime]
-    sites = fleet.load(args.fleet) if args.fleet else ()
-    seen = proofs.proven(bundle)
-    reached = [preflight.reach(promise, site, proofs=seen) for site in sites]
-    groups = [preflight.cells(promise, runtime, version, proofs=seen) for runtime, version in asked]
-    every = [] if asked or sites else preflight.everywhere(promise, proofs=seen)
-    cells = [cell for group in groups for cell in group] + every
-    steps = preflight.steps(promise, reached)
-    outcome = preflight.worst([*map(preflight.best, groups), *(entry.outcome for entry in reached)])
-    outcome = preflight.kept(promise, every) if every else outcome
-    value = {
-        "bundle": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
-        "ok": outcome == "ok",
-        "outcome": outcome,
-        "takes": contract.lines(promise),
-        "runs_on": {
-            name: {"promised": p.versions, "loads": _loads(promise, name)} for name, p in promise.runs_on.items()
-        },
-        "cells": [cell.to_json() for cell in cells],
-        "sites": [entry.to_json() for entry in reached],
-        "steps": [step.to_json() for step in steps],
-    }
-    notes = list(preflight.notes(promise, host.processor(), host.has_locale))
-    if any(cell.answer.source in proofs.SOURCES for cell in (*cells, *(c for entry in reached for c in entry.cells))):
-        notes.append(f"`{'` and `'.join(proofs.SOURCES)}`: so say statements whose signatures are not checked here")
-    value["notes"] = notes
+    sites = runtimes.read_fleet(args.fleet) if args.fleet else ()
+    found = runtimes.report_compatibility(bundle, asked, sites)
     if args.html:
-        _write_page(args.html, bundle, cells, reached, steps)
-    rows = [*contract.lines(promise), *_rows(cells), *_site_rows(reached), *_step_rows(steps), *notes]
-    console.result(value, [*rows, *_told(outcome, [*cells, *(cell for entry in reached for cell in entry.cells)])])
-    return exit_code_of(outcome)
+        write_atomically(args.html, found.to_html().encode())
+    rows = [*bundle.contract.describe(), *_rows(found.cells), *_site_rows(found.sites), *_step_rows(found.steps)]
+    console.result(found.to_json(), [*rows, *found.notes, *_told(found.outcome, found.all_cells)])
+    return exit_code_of(found.outcome)
 
 
 def _asked(text: str) -> tuple[str, str]:
     import re
 
-    from packager.contract import runtime_tables
-    from packager.errors import UsageError, did_you_mean
+    from packager.errors import UsageError
 
     name, equals, version = text.partition("==")
     if not equals or not re.fullmatch(r"[0-9][0-9A-Za-z.+-]*", version):
         raise UsageError(f"`--runtime`: expected NAME==VERSION, got `{text:.80}`", hint="as in `onnxruntime==1.16.3`")
-    if name not in runtime_tables.runtimes() and not runtime_tables.table(name).rows:
-        raise UsageError(
-            f"nothing is known of runtime `{name:.60}`", hint=did_you_mean(name, runtime_tables.runtimes())
-        )
     return name, version
 
 
-def _loads(promise: Contract, runtime: str) -> str | None:
-    """Return the range as known here today; the contract holds what was known when the bundle was built."""
-    from packager.contract import runtime_support, runtime_tables
-
-    return runtime_support.loads_on(promise.graph, runtime, runtime_tables.table)
-
-
 def _rows(cells: Sequence[Cell]) -> list[str]:
-    from packager.contract.preflight import spans
+    from packager.api import runtimes
 
-    found = spans(cells)
+    found = runtimes.join_cells(cells)
     width = max((len(f"{span.first.runtime} {span.versions}") for span in found), default=0)
     rows = []
     for span in found:
@@ -146,12 +108,3 @@ def _step_rows(steps: Sequence[Step]) -> list[str]:
     first, *others = steps
     rows = [f"smallest change that reaches one more site ({', '.join(first.sites)}): {first.message}"]
     return rows + [f"  or, for {', '.join(step.sites)}: {step.message}" for step in others]
-
-
-def _write_page(
-    path: Path, bundle: Bundle, cells: Sequence[Cell], reached: Sequence[Reach], steps: Sequence[Step]
-) -> None:
-    from packager.contract import page
-    from packager.files import write_atomically
-
-    write_atomically(path, page.page(bundle.name, bundle.version, bundle.digest, cells, reached, steps).encode())

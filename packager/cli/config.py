@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,8 @@ from packager.cli.console import Console
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
-    from packager.bundle.bundle import Bundle
-    from packager.knobs.knobs import Resolved
-    from packager.server.declaration import Knob
+    from packager.api import Bundle
+    from packager.api.deploy import Knob, Resolved
 
 FOR = "platform"
 HELP = "show the resolved knobs of a bundle and where each value comes from"
@@ -57,28 +57,27 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _resolved(reference: str, args: argparse.Namespace, console: Console) -> Resolved:
-    from packager.deploy.install import installed_wishes
+    from packager.api import deploy
 
-    bundle, release = _open(reference, args, console)
-    before = installed_wishes(release) if release else ()
-    return _knobs.resolve(args, bundle, environment=args.env, before=before)
+    sources = _knobs.sources(args, environment=os.environ if args.env else None)
+    if deploy.is_installation(Path(reference)):
+        return deploy.Installation.open(Path(reference)).resolve_knobs(sources)
+    return sources.resolve(options.open_reference(reference, args, console))
 
 
-def _open(reference: str, args: argparse.Namespace, console: Console) -> tuple[Bundle, Path | None]:
-    from packager.deploy.install import CURRENT, current, installed_bundle
+def _open(reference: str, args: argparse.Namespace, console: Console) -> Bundle:
+    from packager.api import deploy
 
-    if (Path(reference) / CURRENT).is_symlink():
-        release = current(Path(reference))
-        return installed_bundle(release), release
-    return options.open_reference(reference, args, console), None
+    if deploy.is_installation(Path(reference)):
+        return deploy.Installation.open(Path(reference)).bundle
+    return options.open_reference(reference, args, console)
 
 
 def _explain(args: argparse.Namespace, console: Console) -> int:
-    from packager.bundle.knobs import knob_schema
-    from packager.knobs.knobs import to_schema
+    from packager.api import deploy
 
-    schema = knob_schema(_open(args.words[0], args, console)[0])
-    groups: dict[str, Any] = {name: to_schema(knob) for name, knob in schema.items()}
+    schema = deploy.read_knob_schema(_open(args.words[0], args, console))
+    groups: dict[str, Any] = {name: deploy.describe_knob(knob) for name, knob in schema.items()}
     console.result(groups, [row for knob in schema.values() for row in _paragraph(knob)])
     return 0
 
@@ -89,10 +88,10 @@ def _paragraph(knob: Knob) -> list[str]:
 
 
 def _compare(args: argparse.Namespace, console: Console) -> int:
-    from packager.knobs.knobs import diff
+    from packager.api import deploy
 
     before, after = (_values(text, args, console) for text in args.words[1:])
-    changes = diff(before, after)
+    changes = deploy.compare_knobs(before, after)
     rows = [(name, _shown(old), _shown(new)) for name, old, new in changes]
     value = {"same": not changes, "changes": [{"knob": n, "before": old, "after": new} for n, old, new in changes]}
     console.result(value, _table(rows) if rows else "no knob differs")

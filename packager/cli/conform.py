@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +21,8 @@ from packager.cli import _completers, options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.bundle.bundle import Bundle
-    from packager.conform import Endpoint, Settings
-    from packager.conform.cells import PlannedCell
+    from packager.api import Bundle
+    from packager.api.conformance import Endpoint
 
 FOR = "platform"
 HELP = "run the conformance suite on real runtimes, or on an endpoint"
@@ -42,9 +39,9 @@ _AUTHORIZATION = "PACKAGER_ENDPOINT_AUTHORIZATION"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    from packager.server.process import host_limits
+    from packager.api import conformance
 
-    parser.set_defaults(jobs=host_limits.read_allowance().whole_cpus)
+    parser.set_defaults(jobs=conformance.count_processors())
     options.bundle(parser)
     parser.add_argument("results", metavar="RESULT", nargs="*", type=Path, help="after `merge`: results to join")
     asked = parser.add_argument(
@@ -112,117 +109,58 @@ def _endpoint_arguments(group: Any) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.conform import results
-
     if args.bundle == "merge":
         return _merge(args, console)
     with console:
         bundle, result = _run(args, console)
-        result["verdict"] = results.verdict(result)
         statement = _signed(args, bundle, result, console) if args.sign else None
     return _finish(args, console, result, statement)
 
 
 def _merge(args: argparse.Namespace, console: Console) -> int:
-    from packager.conform import results
-    from packager.errors import UsageError
+    from packager.api import conformance
 
-    if not args.results:
-        raise UsageError("`merge` needs results", hint="packager conform merge a/result.json b/result.json")
     keys = options.trusted_keys(args)
-    result = results.merge([results.read(path, keys) for path in args.results])
-    result["verdict"] = results.verdict(result)
+    result = conformance.merge_results(args.results, keys)
     if args.attach:
-        from packager.transport import copy
-
-        bundle = results.attach(args.results, options.open_reference(args.attach, args, console), keys)
-        copy.attach(bundle, on_event=console)
+        conformance.attach_results(args.results, options.open_reference(args.attach, args, console), keys, console)
     return _finish(args, console, result, None)
 
 
 def _run(args: argparse.Namespace, console: Console) -> tuple[Bundle, Any]:
-    from packager import conform
+    import shlex
+
+    from packager.api import conformance
+    from packager.cli._trust import verifier_of
     from packager.errors import UsageError
 
     if args.results:
         raise UsageError(f"`{args.results[0]}` is one argument too many", hint="several runtimes: repeat --runtime")
     bundle = options.open_bundle(args, console)
-    checks, stated = _verified(bundle, args, console)
-    with tempfile.TemporaryDirectory(prefix="packager-conform-") as place:
-        settings = replace(_settings(args, Path(place) / "work"), stated=stated)
-        if args.endpoint:
-            result = conform.conform_endpoint(bundle, _endpoint(args), settings, console)
-        else:
-            result = conform.conform(bundle, _plan(args, bundle.contract.document), settings, console)
-    return bundle, {**result, "integrity": checks}
-
-
-def _plan(args: argparse.Namespace, contract: Any) -> list[PlannedCell]:
-    import shlex
-
-    from packager.conform import cells
-
-    found = cells.foreign(contract, shlex.split(args.adapter)) if args.adapter else []
-    selections = [cells.parse_selection(text) for text in args.runtime]
-    return [*found, *([] if found and not selections else cells.plan(contract, selections))]
-
-
-def _verified(bundle: Bundle, args: argparse.Namespace, console: Console) -> tuple[Any, dict[str, bytes]]:
-    """L0 of every cell: the bundle is whole, and signed by a trusted signer where trust is given.
-
-    Also returns the reference outputs that a trusted signer stated, none without trust.
-    """
-    from packager.cli._trust import verifier_of
-    from packager.events import Warned
-    from packager.formats import reference_outputs
-    from packager.trust.verify import check_files
-
-    if not options.wants_trust(args):
-        console(Warned("no --key or --trust was given: the bundle's files are checked, who made them is not"))
-        return {"signature": "not checked", "files": check_files(bundle, console)}, {}
-    found = verifier_of(args).verify(bundle, console)
-    if found.failure is not None:
-        raise found.failure
-    stated = [
-        reference_outputs.read(item.statement.predicate, bundle.tree, item.digest)
-        for item in found.evidence
-        if item.statement.predicate_type == reference_outputs.PREDICATE
-    ]
-    checks = {"signature": "verified", "signers": list(found.signers), "files": found.checks[-2].detail}
-    return checks, stated[-1] if stated else {}
-
-
-def _settings(args: argparse.Namespace, work: Path) -> Settings:
-    from packager.conform import Settings
-    from packager.deploy.install import Index
-
-    return Settings(
-        work=(args.keep or work).absolute(),
-        cache=(args.cache or options.cache_directory()).absolute(),
+    result = conformance.run_conformance(
+        bundle,
+        options.workspace(args, console),
+        verifier_of(args) if options.wants_trust(args) else None,
+        runtimes=args.runtime,
+        adapter=shlex.split(args.adapter) if args.adapter else (),
+        endpoint=_endpoint(args) if args.endpoint else None,
         level=int(args.level[1]),
-        jobs=args.jobs,
         seconds=args.seconds,
         memory=args.memory << 20,
-        index=Index(args.wheelhouse, options.workspace(args).served_environments),
-        environment=dict(os.environ),
-        python=args.python and args.python.absolute(),
+        python=args.python,
         operators=args.operators,
+        wheelhouse=args.wheelhouse,
+        cache=args.cache,
+        keep=args.keep,
     )
+    return bundle, result
 
 
 def _endpoint(args: argparse.Namespace) -> Endpoint:
-    from packager.conform import Endpoint
-    from packager.errors import UsageError
+    from packager.api.conformance import Endpoint
 
-    found: dict[str, str] = {}
-    for address in args.endpoint:
-        scheme = address.partition("://")[0]
-        kind = {"http": "http", "https": "http", "grpc": "grpc", "grpcs": "grpc"}.get(scheme)
-        if kind is None or kind in found:
-            raise UsageError(f"`{address}` is no endpoint", hint="write http(s)://… or grpc(s)://…, each at most once")
-        found[kind] = address
-    return Endpoint(
-        found.get("http"), found.get("grpc"), args.model, _headers(args), args.endpoint_ca, not args.json_only
+    return Endpoint.from_addresses(
+        args.endpoint, args.model, _headers(args), args.endpoint_ca, binary=not args.json_only
     )
 
 
@@ -245,23 +183,19 @@ def _headers(args: argparse.Namespace) -> dict[str, str]:
 
 def _signed(args: argparse.Namespace, bundle: Bundle, result: Any, console: Console) -> bytes:
     """Sign the result, attach it to the bundle where it lies, and return the attestation."""
+    from packager.api import conformance
     from packager.cli.sign import open_signer
-    from packager.conform import results
-    from packager.transport import copy
 
     uri = args.sign if ":" in args.sign else f"key:{args.sign}"
-    stated = results.statement(result, bundle)
-    content = open_signer(uri, args).sign(stated.to_bytes()).to_bytes()
-    copy.attach(bundle.with_statement(content, stated.predicate_type), on_event=console)
-    return content
+    return conformance.sign_result(result, bundle, open_signer(uri, args), console)
 
 
 def _finish(args: argparse.Namespace, console: Console, result: Any, attestation: bytes | None) -> int:
-    from packager.conform import report, results
+    from packager.api import conformance
 
     if args.report:
-        report.write(result, args.report, attestation)
-    text = f"{results.table(result)}\n{results.summary(result)}"
+        conformance.write_report(result, args.report, attestation)
+    text = conformance.format_result(result)
     console.result(result, text + (f"\nwrote {args.report}" if args.report else ""))
     found = result["verdict"]
     return 0 if found["ok"] and not (args.strict and (found["unproven"] or found["known"])) else 1

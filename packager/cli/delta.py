@@ -26,11 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.transport import delta
+    from packager.api import bundles
 
     with console:
         old, new = (options.open_reference(text, args, console) for text in (args.old, args.new))
-        made = delta.write_delta(old, new, args.output, console)
+        made = bundles.write_delta(old, new, args.output, console)
     value = {
         "old": old.digest,
         "new": new.digest,

@@ -24,12 +24,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.bundle.diff import diff
-    from packager.contract import runtime_tables
+    from packager.api import bundles, runtimes
 
-    runtime_tables.use_updates(options.workspace(args).knowledge_to_read)
+    runtimes.use_tables(options.workspace(args))
     before, after = (options.open_reference(text, args, console) for text in (args.before, args.after))
-    found = diff(before, after)
+    found = bundles.compare_bundles(before, after)
     rows = [f"{change.level:5}  {change.area}: {change.subject}: {change.message}" for change in found.changes]
     rows = rows or ["no visible difference"]
     step = f"{before.name} {found.before} → {found.after} is a step of `{found.taken}`, `{found.needed}` is needed"

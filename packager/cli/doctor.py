@@ -16,8 +16,7 @@ from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.contract.fleet import Site
-    from packager.contract.runtime_tables import Outcome
+    from packager.api.runtimes import HostReport, Outcome
 
 FOR = "site"
 HELP = "describe this host and what it can run"
@@ -39,22 +38,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    import platform
-    import re
     from dataclasses import asdict
 
-    from packager.contract import fleet, host, runtime_tables
+    from packager.api import runtimes
     from packager.errors import exit_code_of
+    from packager.files import write_atomically
 
-    runtime_tables.use_updates(options.workspace(args).knowledge_to_read)
-    name = args.name or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).lstrip("._-") or "host"
-    fleet.check_name(name)
-    site = host.describe(name, Path.cwd())
+    runtimes.use_tables(options.workspace(args))
+    site = runtimes.describe_host(args.name)
     if args.output:
-        from packager.files import write_atomically
-
-        write_atomically(args.output, fleet.write(site).encode())
-    remarks = host.remarks(site)
+        write_atomically(args.output, runtimes.write_site(site).encode())
+    remarks = runtimes.list_remarks(site)
     value: dict[str, Any] = {
         "site": {**asdict(site), "knobs": dict(site.knobs)},
         "remarks": [{"ok": ok, "message": m} for ok, m in remarks],
@@ -64,35 +58,22 @@ def main(args: argparse.Namespace, console: Console) -> int:
             console.message(f"{'ok  ' if ok else '-   '}  {message}")
     outcome: Outcome = "ok"
     if args.bundle:
-        value["bundle"], rows = _judged(args, site, console)
-        outcome = value["bundle"]["outcome"]
-        for row in () if args.json else rows:
+        bundle = options.open_bundle(args, console)
+        found = runtimes.report_host(bundle, site, options.workspace(args), wheelhouse=args.wheelhouse)
+        outcome, value["bundle"] = found.outcome, found.to_json()
+        for row in () if args.json else _rows(args.bundle, found):
             console.message(row)
-    console.result(value, fleet.write(site).rstrip())
+    console.result(value, runtimes.write_site(site).rstrip())
     return exit_code_of(outcome)
 
 
-def _judged(args: argparse.Namespace, site: Site, console: Console) -> tuple[dict[str, Any], list[str]]:
-    """Return what becomes of a bundle here, as JSON and as lines: what installing it would say, else what is there."""
-    from packager.contract import host, preflight
-    from packager.deploy import forecast
-    from packager.deploy.install import Index
-    from packager.release import proofs
-
-    bundle = options.open_bundle(args, console)
-    told, seen = bundle.contract, proofs.proven(bundle)
-    new = forecast.foresee(
-        bundle, site, Path.cwd(), Index(args.wheelhouse, options.workspace(args).served_environments), seen
-    )
-    reached = preflight.reach(told, site, proofs=seen)
-    lacking = any(not host.has_locale(name) for name in preflight.locales(told.graph))
-    outcome = new.outcome if new.target else "no" if lacking else reached.outcome
-    notes = list(preflight.notes(told, host.processor(), host.has_locale))
+def _rows(named: str, found: HostReport) -> list[str]:
+    """Return what becomes of a bundle here: what installing it would say, else what is there."""
+    new = found.install
     where = f" ({new.target}, {new.runtime} {new.version}; wheels {new.supply})" if new.version else ""
-    rows = [f"{args.bundle} here: {outcome}", f"  {new.outcome:8} `packager install`{where}"]
+    rows = [f"{named} here: {found.outcome}", f"  {new.outcome:8} `packager install`{where}"]
     rows += [f"             {reason.message}" + (f"; {reason.fix}" if reason.fix else "") for reason in new.reasons[:3]]
-    for cell in reached.cells:
+    for cell in found.reach.cells:
         rows.append(f"  {cell.answer.outcome:8} {cell.runtime} {cell.version}, installed beside this program")
         rows += [f"             {reason.message}" for reason in cell.answer.reasons[:3]]
-    rows += [f"  {note}" for note in notes]
-    return {**reached.to_json(), "outcome": outcome, "install": new.to_json(), "notes": notes}, rows
+    return rows + [f"  {note}" for note in found.notes]

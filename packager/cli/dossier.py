@@ -24,11 +24,9 @@ EXAMPLES = """  packager dossier digits.bundle.tar --key release.pub
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    from packager.passport.dossier import FORMS
-
     options.bundle(parser)
     options.trust(parser)
-    parser.add_argument("--form", choices=FORMS, default="annex-iv", help="default: annex-iv")
+    parser.add_argument("--form", choices=("annex-iv", "gpai"), default="annex-iv", help="default: annex-iv")
     parser.add_argument("--policy", metavar="P", help="judge it too: the name of one of our profiles, or a .yaml file")
     previous = parser.add_argument("--previous", metavar="BUNDLE", help="the release before, to say what changed")
     options.a_bundle(previous)
@@ -38,12 +36,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.cli.report import judge_bundle
+    from packager.api import passports
+    from packager.cli._trust import verifier_of
     from packager.errors import UsageError
     from packager.files import write_atomically
-    from packager.passport import dossier
-    from packager.passport.contents import describe_bundle
-    from packager.passport.page import style
 
     if not options.wants_trust(args):
         raise UsageError("a dossier is made of signed evidence", hint="give --key, --trust or another trusted signer")
@@ -52,17 +48,12 @@ def main(args: argparse.Namespace, console: Console) -> int:
     with console:
         bundle = options.open_bundle(args, console)
         previous = options.open_reference(args.previous, args, console) if args.previous else None
-        found = judge_bundle(bundle, args, console)
-        if found.verification is not None:
-            found.verification.raise_for_failure()
-        folder = options.workspace(args).advisories_to_read
-        facts = describe_bundle(bundle, found, previous=previous, advisory_folder=folder)
-        made = dossier.write_dossier(facts, args.form)
-    text = dossier.to_markdown(made)
+        workspace = options.workspace(args, console)
+        made = passports.make_dossier(bundle, workspace, verifier_of(args), args.form, args.policy, previous=previous)
     if args.output is None:
-        console.result(made.to_json(), text.rstrip())
+        console.result(made.to_json(), made.to_markdown().rstrip())
         return 0
-    page = dossier.to_html(made, style()) if args.output.suffix == ".html" else text
+    page = made.to_html() if args.output.suffix == ".html" else made.to_markdown()
     write_atomically(args.output, page.encode())
     counts = ", ".join(f"{count} {name}" for name, count in made.counts.items())
     console.result({**made.to_json(), "page": str(args.output)}, [f"wrote {args.output}: {counts}"])

@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from packager.cli import options
 from packager.cli.console import Console, size
-
-if TYPE_CHECKING:
-    from packager.bundle.other_forms import Profile
 
 FOR = "everybody"
 HELP = "write a bundle to a file or directory"
@@ -41,22 +38,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.transport import copy
+    from packager.api import bundles
 
+    form: Literal["bundle", "tar", "image"] = "tar" if args.layers == "tar" else "bundle"
+    form = "image" if args.image_twin else form
     with console:
         bundle = options.open_bundle(args, console)
-        if args.to_sign:
-            from packager.release.sign import with_drafts
-
-            bundle = with_drafts(bundle)
-        profile: Profile | None = "image" if args.image_twin else "tar" if args.layers == "tar" else None
-        if profile:
-            from packager.bundle import other_forms
-
-            written = other_forms.export(bundle, profile, args.output, console)
-        else:
-            copy.save(bundle, args.output, console)
-            written = bundle.digest
+        written = bundles.export_bundle(bundle, args.output, form, drafts=args.to_sign, on_event=console)
     value = {
         "name": bundle.name,
         "version": bundle.version,

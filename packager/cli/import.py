@@ -28,16 +28,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import api
     from packager.cli._trust import unvouched, verifier_for_admission
-    from packager.transport import copy, writers
 
     judge = verifier_for_admission(args)
     with console:
         bundle = options.open_bundle(args, console)
-        if judge:
-            judge.require(bundle, console)
-        to = writers.local(options.workspace(args).open_store(), verified=judge is not None, replace=args.replace)
-        stored = copy.copy(bundle, to, console, jobs=args.jobs, label="importing")
+        stored = api.import_bundle(bundle, options.workspace(args, console), judge, replace=args.replace)
     value = {
         "name": bundle.name,
         "version": bundle.version,

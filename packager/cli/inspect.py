@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from packager.bundle.bundle import Bundle
+    from packager.api import Bundle
+    from packager.api.bundles import AttachedStatement
 
 FOR = "everybody"
 HELP = "show what a bundle holds, or what a model file takes and returns"
@@ -27,43 +28,42 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.contract.contract import lines
-    from packager.lock.inspection import source_files
-    from packager.release.proofs import origin
-    from packager.trust.verify import list_unreadable
+    from packager.api import bundles, recipes
 
-    if files := source_files(args.bundle):
+    if files := recipes.find_model_files(args.bundle):
         return _inspect_source(files, args, console)
     bundle = options.open_bundle(args)
     contract = bundle.contract.document
-    taken = lines(bundle.contract)
-    value = {
+    taken = bundle.contract.describe()
+    statements = bundles.list_statements(bundle)
+    value: dict[str, Any] = {
         "name": bundle.name,
         "version": bundle.version,
         "digest": bundle.digest,
         "set_digest": bundle.set_digest,
         "size": bundle.size,
-        "source": origin(bundle),
+        "source": bundles.read_origin(bundle),
         "contract": contract,
         "takes": taken,
         "files": {path: {"digest": blob.digest, "size": blob.size} for path, blob in bundle.tree},
-        "statements": _statements(bundle),
-        "unreadable": [{"digest": digest, "reason": why.message} for digest, why in list_unreadable(bundle).items()],
+        "statements": [statement._asdict() for statement in statements],
+        "unreadable": [
+            {"digest": digest, "reason": why.message} for digest, why in bundles.list_unreadable(bundle).items()
+        ],
     }
-    text = _text(bundle, contract, taken, value["statements"], value["unreadable"])
+    text = _text(bundle, contract, taken, statements, value["unreadable"])
     text[4:4] = _origin(value["source"])
     console.result(value, text)
     return 0
 
 
 def _inspect_source(files: Mapping[str, Path], args: argparse.Namespace, console: Console) -> int:
-    from packager.actions.runner import Runner
-    from packager.lock.inspection import LIMITS, inspect, lines
+    from packager.api import recipes
 
     with console:
-        kind, payload, found = inspect(files, Runner(options.workspace(args).open_store(), LIMITS, console))
-    value = {"kind": kind, "payload": payload, **found}
-    console.result(value, [f"{payload}: a source, read by `{kind}`", *lines(found)])
+        model = recipes.inspect_model(files, options.workspace(args, console))
+    value = {"kind": model.kind, "payload": model.payload, **model.found}
+    console.result(value, [f"{model.payload}: a source, read by `{model.kind}`", *model.describe()])
     return 0
 
 
@@ -76,16 +76,12 @@ def _origin(source: Mapping[str, str | None]) -> list[str]:
     return rows
 
 
-def _statements(bundle: Bundle) -> list[dict[str, str]]:
-    from packager.trust.verify import list_statements
-
-    return [
-        {"predicate_type": kind, "claim": claim, "digest": digest} for digest, claim, kind in list_statements(bundle)
-    ]
-
-
 def _text(
-    bundle: Bundle, contract: Any, taken: list[str], statements: list[dict[str, str]], unreadable: list[dict[str, str]]
+    bundle: Bundle,
+    contract: Any,
+    taken: list[str],
+    statements: list[AttachedStatement],
+    unreadable: list[dict[str, str]],
 ) -> list[str]:
     rows = [
         f"{bundle.name} {bundle.version}",
@@ -104,7 +100,7 @@ def _text(
     for name, promise in contract["runs-on"].items():
         rows.append(f"  runs on    {name} {promise['versions']}")
     rows += [f"  target     {name}: {target['path']}" for name, target in contract["targets"].items()]
-    rows += [f"  signed     {item['predicate_type']} by {item['claim']:.200} (not checked here)" for item in statements]
+    rows += [f"  signed     {item.predicate_type} by {item.claim:.200} (not checked here)" for item in statements]
     if not statements:
         rows.append("  signed     no")
     rows += [f"  attached   {item['digest']} (unreadable: {item['reason']:.200})" for item in unreadable]

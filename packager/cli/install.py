@@ -10,7 +10,6 @@ Knobs set here are recorded with the release; `packager serve` starts from them.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from packager import escape
@@ -37,32 +36,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import api
     from packager.cli._trust import verifier_of
-    from packager.deploy.install import Index, install
-    from packager.deploy.upgrade import check_step
 
     judge = verifier_of(args)
     with console:
         bundle = options.open_bundle(args)
-        judge.require(bundle, console)
-        check_step(args.directory.absolute(), bundle, allow_downgrade=args.allow_downgrade)
-        knobs = _knobs.resolve(args, bundle)
-        done = install(
+        done = api.install_bundle(
             bundle,
-            args.directory.absolute(),
-            args.target,
-            Index(args.wheelhouse, options.workspace(args).served_environments),
-            dict(os.environ),
-            console,
-            knobs,
-            options.clock,
+            args.directory,
+            judge,
+            options.workspace(args, console),
+            knobs=_knobs.sources(args),
+            target=args.target,
+            wheelhouse=args.wheelhouse,
+            allow_downgrade=args.allow_downgrade,
         )
     value = {
         "name": done.name,
         "version": done.version,
         "digest": done.digest,
         "target": done.target,
-        "knobs": knobs.digest,
+        "knobs": done.knobs,
         "release": str(done.directory),
     }
     text = f"installed {done.name}:{done.version} ({escape.line(done.target)}) in {done.directory}"

@@ -25,21 +25,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.trust import keys
+    from packager.api import signing
 
-    private, public = args.name.with_name(args.name.name + ".pem"), args.name.with_name(args.name.name + ".pub")
     secret = options.passphrase(args)
-    key = keys.generate(args.curve)
-    private.parent.mkdir(parents=True, exist_ok=True)
-    keys.save(key, private, public, secret)
+    pair = signing.create_key_pair(args.name, args.curve, secret)
     value = {
-        "private": str(private),
-        "public": str(public),
-        "fingerprint": key.public.fingerprint,
+        "private": str(pair.private),
+        "public": str(pair.public),
+        "fingerprint": pair.fingerprint,
         "encrypted": secret is not None,
     }
     kept = "encrypted" if secret else "not encrypted: give a passphrase to change that"
     console.result(
-        value, f"{private} (mode 0600, {kept})\n{public} (hand this out)\nfingerprint {key.public.fingerprint}"
+        value, f"{pair.private} (mode 0600, {kept})\n{pair.public} (hand this out)\nfingerprint {pair.fingerprint}"
     )
     return 0

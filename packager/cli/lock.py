@@ -41,12 +41,13 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _lock(args: argparse.Namespace, console: Console) -> tuple[int, tuple[()]]:
-    from packager.lock.locking import explain_level
+    from packager import api
+    from packager.api import recipes
 
     with console:
         project = options.open_project(args, console)
-        lock = project.make_lock(args.engine)
-    because = explain_level(project.recipe, lock.level)
+        lock = api.lock_recipe(project, engine=args.engine)
+    because = recipes.explain_level(project, lock)
     text = f"locked {lock.source['uri']} ({size(lock.tree.size)}) at opset {lock.level.opset}, IR {lock.level.ir}"
     value = {
         "lock": str(project.lock_file),

@@ -13,14 +13,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from packager.build.project import Project
-    from packager.bundle.bundle import Bundle
-    from packager.bundle.readers import Medium
+    from packager.api import Bundle, Project, Workspace
+    from packager.api.signing import PublicKey
     from packager.events import OnEvent
-    from packager.transport.registry.repository import Repository
-    from packager.transport.registry.wire import Settings
-    from packager.trust.keys import PublicKey
-    from packager.workspace import Workspace
+
 OUTPUT = "write the bundle there, a directory or .tar file; a BUNDLE that is itself a file stays as it is"
 
 
@@ -75,16 +71,11 @@ def registry(parser: argparse.ArgumentParser) -> None:
 
 def workspace(args: argparse.Namespace, on_event: OnEvent | None = None) -> Workspace:
     """Return the workspace that the options and the environment describe."""
+    from packager import api
     from packager.events import ignore
-    from packager.workspace import Workspace
 
-    made = Workspace.default(args.store, jobs=args.jobs, on_event=on_event or ignore)
+    made = api.Workspace.default(args.store, jobs=args.jobs, on_event=on_event or ignore)
     return replace(made, registry_ca=getattr(args, "registry_ca", None), plain_http=getattr(args, "plain_http", False))
-
-
-def registry_settings(args: argparse.Namespace) -> Settings:
-    """Return how registries are reached."""
-    return workspace(args).registry_settings()
 
 
 def recipe(parser: argparse.ArgumentParser) -> None:
@@ -196,30 +187,12 @@ def secret(args: argparse.Namespace, whose: str) -> Callable[[], bytes | None]:
     return ask
 
 
-def cache_directory() -> Path:
-    """Return the directory of environments of runtimes under test, which can be made again."""
-    from packager.workspace import under_home
-
-    return under_home(os.environ, "XDG_CACHE_HOME", ".cache") / "packager"
-
-
 def open_project(args: argparse.Namespace, on_event: OnEvent) -> Project:
     """Parse the RECIPE argument and open the store."""
-    from packager.build.project import Project
+    from packager import api
     from packager.cli import _fixes
-    from packager.contract import runtime_tables
 
-    here = workspace(args, on_event)
-    runtime_tables.use_updates(here.knowledge_to_read)
-    return Project.open(
-        _fixes.recipe_of(args),
-        here.open_store,
-        variables=here.variables,
-        registries=here.registry_settings,
-        clock=here.clock,
-        jobs=here.jobs,
-        on_event=on_event,
-    )
+    return api.open_project(_fixes.recipe_of(args), workspace(args, on_event))
 
 
 def open_bundle(args: argparse.Namespace, on_event: OnEvent | None = None) -> Bundle:
@@ -229,33 +202,13 @@ def open_bundle(args: argparse.Namespace, on_event: OnEvent | None = None) -> Bu
 
 def open_reference(text: str, args: argparse.Namespace, on_event: OnEvent | None = None) -> Bundle:
     """Open any bundle; the store and the network are only touched if they are the place."""
-    from packager.bundle.bundle import open_bundle as opened
+    from packager import api
 
-    return opened(text, workspace(args).open_store, lambda reference: remote(reference, args, on_event))
-
-
-def remote(text: str, args: argparse.Namespace, on_event: OnEvent | None = None) -> Medium:
-    """Return what `oci://…`, `s3://…` or another address names, to be read."""
-    return workspace(args, on_event).open_remote(text)
-
-
-def repository(text: str, args: argparse.Namespace) -> Repository:
-    """Return the repository of a registry that `oci://…` names."""
-    from packager.transport.registry import reference
-    from packager.transport.registry.repository import Repository
-
-    return Repository(reference.parse(text), registry_settings(args))
-
-
-def clock() -> str:
-    """Return the time now, as journals write it."""
-    from datetime import UTC, datetime
-
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return api.open_bundle(text, workspace(args, on_event))
 
 
 def trusted_keys(args: argparse.Namespace) -> list[PublicKey]:
     """Load every --key."""
-    from packager.trust.keys import load_public
+    from packager.api import signing
 
-    return [load_public(path) for path in args.key]
+    return [signing.load_public_key(path) for path in args.key]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from packager.cli import options
 from packager.cli.console import Console
@@ -22,9 +22,8 @@ from packager.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from packager.bundle.bundle import Bundle
-    from packager.canonical import JSON
-    from packager.policy.engine import Profile
+    from packager.api import Bundle
+    from packager.api.policies import Profile
 
 FOR = "release"
 HELP = "judge a bundle by a policy; list, explain and test rules"
@@ -61,55 +60,42 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 def _check(args: argparse.Namespace, console: Console) -> int:
     from packager import canonical, escape
+    from packager.api import policies
     from packager.files import write_atomically
-    from packager.policy import engine, report
 
-    profile = engine.profile(args.profile, Path())
+    profile = policies.read_profile(args.profile)
     with console:
         bundle = options.open_reference(args.subject, args, console)
         facts = _facts(bundle, profile, args, console)
-        verdict = engine.judge(profile, facts, engine.day_of(facts))
+        verdict = policies.judge_facts(profile, facts)
     if args.facts:
         write_atomically(args.facts, canonical.dump(facts))
-    name = f"{bundle.name}:{bundle.version}"
-    about = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
-    forms = {"table": report.table, "sarif": report.sarif, "junit": report.junit}
+    document = policies.describe_verdict(verdict, bundle)
     if args.format == "json" or (console.json and args.format == "table"):
-        text = escape.json_document(canonical.dump(report.document(verdict, about)).decode())
+        text = escape.json_document(canonical.dump(document).decode())
     else:
-        text = forms[args.format](verdict, name)
-    if console.json:
-        console.result(report.document(verdict, about), text)
-    else:
-        console.result({}, text)
+        text = policies.format_verdict(verdict, f"{bundle.name}:{bundle.version}", args.format)
+    console.result(document if console.json else {}, text)
     return 0 if verdict.ok else 1
 
 
-def _facts(bundle: Bundle, profile: Profile, args: argparse.Namespace, console: Console) -> Mapping[str, JSON]:
+def _facts(bundle: Bundle, profile: Profile, args: argparse.Namespace, console: Console) -> Mapping[str, Any]:
     """Gather what there is; a bundle that fails verification is not judged at all."""
-    import datetime
-
-    from packager.policy import facts
-
-    today = datetime.datetime.now(datetime.UTC).date()
-    if not options.wants_trust(args):
-        return facts.of_bundle(bundle, None, profile.facts, today, options.workspace(args).advisories_to_read)
+    from packager.api import policies
     from packager.cli._trust import verifier_of
 
-    verification = verifier_of(args).verify(bundle, console)
-    if verification.failure is not None:
-        raise verification.failure
-    return facts.of_bundle(
-        bundle, verification.evidence, profile.facts, today, options.workspace(args).advisories_to_read
-    )
+    verification = None
+    if options.wants_trust(args):
+        verification = verifier_of(args).verify(bundle, console)
+        verification.raise_for_failure()
+    known = options.workspace(args).advisories_to_read
+    return policies.gather_facts(bundle, profile, verification, advisories=known)
 
 
 def _list(console: Console) -> int:
-    from packager import plugins
-    from packager.policy import engine, report
+    from packager.api import policies
 
-    rules = {name: report.title(name) for name in plugins.names("policies")}
-    profiles = {name: list(engine.profile(name, Path()).rules) for name in engine.profiles()}
+    rules, profiles = policies.list_rules(), policies.list_profiles()
     rows = [f"{name:18} {title}" for name, title in rules.items()]
     rows += ["", *(f"{name:18} {', '.join(asked)}" for name, asked in profiles.items())]
     console.result({"rules": rules, "profiles": profiles}, rows)
@@ -117,16 +103,16 @@ def _list(console: Console) -> int:
 
 
 def _explain(args: argparse.Namespace, console: Console) -> int:
-    from packager.policy import docs
+    from packager.api import policies
 
-    console.result(docs.describe(args.subject), docs.render_text(args.subject))
+    console.result(policies.describe_rule(args.subject), policies.explain_rule(args.subject))
     return 0
 
 
 def _test(args: argparse.Namespace, console: Console) -> int:
-    from packager.policy import testing
+    from packager.api import policies
 
-    outcomes = [outcome for case in testing.load(Path(args.subject)) for outcome in testing.run(case)]
+    outcomes = policies.run_rule_tests(Path(args.subject))
     failed = [outcome for outcome in outcomes if outcome.problem]
     rows = [f"FAIL  {item.rule}: {item.name}: {item.problem}" for item in failed]
     value = {"ok": not failed, "outcomes": [outcome.to_json() for outcome in outcomes]}

@@ -35,22 +35,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.contract import preflight, runtime_tables
+    from packager.api import runtimes, signing
     from packager.errors import exit_code_of
-    from packager.release import promises
-    from packager.release.sign import attest
-    from packager.transport import copy
 
-    runtime_tables.use_updates(options.workspace(args).knowledge_to_read)
+    runtimes.use_tables(options.workspace(args))
     runtime, versions = _asked(args.runtime)
     with console:
         bundle = _signer.open_own(args, console)
-        added = promises.predicate(bundle.contract.document, runtime, versions)
-        cells = promises.outcome(bundle, added)
-        outcome = preflight.worst(cell.answer.outcome for cell in cells) if cells else "unknown"
+        draft = signing.draft_promise(bundle, runtime, versions)
+        cells, outcome = draft.cells, draft.outcome
         if outcome == "ok":
-            bundle = attest(bundle, promises.PREDICATE, added, _signer.open_signer(_signer.uri(args), args))
-            bundle = copy.attach(bundle, args.output, console)
+            signer = _signer.open_signer(_signer.uri(args), args)
+            bundle = signing.attest_bundle(bundle, draft.predicate_type, draft.predicate, signer, args.output, console)
     value = {
         "name": bundle.name,
         "version": bundle.version,

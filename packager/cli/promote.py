@@ -9,8 +9,6 @@ verification summary about the bundle's digest, attached where the bundle lies. 
 from __future__ import annotations
 
 import argparse
-import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,15 +17,13 @@ from packager.cli.console import Console
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
-    from packager.trust.verifier import Verifier
-    from packager.types import Verdict
+    from packager.api import Verdict, Verifier
 
 FOR = "release"
 HELP = "let a bundle into a stage, by policy over signed statements"
 EXAMPLES = """  packager promote digits:1.4.0 --to staging --profile release --trust acme.trust --key gate.pem
   packager promote oci://registry.example.org/models/digits:1.4.0 --to production --profile prod.yaml \\
       --trust acme.trust --keyless"""
-_LOCAL = "urn:packager:verifier:local"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,26 +44,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.formats import vsa
-    from packager.policy import engine
-    from packager.release import builder, promote
-    from packager.transport import copy
+    from packager.api import signing
 
-    judge, now = _judge(args), datetime.now(UTC)
-    vsa.level(args.to)
-    named, _ = builder.identify(args.verifier, os.environ)
-    verifier = _LOCAL if named == builder.LOCAL else named
-    gate = promote.Gate(args.to, verifier, engine.profile(args.profile, Path()), builder.moment(now))
+    judge, here = _judge(args), options.workspace(args, console)
+    gate = signing.open_gate(args.to, args.profile, here, verifier=args.verifier)
     signer = _signer.open_signer(_signer.uri(args), args)
     with console:
         bundle = options.open_bundle(args, console)
-        seen = judge.verify(bundle, console)
-        if seen.failure is not None:
-            raise seen.failure
-        verdict = promote.judge(gate, bundle, seen.evidence, judge.trust, now.date())
-        if verdict.ok:
-            bundle = promote.state(bundle, gate, seen.evidence, signer)
-            bundle = copy.attach(bundle, args.output, console)
+        made = signing.promote_bundle(bundle, gate, judge, signer, args.output, console)
+    verdict = made.verdict
     _say(verdict, console)
     word = "promoted" if verdict.ok else f"not promoted: {len(verdict.findings)} findings,"
     value = {

@@ -34,24 +34,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.bundle.bundle import open_bundle
+    from packager import api
     from packager.cli._trust import unvouched, verifier_for_admission
     from packager.errors import UsageError
-    from packager.transport import copy, writers
 
     if "://" not in args.source:
         raise UsageError(f"`{args.source}` is no address", hint="`packager import` takes what lies on this machine")
-    judge = verifier_for_admission(args)
+    judge, here = verifier_for_admission(args), options.workspace(args, console)
     with console:
         bundle = options.open_reference(args.source, args, console)
-        if judge:
-            judge.require(bundle, console)
-        store = options.workspace(args).open_store()
-        to = writers.local(store, verified=judge is not None, replace=args.replace)
-        fetched = copy.copy(bundle, to, console, jobs=args.jobs, label="pulling")
-        kept = open_bundle(bundle.digest, lambda: store)
+        fetched = api.import_bundle(bundle, here, judge, replace=args.replace, label="pulling")
+        kept = api.open_bundle(bundle.digest, here)
         if args.output:
-            copy.save(kept, args.output, console)
+            api.copy_bundle(kept, args.output, on_event=console)
     value = {
         "name": bundle.name,
         "version": bundle.version,

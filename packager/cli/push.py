@@ -9,16 +9,9 @@ the driver's own environment (S3: AWS_PROFILE and its like).
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from packager.cli import options
 from packager.cli.console import Console, size
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from packager.bundle.bundle import Bundle
-    from packager.transport.writers import Destination
 
 FOR = "release"
 HELP = "copy a bundle to a registry or bucket"
@@ -38,56 +31,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.transport import copy
+    from packager.api import bundles
 
     with console:
-        to, pinned = _target(args)
         bundle = options.open_bundle(args, console)
-        _warn(args.target, bundle, console)
-        sent = copy.copy(bundle, to, console, jobs=args.jobs, label="pushing")
+        here = options.workspace(args, console)
+        done = bundles.push_bundle(bundle, args.target, here, mount_from=args.mount_from, force=args.force)
     value = {
         "name": bundle.name,
         "version": bundle.version,
         "digest": bundle.digest,
-        "reference": pinned(bundle),
-        "sent": sent,
+        "reference": done.reference,
+        "sent": done.sent,
         "size": bundle.size,
         "statements": len(bundle.referrers),
     }
-    text = f"pushed {bundle.name}:{bundle.version} ({size(sent)} of {size(bundle.size)} were missing there)"
-    console.result(value, f"{text}\n{pinned(bundle)}")
+    text = f"pushed {bundle.name}:{bundle.version} ({size(done.sent)} of {size(bundle.size)} were missing there)"
+    console.result(value, f"{text}\n{done.reference}")
     return 0
-
-
-def _warn(target: str, bundle: Bundle, console: Console) -> None:
-    """Warn if the bundle cannot be fetched under the name that it is pushed to."""
-    from packager import names
-    from packager.errors import WrongSubjectError
-    from packager.events import Warned
-
-    try:
-        names.check_called(target, bundle.name, bundle.version)
-    except WrongSubjectError:
-        console(
-            Warned(
-                f"`{target}` is not what `{bundle.name}:{bundle.version}` calls itself: there it is only "
-                f"fetched by its digest, {bundle.digest}"
-            )
-        )
-
-
-def _target(args: argparse.Namespace) -> tuple[Destination, Callable[[Bundle], str]]:
-    """Return where TO is, and how a bundle is called there for ever."""
-    if args.target.startswith("oci://"):
-        from packager.transport.registry import reference
-        from packager.transport.registry.publish import registry
-
-        there = reference.parse(args.target)
-        to = registry(there, options.registry_settings(args), mount=args.mount_from, force=args.force)
-        return to, lambda bundle: f"{reference.SCHEME}{there.host}/{there.name}@{bundle.digest}"
-    from packager.transport.bucket import medium
-    from packager.transport.bucket import reference as names
-
-    place = names.parse(args.target)
-    mount = names.parse(args.mount_from) if args.mount_from else None
-    return medium.bucket(place, mount=mount, force=args.force), lambda bundle: str(place.pinned(bundle))

@@ -10,8 +10,6 @@ with how.
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +17,7 @@ from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.bundle.bundle import Bundle
-    from packager.formats.slsa import Provenance
-    from packager.release.rebuild import Comparison
+    from packager.api.signing import Comparison
 
 FOR = "release"
 HELP = "build a bundle again from its provenance and compare"
@@ -45,49 +41,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    from packager.api import signing
     from packager.cli._trust import verifier_of
-    from packager.release.rebuild import provenance
 
     judge = verifier_of(args)
     with console:
         bundle = options.open_bundle(args, console)
-        verdict = judge.verify(bundle, console)
-        if verdict.failure is not None:
-            raise verdict.failure
-        made = provenance(verdict.evidence, judge.trust)
-        with options.workspace(args).open_store().scratch() as scratch:
-            found = _rebuild(bundle, made, scratch, args, console)
-            if args.output:
-                _save(found.rebuilt, args.output, console)
-    return _report(found, made.builder, args, console)
+        here = options.workspace(args, console)
+        found = signing.rebuild_bundle(bundle, judge, here, source=args.source, files=args.files, output=args.output)
+    return _report(found, args, console)
 
 
-def _rebuild(bundle: Bundle, made: Provenance, scratch: Path, args: argparse.Namespace, console: Console) -> Comparison:
-    from packager import sources
-    from packager.lock import locking
-    from packager.release import rebuild
-    from packager.store.store import Store
-
-    here = locking.BuildContext(
-        (args.files or Path()).absolute(),
-        os.environ.get("MLFLOW_TRACKING_URI"),
-        dict(os.environ),
-        lambda: options.registry_settings(args),
-        datetime.datetime.now(datetime.UTC).date(),
-    )
-    local = sources.local_path(args.source, Path()) if args.source else None
-    source = str(local.absolute()) if local else args.source
-    place = rebuild.Workplace(Store(scratch / "store"), scratch, console, args.jobs)
-    return rebuild.rebuild(bundle, made, here, place, source)
-
-
-def _save(rebuilt: Bundle, target: Path, console: Console) -> None:
-    from packager.transport import copy
-
-    copy.save(rebuilt, target, console)
-
-
-def _report(found: Comparison, builder: str, args: argparse.Namespace, console: Console) -> int:
+def _report(found: Comparison, args: argparse.Namespace, console: Console) -> int:
     bundle = found.published
     value = {
         "identical": found.identical,
@@ -95,7 +60,7 @@ def _report(found: Comparison, builder: str, args: argparse.Namespace, console: 
         "version": bundle.version,
         "digest": bundle.digest,
         "rebuilt": found.rebuilt.digest,
-        "builder": builder,
+        "builder": found.builder,
         "differences": [item.to_json() for item in found.differences],
         "output": str(args.output) if args.output else None,
     }

@@ -22,13 +22,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from packager.cli import _completers, _knobs, options
 from packager.cli.console import Console
-
-if TYPE_CHECKING:
-    from packager.deploy.triton.repository import Repository
 
 FOR = "platform"
 HELP = "write a bundle's deployment files for a server or a host"
@@ -69,11 +65,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def own_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the kinds declare."""
-    from packager.deploy import render
+    from packager.api import deploy
 
     known: dict[str, tuple[list[str], str, str]] = {}
-    for kind in render.kinds():
-        for option in render.options(kind):
+    for kind in deploy.list_renderers():
+        for option in deploy.list_render_options(kind):
             known.setdefault(option.name, ([], option.metavar, option.about))[0].append(kind)
     group = parser.add_argument_group("options of kinds")
     for name, (kinds, metavar, text) in known.items():
@@ -81,10 +77,10 @@ def own_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import plugins
+    from packager.api import deploy
     from packager.errors import UsageError
 
-    plugins.load("renderers", args.kind)
+    deploy.list_render_options(args.kind)  # an unknown kind is the first thing to say
     given = {flag for flag, kinds in _flags().items() if getattr(args, flag) and args.kind not in kinds}
     for flag in sorted(given):
         kinds = ", ".join(f"`{kind}`" for kind in _flags()[flag])
@@ -95,105 +91,92 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 def _flags() -> dict[str, list[str]]:
     """Return for every option that is not for all kinds those which it is for."""
-    from packager.deploy import render
+    from packager.api import deploy
 
     found: dict[str, list[str]] = {"site": ["triton"], "swap": ["triton"], "backend": ["triton"]}
-    bundled = [kind for kind in render.kinds() if kind != "ensemble"]  # an ensemble is of what was verified before
+    every = deploy.list_renderers()
+    bundled = [kind for kind in every if kind != "ensemble"]  # an ensemble is of what was verified before
     found |= dict.fromkeys(("trust", "key", "ca", "identity", "values", "knobs"), bundled)
-    for kind in render.kinds():
-        for option in render.options(kind):
+    for kind in every:
+        for option in deploy.list_render_options(kind):
             found.setdefault(option.name.replace("-", "_"), []).append(kind)
     return found
 
 
 def _directory(args: argparse.Namespace, console: Console) -> int:
-    from packager import plugins
+    from packager.api import deploy
     from packager.cli._trust import verifier_of
-    from packager.deploy import render
     from packager.errors import UsageError
-    from packager.knobs.knobs import Override
 
     if "://" in args.out:
         raise UsageError(f"`{args.kind}` is written to a directory, not to `{args.out:.200}`")
     judge = verifier_of(args)
+    given = {
+        option.name: getattr(args, option.name.replace("-", "_")) for option in deploy.list_render_options(args.kind)
+    }
     with console:
         bundle = options.open_bundle(args, console)
-        judge.require(bundle, console)
-        defaults = plugins.load("renderers", args.kind).DEFAULTS
-        values = _knobs.resolve(
-            args, bundle, before=[Override(name, text, args.kind, typed=False) for name, text in defaults.items()]
+        here = options.workspace(args, console)
+        made = deploy.render_files(
+            args.kind, bundle, Path(args.out), judge, here, knobs=_knobs.sources(args), options=given
         )
-        given = {option.name: getattr(args, option.name.replace("-", "_")) for option in render.options(args.kind)}
-        steps = render.render_directory(args.kind, bundle, values, Path(args.out), given)
     value = {
         "kind": args.kind,
         "name": bundle.name,
         "version": bundle.version,
         "digest": bundle.digest,
-        "knobs": values.digest,
+        "knobs": made.knobs.digest,
         "out": str(args.out),
-        "steps": list(steps),
+        "steps": list(made.steps),
     }
-    told = "".join(f"\n  {step}" for step in steps)
+    told = "".join(f"\n  {step}" for step in made.steps)
     console.result(value, f"{bundle.name}:{bundle.version} for {args.kind} is in {args.out}; then:{told}")
     return 0
 
 
 def _triton(args: argparse.Namespace, console: Console) -> int:
-    from packager.bundle.knobs import knob_schema
+    from packager.api import deploy
     from packager.cli._trust import verifier_of
-    from packager.deploy.canary import Endpoint
-    from packager.deploy.triton.render import render_triton
-    from packager.deploy.triton.swap import swap
-    from packager.errors import UsageError
-    from packager.knobs import knobs
-    from packager.release import promises
 
-    if args.swap and args.site:
-        raise UsageError("--swap goes without --site", hint="load the site's configuration with the server's own tools")
-    endpoint = Endpoint.parse(args.swap) if args.swap else None
-    judge, repository = verifier_of(args), _repository(args.out)
+    judge = verifier_of(args)
     with console:
         bundle = options.open_bundle(args, console)
-        bundle = promises.extended(bundle, judge.require(bundle, console))
-        values = _knobs.resolve(args, bundle)
-        sites = {args.site: values} if args.site else {}
-        base = knobs.resolve(knob_schema(bundle), bundle.digest) if args.site else values
-        model = render_triton(
-            bundle, base, repository, args.backend or "native", sites, console, switch=endpoint is None
+        made = deploy.render_triton(
+            bundle,
+            args.out,
+            judge,
+            options.workspace(args, console),
+            knobs=_knobs.sources(args),
+            backend=args.backend or "native",
+            site=args.site,
+            swap=args.swap,
         )
-        if endpoint is not None:
-            swap(model, bundle, values, endpoint, console)
+    model, place = made.model, made.model.repository.label
     ensembles = {change.model: change.number for change in model.changes if change.model != model.name}
     value = {
         "name": model.name,
         "version": bundle.version,
         "digest": bundle.digest,
-        "knobs": values.digest,
+        "knobs": made.knobs.digest,
         "number": model.number,
         "before": model.before,
         "created": model.created,
-        "repository": repository.label,
+        "repository": place,
         "ensembles": ensembles,
     }
     told = "".join(f"\n  the ensemble {name} with it is version {number}" for name, number in ensembles.items())
-    where = f"{repository.label}/{model.name}"
+    where = f"{place}/{model.name}"
     console.result(value, f"{bundle.name}:{bundle.version} is version {model.number} in {where}{told}")
     return 0
 
 
 def _ensemble(args: argparse.Namespace, console: Console) -> int:
-    from packager import strictyaml
-    from packager.deploy.triton import pipeline
-    from packager.deploy.triton.render import render_ensemble
+    from packager.api import deploy
 
-    path, repository = Path(args.bundle), _repository(args.out)
     with console:
-        chain = pipeline.parse(
-            strictyaml.load(path, missing="docs/how-to/deploy-triton.md shows how one looks"), str(path)
-        )
-        model = render_ensemble(chain, repository, console)
-    steps = [step.model for step in chain.steps]
+        chain = deploy.read_pipeline(Path(args.bundle))
+        model = deploy.render_ensemble(chain, args.out, console)
+    steps, place = [step.model for step in chain.steps], model.repository.label
     value = {
         "name": model.name,
         "number": model.number,
@@ -202,19 +185,8 @@ def _ensemble(args: argparse.Namespace, console: Console) -> int:
         "steps": steps,
         "inputs": list(chain.inputs),
         "outputs": list(chain.outputs),
-        "repository": repository.label,
+        "repository": place,
     }
-    told = f"{model.name} ({', '.join(steps)}) is version {model.number} in {repository.label}/{model.name}"
+    told = f"{model.name} ({', '.join(steps)}) is version {model.number} in {place}/{model.name}"
     console.result(value, told)
     return 0
-
-
-def _repository(text: str) -> Repository:
-    """Return where the models are: a directory, or a bucket by its address."""
-    if "://" in text:
-        from packager.deploy.triton.bucket import open_repository
-
-        return open_repository(text)
-    from packager.deploy.triton.repository import Directory
-
-    return Directory(Path(text))

@@ -12,14 +12,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from packager.cli import options
 from packager.cli.console import Console
-
-if TYPE_CHECKING:
-    from packager.bundle.bundle import Bundle
-    from packager.passport.contents import Judgement
 
 FOR = "everybody"
 HELP = "write a page about a bundle that people read, and that checks itself"
@@ -45,59 +40,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    from packager.api import passports
+    from packager.cli._trust import verifier_of
+    from packager.errors import UsageError
     from packager.files import write_atomically
-    from packager.passport.contents import describe_bundle
-    from packager.passport.page import write_page
-    from packager.passport.player import parts
 
+    trusts = options.wants_trust(args)
+    if args.policy and not trusts:
+        raise UsageError("--policy judges what trusted signers state", hint="give --key or --trust as well")
     with console:
         bundle = options.open_bundle(args, console)
         previous = options.open_reference(args.previous, args, console) if args.previous else None
-        found = judge_bundle(bundle, args, console)
-        facts = describe_bundle(
-            bundle, found, previous=previous, advisory_folder=options.workspace(args).advisories_to_read
-        )
-        page = write_page(facts, parts(bundle, args.player) if args.player else None)
-    failure = found.verification.failure if found.verification else None
-    refused = failure is not None or (found.verdict is not None and not found.verdict.ok)
-    told = {key: value for key, value in facts.items() if key != "evidence"}  # bytes for the page's own script
-    if args.json and args.output is None:
-        console.result(told, "")
-        return 1 if refused else 0
-    target = args.output or Path(f"{bundle.name.replace('/', '-')}-{bundle.version}.html")
-    write_atomically(target, page.encode())
-    said = "checked" if found.verification else "not checked: give --key or --trust"
-    console.result({**told, "page": str(target)}, [f"wrote {target}, {len(page.encode())} bytes; signatures {said}"])
-    if failure is not None and not args.json:
-        console.fail(failure)
-    return 1 if refused else 0
-
-
-def judge_bundle(bundle: Bundle, args: argparse.Namespace, console: Console) -> Judgement:
-    """Verify a bundle, and judge it by a policy, as far as the options say how."""
-    from packager.errors import UsageError
-    from packager.passport.contents import Judgement
-    from packager.policy import engine, facts
-    from packager.trust.model import KeySigner
-
-    if not options.wants_trust(args):
-        if args.policy:
-            raise UsageError("--policy judges what trusted signers state", hint="give --key or --trust as well")
-        return Judgement()
-    from packager.cli._trust import verifier_of
-
-    verifier = verifier_of(args)
-    verification = verifier.verify(bundle, console)
-    keys = [signer.key for signer in verifier.trust.signers if isinstance(signer, KeySigner)]
-    verdict = None
-    if args.policy and verification.ok:
-        profile = engine.profile(args.policy, Path())
-        known = facts.of_bundle(
+        made = passports.make_passport(
             bundle,
-            verification.evidence,
-            profile.facts,
-            verifier.now.date(),
-            options.workspace(args).advisories_to_read,
+            options.workspace(args, console),
+            verifier_of(args) if trusts else None,
+            args.policy,
+            previous=previous,
+            player=args.player,
         )
-        verdict = engine.judge(profile, known, verifier.now.date())
-    return Judgement(verification, verdict, keys, verifier.now.date())
+    code = 0 if made.ok else 1
+    if args.json and args.output is None:
+        console.result(made.document, "")
+        return code
+    target = args.output or Path(f"{bundle.name.replace('/', '-')}-{bundle.version}.html")
+    data = made.page.encode()
+    write_atomically(target, data)
+    said = "checked" if made.checked else "not checked: give --key or --trust"
+    text = f"wrote {target}, {len(data)} bytes; signatures {said}"
+    console.result({**made.document, "page": str(target)}, [text])
+    if made.failure is not None and not args.json:
+        console.fail(made.failure)
+    return code

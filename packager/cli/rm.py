@@ -9,14 +9,9 @@ more than one. With the last tag its signatures go too. An installation is not t
 from __future__ import annotations
 
 import argparse
-import re
-from typing import TYPE_CHECKING
 
 from packager.cli import options
 from packager.cli.console import Console
-
-if TYPE_CHECKING:
-    from packager.transport.listing import Removed
 
 FOR = "everybody"
 HELP = "remove bundles from the local store, or tags from a registry"
@@ -37,9 +32,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    from packager.api import bundles
+
     rows = []
     for text in args.bundles:
-        gone = _remove(text, args)
+        gone = bundles.remove_bundle(text, options.workspace(args), force=args.force)
         rows.append({"bundle": text, "digest": gone.digest, "left": list(gone.left)})
         if not console.json:
             left = f"; the registry keeps {len(gone.left)} manifests that referred to it" if gone.left else ""
@@ -47,16 +44,3 @@ def main(args: argparse.Namespace, console: Console) -> int:
     if console.json:
         console.result({"removed": rows}, "")
     return 0
-
-
-def _remove(text: str, args: argparse.Namespace) -> Removed:
-    from packager import names
-    from packager.errors import UsageError
-    from packager.transport import listing
-
-    if text.startswith("oci://"):
-        return listing.remove_tag(options.repository(text, args), force=args.force)
-    if "://" in text:
-        raise UsageError(f"`{text:.200}` is not removed from here", hint="remove it with the bucket's own tools")
-    digest = re.fullmatch(r"sha256:[0-9a-f]{64}", text)
-    return listing.remove_from_store(options.workspace(args).open_store(), text if digest else names.parse(text))

@@ -24,11 +24,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.deploy.install import current
-    from packager.deploy.rollback import roll_back
+    from packager.api import deploy
 
-    before = current(args.directory.absolute())
-    release = roll_back(args.directory.absolute(), options.clock)
+    before = deploy.Installation.open(args.directory.absolute()).release
+    release = deploy.roll_back(args.directory, options.workspace(args))
     value = {"release": str(release), "before": before.name}
     console.result(value, f"current is {release.name}, it was {before.name}; a running `packager serve` follows")
     return 0

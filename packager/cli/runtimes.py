@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.contract.runtime_tables import Row
+    from packager.api.runtimes import Row
 
 FOR = "platform"
 HELP = "show, measure or update what is known of runtimes"
@@ -60,10 +59,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.contract import runtime_tables
+    from packager.api import runtimes
     from packager.errors import UsageError
 
-    runtime_tables.use_updates(options.workspace(args).knowledge)
+    runtimes.use_tables(options.workspace(args))
     if args.action != "list" and not args.subject:
         raise UsageError(f"`packager runtimes {args.action}` needs to know of what", hint="see its examples in --help")
     actions = {"list": _list, "show": _show, "probe": _probe, "update": _update, "sign": _sign}
@@ -71,9 +70,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _list(args: argparse.Namespace, console: Console) -> int:
-    from packager.contract import runtime_tables
+    from packager.api import runtimes
 
-    tables = {name: runtime_tables.table(name) for name in runtime_tables.runtimes()}
+    tables = {name: runtimes.read_table(name) for name in runtimes.list_runtimes()}
     value = {
         name: {
             "serial": table.serial,
@@ -93,19 +92,11 @@ def _list(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(args: argparse.Namespace, console: Console) -> int:
-    from packager.contract import runtime_support, runtime_tables
-    from packager.errors import UsageError, did_you_mean
+    from packager.api import runtimes
 
     name, _, version = args.subject.partition("==")
-    table = runtime_tables.table(name)
-    if not table.rows:
-        raise UsageError(
-            f"nothing is known of runtime `{name:.60}`", hint=did_you_mean(name, runtime_tables.runtimes())
-        )
-    row = runtime_support.find(table, version) if version else None
-    if version and row is None:
-        raise UsageError(f"nothing is known of {name} {version}", hint=f"`packager runtimes probe {name}=={version}`")
-    rows = [row] if row else [*table.rows.values()]
+    table = runtimes.read_table(name)
+    rows = [runtimes.find_row(table, version)] if version else [*table.rows.values()]
     console.result({row.version: _plain(row) for row in rows}, [_line(row) for row in rows])
     return 0
 
@@ -133,65 +124,37 @@ def _line(row: Row) -> str:
 
 
 def _probe(args: argparse.Namespace, console: Console) -> int:
-    from packager.conform import probing
+    from packager.api import runtimes
     from packager.errors import UsageError
+    from packager.files import write_atomically
 
     name, equals, version = args.subject.partition("==")
     if not equals or not version:
         raise UsageError(f"expected NAME==VERSION, got `{args.subject:.80}`", hint="as in `onnxruntime==1.31.1`")
-    cache = options.cache_directory() / "environments"
-    with console:
-        if args.bundle:
-            report = _coverage(args, console, name, version, cache)
-        else:
-            table = probing.probe(name, version, args.python, cache, console)
+    here = options.workspace(args, console)
     if args.bundle:
+        with console:
+            bundle = options.open_reference(args.bundle, args, console)
+            report = runtimes.run_operator_tests(bundle, name, version, here, python=args.python)
         return _covered(report, console)
-    path = probing.keep(table, options.workspace(args).knowledge)
+    with console:
+        found = runtimes.probe_runtime(name, version, here, python=args.python)
     if args.output:
-        from packager.files import write_atomically
-
-        write_atomically(args.output, json.dumps(table, indent=1).encode() + b"\n")
-    ((found, row),) = table["versions"].items()
-    counts = _counts(table["kernels"])
+        write_atomically(args.output, json.dumps(found.table, indent=1).encode() + b"\n")
+    row, counts = found.row, found.counts
     complete = f", complete to {row['complete']}" if "complete" in row else ""
     text = (
-        f"{name} {found}: opset {row['opset']['ai.onnx']}{complete}, IR {row['ir']}; "
-        f"{counts['o']} of {sum(counts.values())} combinations work\nkept in {path}"
+        f"{name} {found.version}: opset {row['opset']['ai.onnx']}{complete}, IR {row['ir']}; "
+        f"{counts['o']} of {sum(counts.values())} combinations work\nkept in {found.path}"
     )
-    console.result({"runtime": name, "version": found, **row, "kernels": counts, "kept": str(path)}, text)
+    value = {"runtime": name, "version": found.version, **row, "kernels": counts, "kept": str(found.path)}
+    console.result(value, text)
     return 0
 
 
-def _counts(kernels: Any) -> dict[str, int]:
-    counts = {"o": 0, "x": 0, "-": 0}
-    for operators in kernels["operators"].values():
-        for definitions in operators.values():
-            for patterns in definitions.values():
-                for pattern, rows in patterns.items():
-                    counts[pattern] += len(rows)
-    return counts
-
-
-def _coverage(args: argparse.Namespace, console: Console, name: str, version: str, cache: Path) -> Any:
-    from packager import conform
-    from packager.bundle.bundle import CONTRACT
-    from packager.conform import operators
-    from packager.contract import contract
-
-    data = options.open_reference(args.bundle, args, console).read(CONTRACT)
-    promise = contract.parse(data)
-    settings = operators.Installed(conform.suite(), cache, dict(os.environ), args.python)
-    graph = {"runtime": "onnxruntime", "device": "cpu"}  # what is tested are operators of the graph
-    return operators.alone(name, version, graph, promise.graph, settings, console)
-
-
 def _covered(report: Any, console: Console) -> int:
-    from packager.conform import operators
-    from packager.errors import StepError
+    from packager.api import runtimes
 
-    if "reason" in report:
-        raise StepError(report["reason"])
     counts = {
         op: (len(entry["failed"]), entry["passed"], entry["skipped"]) for op, entry in report["operators"].items()
     }
@@ -200,43 +163,31 @@ def _covered(report: Any, console: Console) -> int:
         f"{skipped} skipped"
         for name, (failed, passed, skipped) in counts.items()
     ]
-    console.result(report, [*rows, *operators.lines(report)])
-    return int(bool(operators.broken(report)))
+    console.result(report, [*rows, *runtimes.format_operator_report(report)])
+    return int(bool(runtimes.list_broken_operators(report)))
 
 
 def _update(args: argparse.Namespace, console: Console) -> int:
-    from packager.conform import probing
+    from packager.api import runtimes
     from packager.errors import UsageError
 
     if not args.key:
         raise UsageError("a table is taken only from whom you trust", hint="give the publisher's key with `--key`")
-    data = _read(Path(args.subject))
-    table = probing.update(data, args.subject, options.trusted_keys(args), options.workspace(args).knowledge)
+    table = runtimes.update_table(Path(args.subject), options.trusted_keys(args), options.workspace(args))
     value = {"runtime": table.runtime, "serial": table.serial, "versions": list(table.rows)}
     console.result(value, f"took {len(table.rows)} rows about {table.runtime}, serial {table.serial}")
     return 0
 
 
 def _sign(args: argparse.Namespace, console: Console) -> int:
+    from packager.api import runtimes
     from packager.cli.sign import open_signer
-    from packager.conform import probing
     from packager.errors import UsageError
     from packager.files import write_atomically
 
     if len(args.key) != 1 or not args.output:
         raise UsageError("`sign` needs one private key and an output", hint="give --key PEM and -o FILE")
-    signed = probing.sign(_read(Path(args.subject)), args.subject, open_signer(f"key:{args.key[0]}", args))
+    signed = runtimes.sign_table(Path(args.subject), open_signer(f"key:{args.key[0]}", args))
     write_atomically(args.output, signed)
     console.result({"output": str(args.output)}, f"wrote {args.output}")
     return 0
-
-
-def _read(path: Path) -> bytes:
-    from packager.contract.runtime_tables import MAX_TABLE
-    from packager.errors import UsageError
-
-    try:
-        with path.open("rb") as file:
-            return file.read(2 * MAX_TABLE)
-    except OSError as error:
-        raise UsageError(f"cannot read `{path}`: {error.strerror}") from None

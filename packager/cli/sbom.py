@@ -15,7 +15,7 @@ from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.policy.completeness import Element, Report
+    from packager.api.bundles import Element, SbomReport
 
 FOR = "release"
 HELP = "print the software bill of materials of a bundle"
@@ -37,25 +37,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager import canonical, escape
-    from packager.bundle.bundle import SBOM
-    from packager.errors import MalformedError
+    from packager.api import bundles
     from packager.files import write_atomically
-    from packager.formats import cyclonedx, spdx
-    from packager.policy import completeness
 
     bundle = options.open_bundle(args)
-    bom = bundle.load(SBOM)
-    try:
-        if args.report:
-            made = completeness.report(bom, signed=bool(bundle.referrers))
-            console.result(made.to_json(), _text(made))
-            return 0
-        wanted = cyclonedx.as_version(bom, args.spec)
-        data = spdx.convert(bom) if args.format == "spdx" else canonical.dump(wanted)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise MalformedError(
-            f"`{SBOM}` is no SBOM as this program writes them: {type(error).__name__} {error}", subject=SBOM
-        ) from None
+    if args.report:
+        made = bundles.report_sbom(bundle)
+        console.result(made.to_json(), _text(made))
+        return 0
+    data = bundles.convert_sbom(bundle, args.format, args.spec)
     if args.output:
         write_atomically(args.output, data)
         console.result({"output": str(args.output), "digest": canonical.sha256(data)}, f"wrote {args.output}")
@@ -64,7 +54,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _text(made: Report) -> list[str]:
+def _text(made: SbomReport) -> list[str]:
     rows = ["G7 SBOM for AI, by cluster"]
     for name, elements in made.clusters.items():
         rows += [f"  {name}: {sum(item.filled for item in elements)} of {len(elements)}", *_missing(elements)]

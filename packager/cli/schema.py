@@ -37,12 +37,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import api
     from packager.cli import _output_schemas
-    from packager.contract import contract
     from packager.errors import UsageError
-    from packager.lock import draft
-    from packager.policy import schema
-    from packager.trust import model
 
     if args.verb is not None and args.document != "output":
         raise UsageError(f"`{args.verb}` is one argument too many", hint="a verb goes with `packager schema output`")
@@ -50,7 +47,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         value = _output_schemas.of_verb(args.verb)
         text = json.dumps(value, indent=1, ensure_ascii=False)
     else:
-        modules = {"recipe": draft, "contract": contract, "trust": model, "facts": schema, "output": _output_schemas}
-        text = modules[args.document].schema().decode()
+        found = _output_schemas.schema() if args.document == "output" else api.read_schema(args.document)
+        text = found.decode()
     console.result(json.loads(text), text.rstrip())
     return 0

@@ -24,7 +24,7 @@ from packager.errors import UsageError
 from packager.events import Note, Warned
 
 if TYPE_CHECKING:
-    from packager.bundle.bundle import Bundle
+    from packager.api import Bundle
 
 FOR = "release"
 HELP = "sign a bundle, or take a signature off it"
@@ -50,29 +50,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     if args.remove:
         return _remove(args, console)
-    from packager.release.sign import drafts, sign
-    from packager.transport import copy
+    from packager import api
+    from packager.api import signing
 
     if args.alone and not args.output:
         raise UsageError("--alone says what OUT carries", hint="give -o OUT as well")
     signer = open_signer(_signer.uri(args), args)
     with console:
         before = _signer.open_own(args, console)
-        left = drafts(before)
-        bundle = sign(before, signer)
-        _tell(bundle, sorted(left), console)
-        carried = _asked_for(bundle, args, console) if args.output else bundle
-        if args.alone and not copy.is_in_files(bundle):
-            copy.attach(bundle, on_event=console)
-            copy.save(carried, args.output, console)
-        else:
-            bundle = copy.attach(carried, args.output, console)
+        left = signing.list_drafts(before)
+        _tell(before, left, console)
+        bundle = api.sign_bundle(before, signer, args.output, alone=args.alone, on_event=console)
+        if args.output and not args.alone:
+            _tell_others(before, bundle, args.output, console)
     value = {
         "name": bundle.name,
         "version": bundle.version,
         "digest": bundle.digest,
         "statements": len(bundle.referrers),
-        "signed": sorted(left),
+        "signed": left,
         "output": str(args.output) if args.output else None,
     }
     text = f"signed {bundle.name}:{bundle.version} {bundle.digest}"
@@ -82,12 +78,11 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 def _tell(bundle: Bundle, left: list[str], console: Console) -> None:
     """Say what is signed besides the bundle; that nothing says how it was made, where that is so."""
-    from packager.formats import slsa
-    from packager.trust.verify import list_statements
+    from packager.api import signing
 
     if left:
         console(Note(f"signing what its build left as well: {', '.join(left)}"))
-    elif not any(kind == slsa.PREDICATE for _, _, kind in list_statements(bundle)):
+    elif not signing.says_how_it_was_made(bundle):
         console(
             Warned(
                 "only the bundle is signed: its provenance and facts are in the store that built it, and policies that "
@@ -96,33 +91,28 @@ def _tell(bundle: Bundle, left: list[str], console: Console) -> None:
         )
 
 
-def _asked_for(bundle: Bundle, args: argparse.Namespace, console: Console) -> Bundle:
-    """Return what OUT carries."""
-    from packager.trust.verify import list_statements
+def _tell_others(before: Bundle, after: Bundle, output: Path, console: Console) -> None:
+    """Say whose statements the output carries besides those that were signed now."""
+    from packager.api import bundles
 
-    made = {referrer.content.digest for referrer in bundle.referrers if referrer.content.digest in bundle.pending}
-    if args.alone:
-        return bundle.only(lambda referrer: referrer.content.digest in made)
-    ours = {claim for digest, claim, _ in list_statements(bundle) if digest in made}
-    others = sorted({claim for _, claim, _ in list_statements(bundle)} - ours)
+    known = {statement.digest for statement in bundles.list_statements(before)}
+    signed = bundles.list_statements(after)
+    ours = {statement.claim for statement in signed if statement.digest not in known}
+    others = sorted({statement.claim for statement in signed} - ours)
     if others:
         listed = ", ".join(f"`{claim:.64}`" for claim in others[:5])
-        console(Note(f"`{args.output}` also carries what {listed} signed; --alone leaves that out"))
-    return bundle
+        console(Note(f"`{output}` also carries what {listed} signed; --alone leaves that out"))
 
 
 def _remove(args: argparse.Namespace, console: Console) -> int:
-    from packager.release.sign import without
-    from packager.transport import copy
-    from packager.trust.keys import load_public
+    from packager.api import signing
 
     if args.output or any((args.key, args.certificate, args.keyless, args.signer)):
         raise UsageError("--remove signs nothing", hint="sign in a call of its own")
-    who = load_public(Path(args.remove)).fingerprint if Path(args.remove).is_file() else args.remove
+    who = signing.load_public_key(Path(args.remove)).fingerprint if Path(args.remove).is_file() else args.remove
     with console:
         before = options.open_bundle(args, console)
-        bundle = without(before, who)
-        copy.drop_referrers(bundle, console)
+        bundle = signing.remove_signatures(before, who, console)
     gone = len(before.referrers) - len(bundle.referrers)
     value = {
         "name": bundle.name,

@@ -25,9 +25,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.deploy.upgrade import status
+    from packager.api import deploy
 
-    found = status(args.directory.absolute())
+    found = deploy.read_status(args.directory)
     rows = [f"current   {_row(found.current)}"]
     if found.previous:
         rows.append(f"previous  {_row(found.previous)}")

@@ -16,19 +16,19 @@ Each of init, add, remove, revoke and sign writes FILE and signs it with --root-
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from packager.cli import options
 from packager.cli.console import Console
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
-    from packager.trust.edit import Content
-    from packager.trust.file import TrustFile
-    from packager.trust.keys import PrivateKey, PublicKey
+    from datetime import datetime
+
+    from packager.api.signing import PrivateKey, PublicKey
+    from packager.api.trust import TrustDraft, TrustFile
 
 FOR = "site"
 HELP = "keep the trust file that says whom a verifier believes"
@@ -89,140 +89,88 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    now = datetime.now(UTC)
+    from packager import api
+    from packager.api import trust
+
+    now = api.utc_now()
     if args.action == "update":
         return _update(args, now, console)
     if args.action == "show":
-        return _report(_read(args), console, "")
+        return _report(trust.read_trust_file(args.file), console, "")
     if args.action == "init":
-        return _report(_write(args, _first(args, now)), console, "made")
-    before = _read(args)
+        return _report(_save(args, _first(args, now).sign(_signers(args))), console, "made")
+    before = trust.read_trust_file(args.file)
     if args.action == "sign":
-        from packager.trust import file as trustfile
-
-        return _report(_save(args, trustfile.add_signatures(before, _signers(args))), console, "signed")
-    from packager.trust import edit
-
-    _check_before(before, _signers(args))
-    content = edit.next_serial(before.content, now, args.days)
-    changed = {"add": _add, "remove": _remove, "revoke": _revoke}[args.action](args, content)
-    if changed == content and args.days is None and args.threshold is None:
+        return _report(_save(args, trust.add_signatures(before, _signers(args))), console, "signed")
+    draft = trust.TrustDraft.follow(before, _signers(args), now, args.days)
+    changed = {"add": _add, "remove": _remove, "revoke": _revoke}[args.action](args, draft)
+    if changed == draft and args.days is None and args.threshold is None:
         raise UsageError(f"nothing to {args.action}", hint="see `packager trust --help`")
-    return _report(_write(args, changed), console, "wrote")
+    return _report(_save(args, changed.sign(_signers(args))), console, "wrote")
 
 
-def _check_before(before: TrustFile, signers: list[PrivateKey]) -> None:
-    """Raise unless the file to be changed is sound and these keys may sign what follows: no change may launder it."""
-    from packager.errors import TrustFileError
-
-    roots, trust = before.trust.roots, before.trust
-    if before.signed_by(roots.keys) < roots.threshold:
-        raise TrustFileError(
-            f"trust file `{trust.name}` (serial {trust.serial}) is not signed by enough of its own root keys",
-            hint="it was changed, or further signatures are still to be added with `packager trust sign`",
-        )
-    if not {key.public.fingerprint for key in signers} & {key.fingerprint for key in roots.keys}:
-        raise TrustFileError(
-            f"none of the given keys is a root key of trust file `{trust.name}`",
-            hint="`packager trust show` lists its root keys; is it the file that you mean?",
-        )
-
-
-def _first(args: argparse.Namespace, now: datetime) -> Content:
-    from packager.trust import edit
+def _first(args: argparse.Namespace, now: datetime) -> TrustDraft:
+    from packager.api import trust
 
     if args.file.exists():
         raise UsageError(f"`{args.file}` exists already", hint="change it with `packager trust add`")
     if not args.name:
         raise UsageError("a trust file needs a --name", hint="for example that of the organisation: --name acme")
     roots = [key.public for key in _signers(args)] + _publics(args)
-    return edit.new_content(args.name, roots, args.threshold or 1, now + timedelta(days=args.days or 365))
+    expires = now + timedelta(days=args.days or 365)
+    return trust.TrustDraft.create(args.name, roots, expires, args.threshold or 1)
 
 
-def _add(args: argparse.Namespace, content: Content) -> Content:
-    from packager.trust import certificates, edit
-
-    content = edit.with_roots(content, _publics(args), [], args.threshold)
+def _add(args: argparse.Namespace, draft: TrustDraft) -> TrustDraft:
+    draft = draft.with_roots(add=_publics(args), threshold=args.threshold)
     if args.signer:
-        content, entry = _signer_entry(args, content)
-        content = edit.with_signer(content, args.signer, entry)
+        draft = _with_signer(args, draft)
     if args.tsa_ca:
-        pems = [certificates.pem(certificate) for certificate in certificates.load(args.tsa_ca)]
-        content = edit.with_members(content, "timestamping", pems)
-    for entry in _requirements(args):
-        who = {"signers": args.by} if args.by else {}
-        age = {"maximumAgeDays": args.max_age} if args.max_age else {}
-        content = edit.with_requirement(content, entry | who | age)
-    if args.minimum:
-        content = edit.with_entry(content, "minimum", *_pair(args.minimum, "--minimum"))
-    return content
-
-
-def _requirements(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from packager.formats import vsa
-
+        draft = draft.with_timestamping(args.tsa_ca)
     if args.require:
-        yield {"predicateType": args.require}
+        draft = draft.with_requirement(args.require, args.by, args.max_age)
     if args.require_stage:
-        if not args.by:
-            raise UsageError("a stage is let in by somebody in particular", hint="name the gate: --by SIGNER")
-        yield {"predicateType": vsa.PREDICATE, "predicate": vsa.passed(args.require_stage)}
+        draft = draft.with_stage(args.require_stage, args.by, args.max_age)
+    return draft.with_minimum(*_pair(args.minimum, "--minimum")) if args.minimum else draft
 
 
-def _signer_entry(args: argparse.Namespace, content: Content) -> tuple[Content, dict[str, Any]]:
-    from packager import canonical
-    from packager.cli._trust import trusted_root
-    from packager.trust import certificates, edit
-    from packager.trust.keys import load_public
+def _with_signer(args: argparse.Namespace, draft: TrustDraft) -> TrustDraft:
+    from packager.api import signing, trust
 
-    times = {name: at for name, at in (("from", args.start), ("until", args.until)) if at}
+    period = trust.Period(args.start, args.until)
     if args.key and not (args.ca or args.identity or args.issuer):
-        return content, {"key": load_public(args.key).pem.decode(), **times}
+        return draft.with_key(args.signer, signing.load_public_key(args.key), period)
     if args.ca and args.identity and not (args.key or args.issuer):
-        pems = [certificates.pem(certificate) for certificate in certificates.load(args.ca)]
-        return content, {"ca": pems, "identity": args.identity, **times}
+        return draft.with_certificate(args.signer, args.ca, args.identity, period)
     if not (args.identity and args.issuer) or args.key or args.ca:
         raise UsageError(
             "a signer is a key, a certificate or an identity",
             hint="give --key PUB, --ca CA --identity NAME, or --identity NAME --issuer URL",
         )
-    entry = {"identity": args.identity, "issuer": args.issuer, **times}
-    if args.trust_config:
-        data = trusted_root(args.trust_config)
-        entry["instance"] = canonical.sha256(data)[7:23]
-        content = edit.with_entry(content, "instances", entry["instance"], canonical.load(data, limit=len(data)))
-    return content, entry
+    return draft.with_identity(args.signer, args.identity, args.issuer, args.trust_config, period)
 
 
-def _remove(args: argparse.Namespace, content: Content) -> Content:
-    from packager.trust import edit
-    from packager.trust.keys import load_public
+def _remove(args: argparse.Namespace, draft: TrustDraft) -> TrustDraft:
+    from packager.api import signing
 
-    content = edit.with_roots(content, [], _publics(args), args.threshold)
+    draft = draft.with_roots(remove=_publics(args), threshold=args.threshold)
     if not args.signer:
-        return content
-    return edit.without_signer(content, args.signer, load_public(args.key) if args.key else None)
+        return draft
+    return draft.without_signer(args.signer, signing.load_public_key(args.key) if args.key else None)
 
 
-def _revoke(args: argparse.Namespace, content: Content) -> Content:
-    from packager.trust import certificates, edit
-    from packager.trust.keys import load_public
+def _revoke(args: argparse.Namespace, draft: TrustDraft) -> TrustDraft:
+    from packager.api import signing
 
     if args.key:
-        content = edit.with_revocation(content, "keys", load_public(args.key).fingerprint)
+        draft = draft.with_revoked_key(signing.load_public_key(args.key))
     if args.identity:
-        content = edit.with_revocation(content, "identities", args.identity)
+        draft = draft.with_revoked_identity(args.identity)
     if args.certificate:
-        path = Path(args.certificate)
-        serial = (
-            certificates.serial(certificates.load(path)[0]) if path.is_file() else args.certificate.lower().lstrip("0")
-        )
-        content = edit.with_revocation(content, "certificates", serial)
+        draft = draft.with_revoked_certificate(args.certificate)
     if args.bundle:
-        content = edit.with_revocation(content, "bundles", args.bundle)
-    if args.versions:
-        content = edit.with_revoked_versions(content, *_pair(args.versions, "--versions"))
-    return content
+        draft = draft.with_revoked_bundle(args.bundle)
+    return draft.with_revoked_versions(*_pair(args.versions, "--versions")) if args.versions else draft
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:
@@ -235,44 +183,28 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 
 def _signers(args: argparse.Namespace) -> list[PrivateKey]:
-    from packager.trust.keys import load_private
+    from packager.api import signing
 
     if not args.root_key:
         raise UsageError("a trust file is signed", hint="give --root-key; `packager keygen root` makes one")
-    return [load_private(path, options.secret(args, str(path))) for path in args.root_key]
+    return [signing.load_private_key(path, options.secret(args, str(path))) for path in args.root_key]
 
 
 def _publics(args: argparse.Namespace) -> list[PublicKey]:
-    from packager.trust.keys import load_public
+    from packager.api import signing
 
-    return [load_public(path) for path in args.root]
-
-
-def _read(args: argparse.Namespace) -> TrustFile:
-    from packager.trust import file as trustfile
-    from packager.trust.verifier import read_file
-
-    return trustfile.parse(read_file(args.file), str(args.file))
-
-
-def _write(args: argparse.Namespace, content: Content) -> TrustFile:
-    from packager.trust import file as trustfile
-
-    try:
-        return _save(args, trustfile.write(content, _signers(args)))
-    except ValueError as error:
-        raise UsageError(f"the trust file would not be acceptable: {error}") from None
+    return [signing.load_public_key(path) for path in args.root]
 
 
 def _save(args: argparse.Namespace, file: TrustFile) -> TrustFile:
-    from packager.files import write_atomically
+    from packager.api import trust
 
-    write_atomically(args.file, file.to_bytes())
+    trust.write_trust_file(file, args.file)
     return file
 
 
 def _report(file: TrustFile, console: Console, done: str) -> int:
-    from packager.trust import edit
+    from packager.api.trust import describe_signers
 
     trust = file.trust
     count = file.signed_by(trust.roots.keys)
@@ -282,11 +214,7 @@ def _report(file: TrustFile, console: Console, done: str) -> int:
         f"  root keys  {count} of {len(trust.roots.keys)} signed, {trust.roots.threshold} must",
     ]
     rows += [f"  root       {key.fingerprint}" for key in trust.roots.keys]
-    rows += [
-        f"  signer     {name}: {_describe(entry)}"
-        for name, value in file.content["signers"].items()
-        for entry in edit.entries_of(value)
-    ]
+    rows += [f"  signer     {name}: {told}" for name, told in describe_signers(file)]
     rows += [
         f"  required   {item.predicate_type} by {', '.join(sorted(item.signers)) or 'anyone trusted'}"
         for item in trust.required
@@ -299,44 +227,11 @@ def _report(file: TrustFile, console: Console, done: str) -> int:
     return 0
 
 
-def _describe(entry: dict[str, Any]) -> str:
-    from packager.trust.keys import parse_public
-
-    times = "".join(f", {edge} {entry[edge]}" for edge in ("from", "until") if edge in entry)
-    if "key" in entry:
-        return f"key {parse_public(entry['key'].encode()).fingerprint}{times}"
-    whose = "pinned authority" if "ca" in entry else entry["issuer"]
-    return f"{entry['identity']} of {whose}{times}"
-
-
-def _fetch(args: argparse.Namespace, state: Path | None) -> bytes:
-    from packager.trust import channel
-    from packager.trust.verifier import read_file
-
-    if not args.new.startswith(channel.SCHEME):
-        return read_file(Path(args.new))
-    if args.tuf_root is None or state is None:
-        raise UsageError(
-            "a TUF channel needs its first root and a memory", hint="give --tuf-root FILE, and no `--state none`"
-        )
-    return channel.fetch(args.new, read_file(args.tuf_root), state.parent / "tuf")
-
-
 def _update(args: argparse.Namespace, now: datetime, console: Console) -> int:
+    from packager.api import trust
     from packager.cli._trust import state_file
-    from packager.trust import file as trustfile
-    from packager.trust import seen
-    from packager.trust.seen import Seen
 
     if args.new is None:
         raise UsageError("update needs the file that is to follow", hint="packager trust update FILE NEW")
-    state = state_file(args)
-    before = trustfile.remember(_read(args)) if args.file.exists() else None
-    file = trustfile.parse(_fetch(args, state), args.new)
-    known = seen.load(state, file.trust.name or "").file if state else None
-    for former in (before, known):
-        trustfile.accept(file, former, now)
-    _save(args, file)
-    if state:
-        seen.remember(state, file.trust.name or "", Seen(trustfile.remember(file)))
+    file = trust.update_trust_file(args.file, args.new, now, state_file(args), args.tuf_root)
     return _report(file, console, "accepted")

@@ -24,9 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.deploy.upgrade import uninstall
+    from packager.api import deploy
 
-    left = uninstall(args.directory.absolute(), force=args.force)
+    left = deploy.uninstall(args.directory, force=args.force)
     text = f"removed the installation in {args.directory}"
     console.result({"left": left}, f"{text}; left alone: {', '.join(left)}" if left else text)
     return 0

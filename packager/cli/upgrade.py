@@ -9,7 +9,6 @@ than the contract says, nothing changes and the exit code is 1. Knobs of the cur
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from packager.cli import _knobs, options
@@ -34,32 +33,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    from packager.api import deploy
     from packager.cli._trust import verifier_of
-    from packager.deploy.install import Index, current, installed_wishes
-    from packager.deploy.upgrade import upgrade
 
     judge = verifier_of(args)
-    directory = args.directory.absolute()
-    release = current(directory)
+    release = deploy.Installation.open(args.directory.absolute()).release
     with console:
         bundle = options.open_bundle(args, console)
-        judge.require(bundle, console)
-        knobs = _knobs.resolve(args, bundle, before=installed_wishes(release))
-        done = upgrade(
+        done = deploy.upgrade_bundle(
             bundle,
-            directory,
-            Index(args.wheelhouse, options.workspace(args).served_environments),
-            dict(os.environ),
-            knobs,
-            console,
-            options.clock,
+            args.directory,
+            judge,
+            options.workspace(args, console),
+            knobs=_knobs.sources(args),
+            wheelhouse=args.wheelhouse,
             allow_downgrade=args.allow_downgrade,
         )
     value = {
         "name": done.name,
         "version": done.version,
         "digest": done.digest,
-        "knobs": knobs.digest,
+        "knobs": done.knobs,
         "release": str(done.directory),
         "before": release.name,
     }

@@ -10,17 +10,13 @@ remembered as seen. 5: bytes, names, modes or a signature are not what was signe
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.bundle.bundle import Bundle
-    from packager.policy.engine import Profile
-    from packager.trust.verify import Verification
-    from packager.types import Verdict
+    from packager.api import Verdict, Verification
 
 FOR = "site"
 HELP = "check integrity and signature, offline"
@@ -40,14 +36,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import api
+    from packager.api import policies
     from packager.cli._trust import verifier_of
 
-    judge, profile = verifier_of(args), _profile(args.policy)
+    judge = verifier_of(args)
+    profile = policies.read_profile(args.policy) if args.policy else None
     judged: list[Verdict] = []
 
     def passes(seen: Verification) -> bool:
         if profile is not None:
-            judged.append(_judge(bundle, profile, seen, args))
+            known = options.workspace(args).advisories_to_read
+            judged.append(api.judge_bundle(bundle, profile, seen, advisories=known))
         return all(verdict.ok for verdict in judged)
 
     with console:
@@ -56,36 +56,17 @@ def main(args: argparse.Namespace, console: Console) -> int:
     return _say(verification, judged[0] if judged else None, console)
 
 
-def _profile(name: str | None) -> Profile | None:
-    from packager.policy import engine
-
-    return engine.profile(name, Path()) if name else None
-
-
-def _judge(bundle: Bundle, profile: Profile, seen: Verification, args: argparse.Namespace) -> Verdict:
-    """Ask a profile about a bundle that holds, and about what was stated of it."""
-    import datetime
-
-    from packager.policy import engine, facts
-
-    today = datetime.datetime.now(datetime.UTC).date()
-    known = facts.of_bundle(bundle, seen.evidence, profile.facts, today, options.workspace(args).advisories_to_read)
-    return engine.judge(profile, known, today)
-
-
 def _say(verification: Verification, judged: Verdict | None, console: Console) -> int:
-    from packager.trust.verify import skipped_notes
-
     allowed = judged is None or judged.ok
     rows = [f"{'ok  ' if check.ok else 'FAIL'}  {check.name:10} {check.detail}" for check in verification.checks]
     name = f"{verification.name}:{verification.version}"
-    rows += [f"note  {note}" for note in skipped_notes(verification.skipped)]
+    rows += [f"note  {note}" for note in verification.notes]
     value = verification.to_json()
     if judged is not None:
-        from packager.policy import report
+        from packager.api import policies
 
         value |= {"ok": allowed, "policy": judged.to_json()}
-        rows += report.table(judged, name).split("\n")
+        rows += policies.format_verdict(judged, name).split("\n")
     if verification.failure is None:
         word = "verified" if allowed else "refused by the policy:"
         console.result(value, [*rows, f"{word} {name} {verification.digest}"])

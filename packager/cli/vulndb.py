@@ -19,7 +19,8 @@ from packager.cli.console import Console
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
-    from packager.policy.advisories import Database
+    from packager.api import Workspace
+    from packager.api.policies import AdvisoryDatabase
 
 FOR = "release"
 HELP = "keep advisories and look packages up in them, offline"
@@ -38,11 +39,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.policy import advisories
+    from packager.api import policies
 
-    folder = options.workspace(args).advisories
+    here = options.workspace(args, console)
     if args.action == "show":
-        known = advisories.read_database(folder)
+        known = policies.read_advisories(here)
         if known is None:
             raise UsageError("there are no advisories yet", hint="`packager vulndb import FILE`")
         return _say(known, console)
@@ -50,31 +51,24 @@ def main(args: argparse.Namespace, console: Console) -> int:
         raise UsageError(f"`vulndb {args.action}` needs a file or a bundle", hint="see `packager vulndb --help`")
     if args.action == "import":
         with console:
-            return _say(advisories.import_file(Path(args.subject), folder), console)
-    return _check(args, console, folder)
+            return _say(policies.import_advisories(Path(args.subject), here), console)
+    return _check(args, console, here)
 
 
-def _say(known: Database, console: Console) -> int:
+def _say(known: AdvisoryDatabase, console: Console) -> int:
     console.result(known.to_json(), f"{known.count} advisories, the newest of {known.newest}\n{known.digest}")
     return 0
 
 
-def _check(args: argparse.Namespace, console: Console, folder: Path) -> int:
-    import datetime
-
+def _check(args: argparse.Namespace, console: Console, here: Workspace) -> int:
     from packager import canonical
+    from packager.api import policies
     from packager.files import write_atomically
-    from packager.policy import facts
 
-    bundle = options.open_reference(args.subject, args, console)
-    today = datetime.datetime.now(datetime.UTC).date()
-    found = facts.of_bundle(bundle, None, {"vulnerabilities"}, today, folder).get("vulnerabilities")
-    if found is None:
-        raise UsageError(
-            "nothing can be looked up: no advisories, or no packages in the SBOM", hint="`packager vulndb import FILE`"
-        )
+    vulnerabilities = policies.find_vulnerabilities(options.open_reference(args.subject, args, console), here)
+    found = vulnerabilities.found
     if args.output:
-        write_atomically(args.output, canonical.dump({"scannedOn": today.isoformat(), **found}))
+        write_atomically(args.output, canonical.dump(vulnerabilities.predicate))
     rows = [
         f"{hit['package']}=={hit['version']}  {hit['id']}  {hit['severity']}"
         + (f"  fixed in {', '.join(hit['fixed'])}" if hit["fixed"] else "")

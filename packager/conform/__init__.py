@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from packager.bundle.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
@@ -45,7 +46,11 @@ REFERENCE = "onnxruntime"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A running server that is not ours: its addresses, the model's name there, and credentials."""
+    """A running server that is not ours: its addresses, the model's name there, and credentials.
+
+    `headers` are sent with every request, `ca` (PEM) is then the only authority that counts, and without `binary` the
+    server takes no binary tensors.
+    """
 
     http: str | None = None
     grpc: str | None = None
@@ -53,6 +58,27 @@ class Endpoint:
     headers: Mapping[str, str] = field(default_factory=dict)
     ca: Path | None = None
     binary: bool = True
+
+    @classmethod
+    def from_addresses(
+        cls,
+        addresses: Sequence[str],
+        model: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        ca: Path | None = None,
+        *,
+        binary: bool = True,
+    ) -> Endpoint:
+        """Return the endpoint at `http(s)://host[:port][/path]`, `grpc(s)://host:port`, or both. Raises UsageError."""
+        found: dict[str, str] = {}
+        for address in addresses:
+            scheme = address.partition("://")[0]
+            kind = {"http": "http", "https": "http", "grpc": "grpc", "grpcs": "grpc"}.get(scheme)
+            if kind is None or kind in found:
+                hint = "write http(s)://… or grpc(s)://…, each at most once"
+                raise UsageError(f"`{address}` is no endpoint", hint=hint)
+            found[kind] = address
+        return cls(found.get("http"), found.get("grpc"), model, headers, ca, binary)
 
 
 @dataclass(frozen=True, slots=True)

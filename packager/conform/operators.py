@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.conform.cells import PlannedCell, RuntimeSelection, plan
 from packager.conform.nodetests import NodeTest, tests, write
 from packager.conform.programs import run, variables
-from packager.errors import NegativeAnswerError, PackagerError
+from packager.errors import NegativeAnswerError, PackagerError, StepError
 from packager.events import OnEvent, ignore
 from packager.lock import environments
 
@@ -116,6 +117,20 @@ def alone(
             return run(command, directory, settings.suite, settings.environment, settings.seconds)
 
         return Coverage(scratch / "operators-tests", program).of(planned, cell, facts)
+
+
+def run_bundle_tests(
+    bundle: Bundle, runtime: str, version: str, settings: Installed, on_event: OnEvent = ignore
+) -> JSON:
+    """Run the tests of the operators that the graph of `bundle` uses on one version of a runtime; return the report.
+
+    Raises StepError where the tests do not run there, and as `alone`.
+    """
+    target = {"runtime": "onnxruntime", "device": "cpu"}  # what is tested are operators of the graph
+    found = alone(runtime, version, target, bundle.contract.graph, settings, on_event)
+    if "reason" in found:
+        raise StepError(found["reason"])
+    return found
 
 
 def report(found: Sequence[NodeTest], answers: Mapping[str, JSON], facts: Mapping[str, JSON]) -> JSON:

@@ -7,13 +7,14 @@ itself, which wins. A signed table's serial may only rise: an older one cannot b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from packager import canonical
 from packager.canonical import JSON
 from packager.contract import runtime_tables
-from packager.errors import IntegrityError, NegativeAnswerError, StepError
+from packager.errors import IntegrityError, NegativeAnswerError, StepError, UsageError
 from packager.events import OnEvent, ignore
 from packager.files import write_atomically
 from packager.formats import dsse, intoto
@@ -51,6 +52,46 @@ def probe(runtime: str, version: str, python: str, cache: Path, on_event: OnEven
     pythons = environments.pythons_for(program.candidates(version)[0], PYTHONS)
     found: JSON = program.table(answers["version"], answers, limits, outcomes, pythons or (answers["python"],))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A measured version: the table with its one row and its kernels, as JSON, and the file that keeps it here."""
+
+    table: Mapping[str, JSON]
+    path: Path
+
+    @property
+    def version(self) -> str:
+        """The version that was measured."""
+        (version,) = self.table["versions"]
+        return str(version)
+
+    @property
+    def row(self) -> Mapping[str, JSON]:
+        """What was found of it: opset, IR version, Python, and more."""
+        row: Mapping[str, JSON] = self.table["versions"][self.version]
+        return row
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many combinations of operator and element types load (`o`), do not (`x`), or were not tried (`-`)."""
+        counts = {"o": 0, "x": 0, "-": 0}
+        for operators in self.table["kernels"]["operators"].values():
+            for definitions in operators.values():
+                for patterns in definitions.values():
+                    for pattern, rows in patterns.items():
+                        counts[pattern] += len(rows)
+        return counts
+
+
+def read_file(path: Path) -> bytes:
+    """Read the file of a table, signed or not; larger ones than tables may be are cut. Raises UsageError."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2 * runtime_tables.MAX_TABLE)
+    except OSError as error:
+        raise UsageError(f"cannot read `{path}`: {error.strerror}") from None
 
 
 def keep(table: JSON, folder: Path) -> Path:

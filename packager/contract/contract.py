@@ -257,6 +257,10 @@ class Contract:
     classes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     document: Mapping[str, JSON] = field(default_factory=dict, compare=False, repr=False)
 
+    def describe(self) -> list[str]:
+        """Return a line for every free axis and every input with a limit of values: what was measured, and is taken."""
+        return lines(self)
+
 
 def parse(data: bytes, subject: str = "contract.json") -> Contract:
     """Parse the bytes of a contract, which may be hostile. Raises IntegrityError; nothing else."""

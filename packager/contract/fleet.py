@@ -65,6 +65,7 @@ class Site:
 
     @property
     def capabilities(self) -> tuple[str, ...]:
+        """The compute capabilities of its GPUs."""
         return tuple(sorted({device.capability for device in self.devices}))
 
 

@@ -53,6 +53,7 @@ class Reach:
 
     @property
     def outcome(self) -> Outcome:
+        """The best answer of its cells."""
         return best(self.cells)
 
     def to_json(self) -> JSON:
@@ -142,6 +143,7 @@ class Span:
 
     @property
     def versions(self) -> str:
+        """The versions as text, the first and the last."""
         one, other = self.first.version, self.last.version
         return one if one == other else f"{one}–{other}"
 

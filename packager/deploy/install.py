@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packager import canonical
@@ -58,13 +58,14 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """One release on disk."""
+    """One release on disk; `knobs` is the digest of the bundle with all values that it was installed with."""
 
     directory: Path
     name: str
     version: str
     digest: str
     target: str
+    knobs: str = ""
 
 
 @shared_modes()
@@ -93,7 +94,7 @@ def install(
         record(done.directory, resolved)
         switch(directory, done.directory)
         note("switched")
-    return done
+    return replace(done, knobs=resolved.digest)
 
 
 def identity(knobs: Resolved) -> dict[str, JSON]:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from packager import canonical, plugins
 from packager.bundle.bundle import Bundle
+from packager.bundle.knobs import KnobSources
 from packager.deploy import wheel_files
 from packager.deploy.renderers import _deployment
 from packager.deploy.triton.repository import Signed, write_content
 from packager.errors import IntegrityError, UsageError
 from packager.files import exchange_directories, read_own, staging, storage_errors, sync_file_system
-from packager.knobs.knobs import Resolved
+from packager.knobs.knobs import Override, Resolved
 
 _EPOCH = 315532800  # 1980-01-01, the first day that zip archives know
 
@@ -33,6 +35,23 @@ def options(kind: str) -> tuple[_deployment.Option, ...]:
     """Return the options of a kind of directory."""
     found: tuple[_deployment.Option, ...] = getattr(plugins.load("renderers", kind), "OPTIONS", ())
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """What was rendered: the knobs that it holds, and the commands that come next, one a line."""
+
+    knobs: Resolved
+    steps: tuple[str, ...]
+
+
+def render_files(
+    kind: str, bundle: Bundle, sources: KnobSources, out: Path, given: Mapping[str, str | None]
+) -> Rendering:
+    """Resolve the knobs of `bundle` over the defaults of a kind, and write its files as `render_directory` does."""
+    defaults = plugins.load("renderers", kind).DEFAULTS
+    values = sources.resolve(bundle, before=(Override(name, text, kind) for name, text in defaults.items()))
+    return Rendering(values, render_directory(kind, bundle, values, out, given))
 
 
 def render_directory(

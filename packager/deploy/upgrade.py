@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packager import semver
@@ -127,7 +127,7 @@ def upgrade(
         record(release, knobs)  # not before the trial: the release may be the one that serves
         switch(directory, release)
         note("switched")
-    return done
+    return replace(done, knobs=knobs.digest)
 
 
 def users(directory: Path) -> dict[int, str]:

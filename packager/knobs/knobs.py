@@ -164,6 +164,7 @@ class Resolved:
 
     @property
     def values(self) -> dict[str, JSON]:
+        """The value of every knob that is set, by name."""
         return {name: setting.value for name, setting in self.settings.items()}
 
     @property

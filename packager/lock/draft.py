@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -21,7 +22,7 @@ from packager.contract import runtime_tables
 from packager.errors import MissingToolError, PackagerError, SourceError
 from packager.files import digest_of
 from packager.lock import library_ages, origins
-from packager.lock.inspection import can_inspect, describe_input, describe_span, files_of
+from packager.lock.inspection import can_inspect, describe_input, describe_span, files_of, lines
 from packager.sandbox.worker import host_version
 from packager.strictyaml import Scalar, Where
 from packager.types import Tree
@@ -74,6 +75,25 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
         code=_code(known.get("code")),
         toolchain=_toolchain(known),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeDraft:
+    """The text of a drafted recipe, and what the source says: see `inspect_source`."""
+
+    text: str
+    found: Mapping[str, JSON]
+
+    def describe(self) -> list[str]:
+        """Return what the model takes and returns as lines of text; none where it was not looked into."""
+        return lines(self.found["inside"]) if "inside" in self.found else []
+
+
+def draft_recipe(source: str, output: Path, tracking: str | None = None, inside: Inside | None = None) -> RecipeDraft:
+    """Look at `source` and draft the recipe that is to be written to `output`. Raises UsageError, SourceError."""
+    found = inspect_source(source, Path(), tracking, inside)
+    found |= {"name": name_from(str(Path(source).absolute()))} if Path(source).is_file() else {}
+    return RecipeDraft(draft(relative_source(source, output.parent), found), found)
 
 
 Inside: TypeAlias = "Callable[[Mapping[str, Path], str, str], JSON]"

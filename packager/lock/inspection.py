@@ -7,6 +7,7 @@ Only kinds are opened that hold data and whose files say too little of themselve
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from packager import exporters, plugins, sources
@@ -60,6 +61,19 @@ def source_files(text: str) -> dict[str, Path] | None:
     ):
         return files_of(path)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedModel:
+    """A model file as it was opened: its kind, the file that was read, and inputs, dimensions and outputs as JSON."""
+
+    kind: str
+    payload: str
+    found: Mapping[str, JSON]
+
+    def describe(self) -> list[str]:
+        """Return inputs, dimensions and outputs as lines of text."""
+        return lines(self.found)
 
 
 def inspect(files: Mapping[str, Path], runner: Runner) -> tuple[str, str, JSON]:

@@ -19,6 +19,7 @@ from typing import Literal, TypeAlias, get_args
 from packager.canonical import JSON
 from packager.escape import html as escape
 from packager.escape import line
+from packager.passport.page import style
 
 Mark: TypeAlias = Literal["declared", "measured", "verified"]
 MARKS: tuple[Mark, ...] = get_args(Mark)
@@ -88,6 +89,14 @@ class Dossier:
             ],
             "counts": self.counts,
         }
+
+    def to_markdown(self) -> str:
+        """Return the dossier as Markdown: a table of sentences for each section, then its gaps."""
+        return _markdown(self)
+
+    def to_html(self) -> str:
+        """Return the dossier as one page without script or request."""
+        return _html(self, style())
 
     @property
     def counts(self) -> dict[str, int]:
@@ -343,8 +352,7 @@ _FORMS: Mapping[Form, tuple[tuple[str, str, Callable[[_Evidence], Entries]], ...
 # as text
 
 
-def to_markdown(dossier: Dossier) -> str:
-    """Return the dossier as Markdown: a table of sentences for each section, then its gaps."""
+def _markdown(dossier: Dossier) -> str:
     rows = [f"# {_TITLES[dossier.form]}: {_cell(dossier.name)} {_cell(dossier.version)}", "", _cell(dossier.digest), ""]
     rows += [_summary(dossier), ""]
     for section in dossier.sections:
@@ -377,8 +385,7 @@ def _cell(text: str) -> str:
     return plain
 
 
-def to_html(dossier: Dossier, style: str) -> str:
-    """Return the dossier as one page without script or request; `style` is its style sheet."""
+def _html(dossier: Dossier, style_sheet: str) -> str:
     title = f"{_TITLES[dossier.form]}: {dossier.name} {dossier.version}"
     sections = "".join(_section(section) for section in dossier.sections)
     summary = escape(_summary(dossier).replace("*", ""))
@@ -386,7 +393,7 @@ def to_html(dossier: Dossier, style: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{style}</style></head><body><header><h1>{escape(title)}</h1>"
+        f"<title>{escape(title)}</title><style>{style_sheet}</style></head><body><header><h1>{escape(title)}</h1>"
         f"<p><code>{escape(dossier.digest)}</code></p><p>{summary}</p></header><main>{sections}</main></body></html>\n"
     )
 

@@ -65,6 +65,7 @@ class Profile:
     settings: Mapping[str, RuleSettings] = field(default_factory=dict)
 
     def settings_of(self, rule: str) -> RuleSettings:
+        """Return the settings of a rule; the defaults where the profile sets none."""
         return self.settings.get(rule, RuleSettings())
 
     def only(self, *rules: str) -> Profile:

@@ -12,7 +12,7 @@ import fnmatch
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from packager import strictyaml
+from packager import edits, strictyaml
 from packager.canonical import JSON
 from packager.errors import did_you_mean
 from packager.strictyaml import Node
@@ -95,3 +95,19 @@ def apply(waivers: Sequence[Waiver], findings: Sequence[Finding], today: datetim
             yield Finding(
                 waiver.rule, "note", waiver.subject, f"the waiver of {waiver.owner} matches no finding", "remove it"
             )
+
+
+def draft_waivers(findings: Sequence[Finding], expires: datetime.date) -> list[str]:
+    """Return one line of YAML for each error that can be waived, to be completed with its owner and reason."""
+    rows = [
+        {
+            "rule": finding.rule,
+            "subject": finding.subject.replace("[", "[[]"),
+            "owner": "you@example.org",
+            "reason": "say why",
+            "expires": expires.isoformat(),
+        }
+        for finding in findings
+        if finding.level == "error" and finding.subject != FACTS
+    ]
+    return [*dict.fromkeys(map(edits.flow, rows))]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from packager import canonical, plugins
@@ -18,6 +18,7 @@ from packager.bundle.bundle import CONTRACT, Bundle
 from packager.bundle.readers import Medium
 from packager.canonical import JSON
 from packager.contract import contract, preflight, runtime_support
+from packager.contract.runtime_tables import Outcome
 from packager.errors import IntegrityError, UsageError
 from packager.formats import intoto
 from packager.knobs import catalogue, knobs
@@ -28,6 +29,28 @@ from packager.types import Blob, Tree
 
 PREDICATE = "urn:packager:promise:v1"
 _DEVICE, _PRECISION = "cpu", "fp32"  # the target of such a runtime: the graph itself
+
+
+@dataclass(frozen=True, slots=True)
+class PromiseDraft:
+    """A promise of one more runtime that is not signed: the predicate, and what is known of each promised version."""
+
+    runtime: str
+    versions: str
+    predicate: Mapping[str, JSON]
+    cells: tuple[preflight.Cell, ...]
+    predicate_type: str = PREDICATE
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether every promised version is known to run the bundle; `unknown` where no version is known."""
+        return preflight.worst(cell.answer.outcome for cell in self.cells) if self.cells else "unknown"
+
+
+def draft_promise(bundle: Bundle, runtime: str, versions: str) -> PromiseDraft:
+    """Return what has to be signed to promise `versions` (a PEP 440 range) of `runtime` too. Raises UsageError."""
+    added = predicate(bundle.contract.document, runtime, versions)
+    return PromiseDraft(runtime, versions, added, tuple(outcome(bundle, added)))
 
 
 def predicate(told: JSON, runtime: str, versions: str) -> dict[str, JSON]:

@@ -9,19 +9,26 @@ instead of judging again.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from packager.bundle.bundle import Bundle
+from packager.events import OnEvent, ignore
 from packager.formats import slsa, vsa
 from packager.policy import engine, facts
 from packager.policy.engine import Profile
+from packager.release import builder
 from packager.release.sign import attest
+from packager.transport import copy
 from packager.trust import evidence
 from packager.trust.evidence import Evidence
 from packager.trust.model import Trust
 from packager.trust.signers import Signer
+from packager.trust.verifier import Verifier
 from packager.types import Verdict
+
+_LOCAL = "urn:packager:verifier:local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,40 @@ class Gate:
     verifier: str
     profile: Profile
     at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What a gate decided: the verdict, and the bundle, with the signed summary where that is yes."""
+
+    verdict: Verdict
+    bundle: Bundle
+
+
+def open_gate(
+    stage: str, profile: Profile, named: str | None, variables: Mapping[str, str], now: datetime.datetime
+) -> Gate:
+    """Return the gate into `stage`; `named` is by default the CI workflow, else the local one. Raises UsageError."""
+    vsa.level(stage)
+    verifier, _ = builder.identify(named, variables)
+    return Gate(stage, _LOCAL if verifier == builder.LOCAL else verifier, profile, builder.moment(now))
+
+
+def promote_bundle(
+    bundle: Bundle,
+    gate: Gate,
+    verifier: Verifier,
+    signer: Signer,
+    output: Path | None = None,
+    on_event: OnEvent = ignore,
+) -> Promotion:
+    """Verify `bundle`, judge it, and where the answer is yes sign and attach that, as `copy.attach` does."""
+    seen = verifier.verify(bundle, on_event)
+    seen.raise_for_failure()
+    verdict = judge(gate, bundle, seen.evidence, verifier.trust, datetime.date.fromisoformat(gate.at[:10]))
+    if not verdict.ok:
+        return Promotion(verdict, bundle)
+    return Promotion(verdict, copy.attach(state(bundle, gate, seen.evidence, signer), output, on_event))
 
 
 def judge(gate: Gate, bundle: Bundle, signed: Sequence[Evidence], trust: Trust, today: datetime.date) -> Verdict:

@@ -30,9 +30,11 @@ from packager.release import explain
 from packager.sandbox import sandbox
 from packager.store.file_digests import Memo
 from packager.store.store import Store
+from packager.transport import copy
 from packager.trust import evidence
 from packager.trust.evidence import Evidence
 from packager.trust.model import Trust
+from packager.trust.verifier import Verifier
 from packager.types import Blob
 
 _LAST = (RECORD, SBOM)  # they list the digests of the others, so they differ whenever anything does
@@ -58,9 +60,11 @@ class Comparison:
     published: Bundle
     rebuilt: Bundle
     differences: tuple[Difference, ...]
+    builder: str = ""  # who made the published one, by its provenance
 
     @property
     def identical(self) -> bool:
+        """Whether both have the same digest, and so the same bytes."""
         return self.published.digest == self.rebuilt.digest
 
 
@@ -94,6 +98,32 @@ class Workplace:
     jobs: int
 
 
+def rebuild_bundle(
+    bundle: Bundle,
+    verifier: Verifier,
+    store: Store,
+    here: locking.BuildContext,
+    source: str | None,
+    output: Path | None,
+    on_event: OnEvent,
+    jobs: int,
+) -> Comparison:
+    """Verify `bundle`, build it again in a scratch directory of `store`, compare, and save what came out to `output`.
+
+    Of the rebuilt bundle only records are left to be read then.
+    """
+    verification = verifier.verify(bundle, on_event)
+    verification.raise_for_failure()
+    made = provenance(verification.evidence, verifier.trust)
+    local = sources.local_path(source, Path()) if source else None
+    with store.scratch() as scratch:
+        place = Workplace(Store(scratch / "store"), scratch, on_event, jobs)
+        found = rebuild(bundle, made, here, place, str(local.absolute()) if local else source)
+        if output is not None:
+            copy.save(found.rebuilt, output, on_event)
+    return found
+
+
 def rebuild(
     bundle: Bundle, made: Provenance, here: locking.BuildContext, place: Workplace, source: str | None
 ) -> Comparison:
@@ -111,7 +141,7 @@ def rebuild(
     _obtain(recipe, lock, runner, here, memo, source)
     fetched = build.fetch_source(recipe, lock, runner, here, memo)
     rebuilt = build.keep(recipe, build.assemble(recipe, lock, fetched, runner, here).files, runner, over=False)
-    return Comparison(bundle, rebuilt, tuple(differences(bundle, rebuilt)))
+    return Comparison(bundle, rebuilt, tuple(differences(bundle, rebuilt)), made.builder)
 
 
 def _parsed(made: Provenance) -> tuple[Recipe, Lock]:

@@ -12,6 +12,7 @@ from packager.bundle.bundle import DRAFT, Bundle
 from packager.bundle.readers import LayoutDirectory, StoredBundle, UnpackedTree
 from packager.canonical import JSON
 from packager.errors import MalformedError, UsageError
+from packager.events import OnEvent, ignore
 from packager.formats import dsse
 from packager.formats.intoto import (
     BUNDLE_PREDICATE,
@@ -20,6 +21,7 @@ from packager.formats.intoto import (
     bundle_statement,
     model_signing_statement,
 )
+from packager.transport import copy
 from packager.trust import verify
 from packager.trust.signers import Signer
 
@@ -43,6 +45,44 @@ def sign(bundle: Bundle, signer: Signer) -> Bundle:
     for kind, predicate in drafts(bundle).items():
         bundle = attest(bundle, kind, predicate, signer)
     return bundle.only(lambda referrer: referrer.artifact_type != DRAFT)
+
+
+def sign_into(
+    bundle: Bundle, signer: Signer, output: Path | None = None, *, alone: bool = False, on_event: OnEvent = ignore
+) -> Bundle:
+    """Sign `bundle` and write that where it is, or to `output`; return it, opened again.
+
+    With `alone` the output carries only what is signed now; a store or registry gets that beside what it has.
+    """
+    signed = sign(bundle, signer)
+    if not alone or output is None:
+        return copy.attach(signed, output, on_event)
+    carried = signed.only(lambda referrer: referrer.content.digest in signed.pending)
+    if copy.is_in_files(signed):
+        return copy.attach(carried, output, on_event)
+    kept = copy.attach(signed, on_event=on_event)
+    copy.save(carried, output, on_event)
+    return kept
+
+
+def remove_signatures(bundle: Bundle, who: str, on_event: OnEvent = ignore) -> Bundle:
+    """Take what `who` signed off `bundle`, as `without`, where it is. Raises UsageError, also for a registry."""
+    left = without(bundle, who)
+    copy.drop_referrers(left, on_event)
+    return left
+
+
+def check_vouched(bundle: Bundle, reference: str) -> None:
+    """Raise UsageError where `reference` is a name of the local store that it neither built nor verified.
+
+    Who signs a name signs the bytes that it means at this moment; a digest means itself.
+    """
+    medium = bundle.medium
+    if isinstance(medium, StoredBundle) and medium.entry.origin is None and reference != bundle.digest:
+        raise UsageError(
+            f"`{reference}` was neither built nor verified by this store, so its name vouches for nothing",
+            hint=f"look at it with `packager inspect`, then name what you mean: {bundle.digest}",
+        )
 
 
 def drafts(bundle: Bundle) -> dict[str, JSON]:

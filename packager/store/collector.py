@@ -46,6 +46,7 @@ class Size:
 
     @property
     def total(self) -> int:
+        """All bytes of the store."""
         return sum(getattr(self, item.name) for item in fields(self))
 
 

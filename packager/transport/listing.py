@@ -43,6 +43,7 @@ class Item:
 
     @property
     def signed(self) -> bool:
+        """Whether statements are attached; no signature was checked."""
         return self.statements > 0
 
     def to_json(self) -> JSON:

@@ -35,10 +35,12 @@ class TrustFile:
 
     @property
     def digest(self) -> str:
+        """Digest of the signed content, `sha256:…`."""
         return canonical.sha256(self.payload)
 
     @property
     def content(self) -> dict[str, JSON]:
+        """The signed content as JSON."""
         value: dict[str, JSON] = canonical.load(self.payload, limit=MAX_TRUST)
         return value
 

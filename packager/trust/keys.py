@@ -33,10 +33,12 @@ class PublicKey:
 
     @property
     def pem(self) -> bytes:
+        """The key as PEM (SubjectPublicKeyInfo)."""
         return self.key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of the PEM, in hexadecimal."""
         return hashlib.sha256(self.pem).hexdigest()
 
     def verifies(self, statement: SignedStatement) -> bool:
@@ -60,6 +62,7 @@ class PrivateKey:
 
     @property
     def public(self) -> PublicKey:
+        """The public half."""
         return PublicKey(self.key.public_key())
 
     def sign(self, payload: bytes) -> SignedStatement:
@@ -89,6 +92,27 @@ def save(key: PrivateKey, private: Path, public: Path, passphrase: bytes | None)
     except BaseException:  # one file of the pair would block the next attempt
         private.unlink(missing_ok=True)
         raise
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A new key on disk: the files of both halves, and the fingerprint."""
+
+    private: Path
+    public: Path
+    fingerprint: str
+
+
+def create_key_pair(path: Path, curve: str = "p256", passphrase: bytes | None = None) -> KeyPair:
+    """Make a key and write `PATH.pem` (mode 0600, encrypted with a passphrase) and `PATH.pub`.
+
+    `curve` is `p256` or `p384`. An existing file is never replaced. Raises UsageError.
+    """
+    private, public = path.with_name(path.name + ".pem"), path.with_name(path.name + ".pub")
+    key = generate(curve)
+    private.parent.mkdir(parents=True, exist_ok=True)
+    save(key, private, public, passphrase)
+    return KeyPair(private, public, key.public.fingerprint)
 
 
 def load_private(path: Path, secret: Callable[[], bytes | None]) -> PrivateKey:

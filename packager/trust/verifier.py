@@ -9,17 +9,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from packager import canonical
 from packager.errors import UsageError
 from packager.trust import file as trust_file
 from packager.trust import seen
-from packager.trust.model import KeySigner, Trust
+from packager.trust.model import MAX_TRUST, CertificateSigner, KeylessSigner, KeySigner, Signer, Trust
 from packager.trust.seen import Seen
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from packager.bundle.bundle import Bundle
     from packager.events import OnEvent
     from packager.trust.evidence import Evidence
+    from packager.trust.keys import PublicKey
     from packager.trust.verify import Verification
+
+_INSTANCE = "instance"
 
 Passes: TypeAlias = "Callable[[Verification], bool]"
 
@@ -51,10 +57,41 @@ class Verifier:
     @staticmethod
     def from_keys(paths: Iterable[Path], now: datetime) -> Verifier:
         """Trust the public keys in these PEM files. Raises UsageError."""
-        from packager.trust.keys import load_public
-
-        keys = [load_public(path) for path in paths]
+        keys = [_load_key(path) for path in paths]
         return Verifier(Trust(tuple(KeySigner(key.fingerprint, key) for key in keys)), now)
+
+    @staticmethod
+    def from_signers(
+        now: datetime,
+        *,
+        keys: Iterable[Path] = (),
+        identity: str | None = None,
+        authority: Path | None = None,
+        timestamping: Path | None = None,
+        issuer: str | None = None,
+        root: Path | None = None,
+    ) -> Verifier:
+        """Trust public keys (PEM files), and one `identity`, exactly as it is written.
+
+        The identity is in a certificate issued below `authority` (PEM; with `timestamping` a time stamp of that
+        authority is required), or `issuer` vouches for it at a Sigstore instance, a private one where `root` is its
+        pinned trusted root. Raises UsageError.
+        """
+        signers: list[Signer] = [KeySigner(key.fingerprint, key) for key in map(_load_key, keys)]
+        instances = {}
+        if identity and authority:
+            signers.append(CertificateSigner("certificate", _authorities(authority), identity))
+        elif identity and issuer:
+            if root:
+                instances[_INSTANCE] = read_trusted_root(root)
+            signers.append(KeylessSigner("identity", identity, issuer, _INSTANCE if instances else None))
+        if not signers:
+            raise UsageError(
+                "no trusted key or identity given",
+                hint="use --trust FILE, --key PUB, --ca with --identity, or --issuer with --identity",
+            )
+        stamping = _authorities(timestamping) if timestamping else ()
+        return Verifier(Trust(tuple(signers), timestamping=stamping, instances=instances), now)
 
     def verify(self, bundle: Bundle, on_event: OnEvent, *, passes: Passes = _always) -> Verification:
         """Check everything about `bundle`; remember it if it also `passes` a check of the caller."""
@@ -85,6 +122,30 @@ class Verifier:
         """Add to what was accepted under the name of the trust file."""
         if self.state and self.trust.name:
             seen.remember(self.state, self.trust.name, new)
+
+
+def _load_key(path: Path) -> PublicKey:
+    from packager.trust.keys import load_public
+
+    return load_public(path)
+
+
+def _authorities(path: Path) -> tuple[x509.Certificate, ...]:
+    from packager.trust import certificates  # X.509 takes as long to import as everything else here
+
+    return tuple(certificates.load(path))
+
+
+def read_trusted_root(path: Path) -> bytes:
+    """Read a trusted root: such a file itself, or a client trust configuration that contains one. Raises UsageError."""
+    try:
+        value = canonical.load(read_bounded(path, MAX_TRUST), limit=MAX_TRUST)
+        return canonical.dump(value.get("trustedRoot", value))
+    except (ValueError, AttributeError) as error:
+        raise UsageError(
+            f"`{path}` holds no trusted root: {error}",
+            hint="expected `trusted_root.json` or `trust_config.json` of a Sigstore instance",
+        ) from None
 
 
 def read_file(path: Path) -> bytes:

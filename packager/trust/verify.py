@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from packager.bundle.bundle import ALLOWED_SUFFIXES, Bundle
 from packager.bundle.readers import record
@@ -84,7 +85,13 @@ class Verification:
 
     @property
     def ok(self) -> bool:
+        """Whether every check holds."""
         return self.failure is None
+
+    @property
+    def notes(self) -> list[str]:
+        """Return a sentence for each of the first statements that could not be checked, and one for the rest."""
+        return skipped_notes(self.skipped)
 
     def raise_for_failure(self) -> None:
         """Raise the first failure, if there is one."""
@@ -227,10 +234,19 @@ class _Checks:
         return f"{len(before) - len(self.evidence)} statements are revoked"
 
 
-def list_statements(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
-    """Yield (blob digest, claimed signer, predicate type) of every readable statement, unverified."""
+class AttachedStatement(NamedTuple):
+    """A signed statement as it calls itself, unverified: the digest of its blob, who claims to sign, and its type."""
+
+    digest: str
+    claim: str
+    predicate_type: str
+
+
+def list_statements(bundle: Bundle) -> Iterator[AttachedStatement]:
+    """Yield every readable statement of `bundle`, unverified."""
     for digest, signed in evidence.split_readable(dict(_records(bundle)))[0].items():
-        yield digest, _claim(signed.material), intoto.parse(signed.payload, limit=dsse.MAX_BUNDLE).predicate_type
+        stated = intoto.parse(signed.payload, limit=dsse.MAX_BUNDLE)
+        yield AttachedStatement(digest, _claim(signed.material), stated.predicate_type)
 
 
 def read_statements(bundle: Bundle) -> Iterator[intoto.Statement]:

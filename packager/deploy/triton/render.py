@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from packager import canonical
 from packager.bundle.bundle import Bundle
@@ -68,6 +68,13 @@ class Model:
     created: bool
     target: str
     changes: tuple[Change, ...]
+
+
+class TritonDeployment(NamedTuple):
+    """A bundle as a version of a model, and the knobs that its configuration holds."""
+
+    model: Model
+    knobs: Resolved
 
 
 def render_triton(

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from packager.passport.contents import Judgement, describe_bundle
-from packager.passport.dossier import FORMS, Gap, Sentence, to_html, to_markdown, write_dossier
-from packager.passport.page import style
+from packager.passport.dossier import FORMS, Gap, Sentence, write_dossier
 from packager.release.sign import sign
 from packager.store.store import Store
 from packager.transport.copy import attach
@@ -68,16 +67,16 @@ def test_what_is_not_verified_has_no_dossier(store: Store, facts: Any) -> None:
 
 
 def test_equal_facts_give_equal_bytes_and_no_date(facts: Any) -> None:
-    one = to_markdown(write_dossier(facts, "annex-iv"))
+    one = write_dossier(facts, "annex-iv").to_markdown()
     facts["verification"]["day"] = "2031-01-01"
-    assert to_markdown(write_dossier(facts, "annex-iv")) == one
+    assert write_dossier(facts, "annex-iv").to_markdown() == one
 
 
 def test_foreign_text_stays_text(facts: Any) -> None:
     hostile = "x | y\n# heading <script>alert(1)</script> [a](http://b) `c` \x1b[31m\u202e"
     facts["about"] |= {"intended_use": [hostile], "authors": [hostile]}
     made = write_dossier(facts, "annex-iv")
-    text = to_markdown(made)
+    text = made.to_markdown()
     row = next(line for line in text.split("\n") if "Intended purpose" in line)
     assert row.replace("\\|", "").count("|") == 4
     assert "\n# heading" not in text and "<script" not in text and "[a](" not in text and "\x1b" not in text
@@ -87,7 +86,7 @@ def test_foreign_text_stays_text(facts: Any) -> None:
         def handle_starttag(self, tag: str, attrs: Any) -> None:
             tags.append(tag)
 
-    Reader().feed(to_html(made, style()))
+    Reader().feed(made.to_html())
     assert "script" not in tags and "a" not in tags
 
 

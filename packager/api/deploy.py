@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deployments: knobs, installations and their server, and deployment files for other servers and hosts.
+
+For example:
+
+    verifier = api.Verifier.from_trust_file(Path("acme.trust"), api.utc_now(), workspace.seen)
+    knobs = deploy.KnobSources(files=(Path("berlin.yaml"),), assignments=("server.port=9000",))
+    bundle, directory = api.open_bundle("digits-1.5.0.bundle.tar"), Path("/srv/digits")
+    deploy.upgrade_bundle(bundle, directory, verifier, workspace, knobs=knobs)
+    deploy.roll_back(directory, workspace)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from packager.api._lazy import lazily
+from packager.events import OnEvent, ignore
+
+if TYPE_CHECKING:
+    from packager.bundle.bundle import Bundle
+    from packager.bundle.knobs import KnobSources
+    from packager.canonical import JSON
+    from packager.deploy.install import Installed
+    from packager.deploy.installation import Installation
+    from packager.deploy.render import Rendering
+    from packager.deploy.renderers._deployment import Option as RenderOption
+    from packager.deploy.serve import Service, ServiceLog
+    from packager.deploy.triton.pipeline import Pipeline
+    from packager.deploy.triton.render import Model as TritonModel
+    from packager.deploy.triton.render import TritonDeployment
+    from packager.deploy.triton.repository import Repository
+    from packager.deploy.upgrade import Status
+    from packager.knobs.knobs import Override, Resolved, Setting
+    from packager.server.declaration import Knob
+    from packager.trust.verifier import Verifier
+    from packager.workspace import Workspace
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "Installation": "packager.deploy.installation",
+            "Knob": "packager.server.declaration",
+            "KnobSources": "packager.bundle.knobs",
+            "Override": "packager.knobs.knobs",
+            "Pipeline": "packager.deploy.triton.pipeline",
+            "RenderOption": "packager.deploy.renderers._deployment:Option",
+            "Rendering": "packager.deploy.render",
+            "Resolved": "packager.knobs.knobs",
+            "Service": "packager.deploy.serve",
+            "ServiceLog": "packager.deploy.serve",
+            "Setting": "packager.knobs.knobs",
+            "Status": "packager.deploy.upgrade",
+            "TritonDeployment": "packager.deploy.triton.render",
+            "TritonModel": "packager.deploy.triton.render:Model",
+        },
+    )
+
+__all__ = [
+    "Installation",
+    "Knob",
+    "KnobSources",
+    "Override",
+    "Pipeline",
+    "RenderOption",
+    "Rendering",
+    "Resolved",
+    "Service",
+    "ServiceLog",
+    "Setting",
+    "Status",
+    "TritonDeployment",
+    "TritonModel",
+    "compare_knobs",
+    "describe_knob",
+    "hold_secrets",
+    "is_installation",
+    "list_render_options",
+    "list_renderers",
+    "read_knob_schema",
+    "read_pipeline",
+    "read_status",
+    "render_ensemble",
+    "render_files",
+    "render_triton",
+    "roll_back",
+    "uninstall",
+    "upgrade_bundle",
+]
+
+
+# -- knobs
+
+
+def read_knob_schema(bundle: Bundle) -> Mapping[str, Knob]:
+    """Return the knobs of a bundle by name: kind, default, bounds, meaning. Raises IntegrityError."""
+    from packager.bundle.knobs import knob_schema
+
+    return knob_schema(bundle)
+
+
+def describe_knob(knob: Knob) -> JSON:
+    """Return the JSON Schema of a knob; members that start with `x-` are ours. Raises nothing."""
+    from packager.knobs.knobs import to_schema
+
+    return to_schema(knob)
+
+
+def compare_knobs(before: Mapping[str, JSON], after: Mapping[str, JSON]) -> list[tuple[str, JSON, JSON]]:
+    """Return (name, value before, value after) of every knob that differs; None where it is not set. Raises nothing."""
+    from packager.knobs.knobs import diff
+
+    return diff(before, after)
+
+
+# -- installations
+
+
+def is_installation(directory: Path) -> bool:
+    """Return whether a directory is one of `api.install_bundle`; `Installation.open` opens it. Raises nothing."""
+    from packager.deploy import installation
+
+    return installation.is_installation(directory)
+
+
+def upgrade_bundle(
+    bundle: Bundle,
+    directory: Path,
+    verifier: Verifier,
+    workspace: Workspace,
+    *,
+    knobs: KnobSources | None = None,
+    wheelhouse: Path | None = None,
+    allow_downgrade: bool = False,
+) -> Installed:
+    """Verify a bundle, install it beside the current release, try it on its reference vectors, then switch to it.
+
+    `knobs` go over those of the current release. A running server changes over by itself. Raises NegativeAnswerError
+    for a bundle that is not trusted or a trial that fails: nothing has changed then; UsageError, SourceError.
+    """
+    from packager.bundle.knobs import KnobSources
+    from packager.deploy.install import Index
+    from packager.deploy.installation import Installation
+    from packager.deploy.upgrade import upgrade
+
+    there = directory.absolute()
+    installation = Installation.open(there)
+    verifier.require(bundle, workspace.on_event)
+    resolved = (knobs or KnobSources()).resolve(bundle, before=installation.overrides)
+    index = Index(wheelhouse, workspace.served_environments)
+    return upgrade(
+        bundle,
+        there,
+        index,
+        workspace.variables,
+        resolved,
+        workspace.on_event,
+        workspace.format_now,
+        allow_downgrade=allow_downgrade,
+    )
+
+
+def roll_back(directory: Path, workspace: Workspace) -> Path:
+    """Make the release current again that served before, and return its directory; once more goes further back.
+
+    Raises UsageError where nothing is installed, or nothing came before.
+    """
+    from packager.deploy import rollback
+
+    return rollback.roll_back(directory.absolute(), workspace.format_now)
+
+
+def read_status(directory: Path) -> Status:
+    """Return what is installed, the history, and an operation that was cut off. Raises UsageError where nothing is."""
+    from packager.deploy import upgrade
+
+    return upgrade.status(directory.absolute())
+
+
+def uninstall(directory: Path, *, force: bool = False) -> list[str]:
+    """Remove every release; return what else is in the directory, which stays.
+
+    Raises UsageError while a process serves from it, unless with `force`, and where nothing is installed.
+    """
+    from packager.deploy import upgrade
+
+    return upgrade.uninstall(directory.absolute(), force=force)
+
+
+def hold_secrets(references: Iterable[str], variables: Mapping[str, str]) -> dict[str, str] | None:
+    """Return the environment to start this program anew without the secrets that `env:NAME` references name.
+
+    They are in memory files then, which `Service` finds; None if there are none. Raises OSError.
+    """
+    from packager.deploy import secret_files
+
+    return secret_files.hold_secrets(references, variables)
+
+
+# -- deployment files
+
+
+def list_renderers() -> tuple[str, ...]:
+    """Return the kinds of deployment files, sorted: `triton` and `ensemble` go into a model repository.
+
+    Raises nothing.
+    """
+    from packager.deploy import render
+
+    return render.kinds()
+
+
+def list_render_options(kind: str) -> tuple[RenderOption, ...]:
+    """Return the options of a kind that are no knobs. Raises UsageError for an unknown kind."""
+    from packager.deploy import render
+
+    return render.options(kind)
+
+
+def render_files(
+    kind: str,
+    bundle: Bundle,
+    directory: Path,
+    verifier: Verifier,
+    workspace: Workspace,
+    *,
+    knobs: KnobSources | None = None,
+    options: Mapping[str, str | None] | None = None,
+) -> Rendering:
+    """Verify a bundle and write its deployment files for a server or host to `directory`; return what comes next.
+
+    Equal bundles, knobs and options give equal bytes. `options` are those of `list_render_options` by name. An earlier
+    rendering of the kind is replaced in one step, anything else is refused. Raises NegativeAnswerError for a bundle
+    that is not trusted, UsageError, IntegrityError, StorageError.
+    """
+    from packager.bundle.knobs import KnobSources
+    from packager.deploy import render
+
+    verifier.require(bundle, workspace.on_event)
+    return render.render_files(kind, bundle, knobs or KnobSources(), directory, options or {})
+
+
+def render_triton(
+    bundle: Bundle,
+    repository: str | Path,
+    verifier: Verifier,
+    workspace: Workspace,
+    *,
+    knobs: KnobSources | None = None,
+    backend: Literal["native", "python"] = "native",
+    site: str | None = None,
+    swap: str | None = None,
+) -> TritonDeployment:
+    """Verify a bundle and add it to a Triton model repository, a directory or `s3://bucket/folder`.
+
+    The same bundle again is the version it was before. With a `site` its knobs become a configuration of that name.
+    With `swap`, `http(s)://host:port` of a running server, the version is tried there and then takes the traffic; if
+    anything fails, the version before serves on. Raises NegativeAnswerError, UsageError, SourceError, IntegrityError.
+    """
+    from packager.bundle.knobs import KnobSources, knob_schema
+    from packager.deploy.canary import Endpoint
+    from packager.deploy.triton import render
+    from packager.deploy.triton.swap import swap as swap_model
+    from packager.errors import UsageError
+    from packager.knobs.knobs import resolve
+    from packager.release import promises
+
+    if swap and site:
+        raise UsageError("--swap goes without --site", hint="load the site's configuration with the server's own tools")
+    endpoint, place = Endpoint.parse(swap) if swap else None, _open_repository(repository)
+    bundle = promises.extended(bundle, verifier.require(bundle, workspace.on_event))
+    values = (knobs or KnobSources()).resolve(bundle)
+    base = resolve(knob_schema(bundle), bundle.digest) if site else values
+    sites = {site: values} if site else {}
+    model = render.render_triton(bundle, base, place, backend, sites, workspace.on_event, switch=endpoint is None)
+    if endpoint is not None:
+        swap_model(model, bundle, values, endpoint, workspace.on_event)
+    return render.TritonDeployment(model, values)
+
+
+def read_pipeline(path: Path) -> Pipeline:
+    """Read a pipeline that chains models of a Triton repository. Raises UsageError with the line."""
+    from packager import strictyaml
+    from packager.deploy.triton import pipeline
+
+    data = strictyaml.load(path, missing="docs/how-to/deploy-triton.md shows how one looks")
+    return pipeline.parse(data, str(path))
+
+
+def render_ensemble(pipeline: Pipeline, repository: str | Path, on_event: OnEvent = ignore) -> TritonModel:
+    """Add a pipeline to a Triton model repository, as one more model, checked against what is rendered there.
+
+    Raises UsageError where names, types or shapes do not fit, SourceError.
+    """
+    from packager.deploy.triton import render
+
+    return render.render_ensemble(pipeline, _open_repository(repository), on_event)
+
+
+def _open_repository(place: str | Path) -> Repository:
+    if "://" in str(place):
+        from packager.deploy.triton.bucket import open_repository
+
+        return open_repository(str(place))
+    from packager.deploy.triton.repository import Directory
+
+    return Directory(Path(place))
