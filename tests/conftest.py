@@ -15,6 +15,9 @@ from hypothesis import HealthCheck, settings
 # What tests import writes nothing into the home directory and tells nobody.
 os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+# Tests run beside each other: two pools of as many threads as cores would wait for each other, and do it busily.
+for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_pool, "1")
 # A busy machine is no fault of what is tested.
 settings.register_profile("packager", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("packager")
