@@ -23,7 +23,7 @@ settings.register_profile("packager", deadline=None, suppress_health_check=[Heal
 settings.load_profile("packager")
 
 from packager.store.store import Store  # noqa: E402
-from tests.support import outputs  # noqa: E402
+from tests.support import forks, outputs  # noqa: E402
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -42,14 +42,7 @@ def packager(tmp_path: Path) -> Run:
     ) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PACKAGER_STORE": str(tmp_path / "store")}
         passed = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))}
-        done = subprocess.run(
-            [sys.executable, "-m", "packager", *map(str, arguments)],
-            cwd=cwd or tmp_path,
-            env={**environment, **passed, **extra},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = forks.RUNNER.run([*map(str, arguments)], cwd or tmp_path, {**environment, **passed, **extra})
         if code is not None:
             assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         if "--json" in arguments and done.stdout:

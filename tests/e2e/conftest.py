@@ -18,7 +18,7 @@ import pytest
 
 from packager.store.store import Store
 from packager.types import Tree
-from tests.support import outputs
+from tests.support import forks, outputs
 from tests.support.tools import tool
 
 __all__ = ["Project", "make_model", "tool"]
@@ -54,14 +54,12 @@ class Project:
         if not self.store.exists():
             self.lend()
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PACKAGER_STORE": str(self.store)}
-        done = subprocess.run(
-            [*prefix, str(self.python), "-m", "packager", *map(str, arguments)],
-            cwd=self.folder,
-            env={**environment, **passed, **self.extra, **extra},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        words, variables = [*map(str, arguments)], {**environment, **passed, **self.extra, **extra}
+        if prefix or extra or self.extra or self.python != Path(sys.executable):
+            command = [*prefix, str(self.python), "-m", "packager", *words]
+            done = subprocess.run(command, cwd=self.folder, env=variables, capture_output=True, text=True, check=False)
+        else:
+            done = forks.RUNNER.run(words, self.folder, variables)
         assert code is None or done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
         if "lock" in arguments or "build" in arguments:
