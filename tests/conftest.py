@@ -40,9 +40,8 @@ def packager(tmp_path: Path) -> Run:
     def run(
         *arguments: str | Path, cwd: Path | None = None, code: int | None = 0, **extra: str
     ) -> subprocess.CompletedProcess[str]:
-        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PACKAGER_STORE": str(tmp_path / "store")}
-        passed = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))}
-        done = forks.RUNNER.run([*map(str, arguments)], cwd or tmp_path, {**environment, **passed, **extra})
+        environment = {**forks.variables(tmp_path), "PACKAGER_STORE": str(tmp_path / "store"), **extra}
+        done = forks.RUNNER.run([*map(str, arguments)], cwd or tmp_path, environment)
         if code is not None:
             assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         if "--json" in arguments and done.stdout:

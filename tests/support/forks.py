@@ -52,6 +52,12 @@ _LIMIT = 1 << 17  # bytes of a request: below what a packet may have
 _ROOT = Path(__file__).resolve().parents[2]
 
 
+def variables(home: Path) -> dict[str, str]:
+    """Return the environment of a call: a home directory, and how pip, uv and TLS are set up on this machine."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))}
+    return {"PATH": os.environ["PATH"], "HOME": str(home), **kept}
+
+
 class Forks:
     """The parent process of this test run, started with the first call."""
 
