@@ -89,7 +89,7 @@ def _run(argv: Sequence[str], console: Console) -> int:
         print(build_parser(verbs()).format_help(), end="")
         return 0
     if argv and argv[0] == "--version":  # without a parser, and so without the verbs
-        print(f"packager {__version__}")
+        print(f"packager {api.__version__}")
         return 0
     try:
         args = _parse(_reordered(argv))

@@ -27,26 +27,10 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ROOMS = (
-    "formats",
-    "sandbox",
-    "store",
-    "actions",
-    "graph",
-    "recipe",
-    "contract",
-    "knobs",
-    "bundle",
-    "trust",
-    "transport",
-    "lock",
-    "policy",
-    "build",
-    "deploy",
-    "conform",
-    "release",
-    "cli",
-)
+import packager
+
+APART = ("exporters", "policies", "runtimes", "scanners", "server", "sources", "steps")
+"""Rooms of plug-ins and of other processes: a call imports what it needs of them."""
 _STARTING = ("PYTHON", "LC_", "LANG", "TZ", "MALLOC")  # read while Python starts
 _LIMIT = 1 << 17  # bytes of a request: below what a packet may have
 _ROOT = Path(__file__).resolve().parents[2]
@@ -117,9 +101,11 @@ RUNNER = Forks()
 
 def prepare() -> None:
     """Import what the verbs import, and start no thread."""
-    for room in ROOMS:
-        package = importlib.import_module(f"packager.{room}")
-        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+    for room in pkgutil.iter_modules(packager.__path__):
+        if room.name in (*APART, "__main__"):
+            continue
+        module = importlib.import_module(f"packager.{room.name}")
+        for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{module.__name__}."):
             if not found.name.endswith("__main__"):
                 importlib.import_module(found.name)
     assert len(os.listdir("/proc/self/task")) == 1, "a fork keeps one thread only"
