@@ -35,7 +35,6 @@ got Y`, no final full stop; the remedy is `hint`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -207,4 +206,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def close_match(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is close to a misspelt one, or None."""
+    import difflib  # a quarter of what an error costs at start-up, and most runs have none
+
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)

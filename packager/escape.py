@@ -10,7 +10,6 @@ Source of the characters: Unicode 15.1, categories Cc, Cs, Zl, Zp, and those of 
 
 from __future__ import annotations
 
-import html as _html
 import json
 import re
 from typing import Any
@@ -37,7 +36,9 @@ def block(text: str) -> str:
 
 def html(text: object) -> str:
     """Return `text` for an element or a quoted attribute of HTML or XML."""
-    return _html.escape(line(text))
+    from html import escape  # its table of entities is large, and a terminal needs none
+
+    return escape(line(text))
 
 
 def json_text(value: Any, **form: Any) -> str:

@@ -16,12 +16,14 @@ import pkgutil
 import sys
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from packager.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:  # it brings the parser of e-mail along: imported where entry points are read
+    from importlib import metadata
 
 Group: TypeAlias = Literal[
     "exporters", "lockers", "policies", "renderers", "runtimes", "scanners", "signers", "sources", "steps"
@@ -142,6 +144,8 @@ def _foreign(group: Group) -> dict[str, metadata.EntryPoint]:
 @cache
 def _registered(group: Group, _path: tuple[str, ...]) -> dict[str, metadata.EntryPoint]:
     """Read the entry points below `sys.path` once: they are in a file of every package."""
+    from importlib import metadata
+
     found = sorted(metadata.entry_points(group=f"packager.{group}"), key=lambda point: (point.name, point.value))
     return {_published(point.name): point for point in reversed(found)}
 

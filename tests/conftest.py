@@ -15,12 +15,15 @@ from hypothesis import HealthCheck, settings
 # What tests import writes nothing into the home directory and tells nobody.
 os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+# Tests run beside each other: two pools of as many threads as cores would wait for each other, and do it busily.
+for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_pool, "1")
 # A busy machine is no fault of what is tested.
 settings.register_profile("packager", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("packager")
 
 from packager.store.store import Store  # noqa: E402
-from tests.support import outputs  # noqa: E402
+from tests.support import forks, outputs  # noqa: E402
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -37,16 +40,8 @@ def packager(tmp_path: Path) -> Run:
     def run(
         *arguments: str | Path, cwd: Path | None = None, code: int | None = 0, **extra: str
     ) -> subprocess.CompletedProcess[str]:
-        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PACKAGER_STORE": str(tmp_path / "store")}
-        passed = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))}
-        done = subprocess.run(
-            [sys.executable, "-m", "packager", *map(str, arguments)],
-            cwd=cwd or tmp_path,
-            env={**environment, **passed, **extra},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environment = {**forks.variables(tmp_path), "PACKAGER_STORE": str(tmp_path / "store"), **extra}
+        done = forks.RUNNER.run([*map(str, arguments)], cwd or tmp_path, environment)
         if code is not None:
             assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         if "--json" in arguments and done.stdout:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from packager.cli import load as load_verb
 from packager.cli import verbs
 from packager.errors import UsageError
 from packager.runtime import Runtime, load_runtime, members
+from tests.support import forks
 
 TESTS = Path(__file__).parent
 OFFERS = {
@@ -70,11 +72,15 @@ def test_a_runtime_knows_its_targets(name: str) -> None:
             runtime.check_target(device, precision)
 
 
+@functools.cache
+def texts() -> tuple[str, ...]:
+    return tuple(path.read_text() for path in TESTS.rglob("test_*.py"))
+
+
 @pytest.mark.parametrize(("group", "name"), FOUND, ids=IDS)
 def test_a_plug_in_is_tested(group: str, name: str) -> None:
     words = {name, name.replace("-", "_")}
-    texts = (path.read_text() for path in TESTS.rglob("test_*.py"))
-    assert any(any(word in text for word in words) for text in texts)
+    assert any(any(word in text for word in words) for text in texts())
 
 
 def test_no_plug_in_imports_what_is_heavy() -> None:
@@ -99,19 +105,14 @@ def test_a_verb_explains_itself_with_examples(name: str) -> None:
     assert module.HELP[0].islower()
     assert not module.HELP.endswith(".")
     assert f"packager {name}" in module.EXAMPLES
-    done = subprocess.run(
-        [sys.executable, "-m", "packager", name, "--help"], capture_output=True, text=True, check=True
-    )
-    assert "examples:" in done.stdout
-    assert "--json" in done.stdout
+    done = forks.RUNNER.run([name, "--help"], Path.cwd(), forks.variables(Path.home()))
+    assert done.returncode == 0 and "examples:" in done.stdout and "--json" in done.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(shell: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "packager", "completion", shell], capture_output=True, text=True, check=True
-    )
-    assert "packager" in done.stdout
+    done = forks.RUNNER.run(["completion", shell], Path.cwd(), forks.variables(Path.home()))
+    assert done.returncode == 0 and "packager" in done.stdout
 
 
 def test_the_shell_completes_verbs_and_options() -> None:

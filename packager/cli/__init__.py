@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import pkgutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -89,6 +88,9 @@ def _run(argv: Sequence[str], console: Console) -> int:
     if not argv and "_ARGCOMPLETE" not in os.environ:
         print(build_parser(verbs()).format_help(), end="")
         return 0
+    if argv and argv[0] == "--version":  # without a parser, and so without the verbs
+        print(f"packager {api.__version__}")
+        return 0
     try:
         args = _parse(_reordered(argv))
     except SystemExit:  # it has printed help or a version
@@ -133,8 +135,9 @@ def _interrupt(number: int, frame: object) -> None:
 
 def verbs() -> list[str]:
     """Return the names of all verbs, sorted; a verb is a file in this folder."""
-    found = {info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")}
-    return sorted(found - _HELPERS)
+    files = {entry.name for folder in __path__ for entry in os.scandir(folder)}
+    named = {name.removesuffix(".py") for name in files if name.endswith(".py") and not name.startswith("_")}
+    return sorted(named - _HELPERS)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

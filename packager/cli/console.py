@@ -12,26 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 from packager import escape
 from packager.errors import IntegrityError, PackagerError, StepError
-from packager.events import Cached, Event, Finished, Note, Progress, Started, Warned
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-_REDRAW = 0.1  # seconds between two drawings of the live line
-_SLOW = 1.0  # seconds after which a step is worth a line even where nothing can be redrawn
+    from packager.cli._progress import Tracker
+    from packager.events import Event
+
+_REDRAW = 0.1  # seconds between two drawings of the live display
+_SLOW = 1.0  # seconds after which a transfer is worth a line
+_AGAIN = 30.0  # seconds between two lines about a transfer where nothing can be redrawn
 
 
 class Console:
-    """One command's terminal. With `json`, stdout carries one document and nothing else."""
+    """One command's terminal. With `json`, stdout carries one document and nothing else.
+
+    Where it is `live`, what runs is redrawn in place, below what was printed; elsewhere (a file, CI, a terminal that
+    cannot move its cursor, NO_COLOR) progress is plain lines.
+    """
 
     def __init__(self, *, json: bool, quiet: bool) -> None:
         self.json, self.quiet = json, quiet
-        self.live = sys.stderr.isatty() and not quiet
-        self.colour = self.live and "NO_COLOR" not in os.environ
+        self.colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")  # no-color.org: set and not empty
+        self.live = self.colour and not quiet and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
         self._lock = threading.RLock()
-        self._running: dict[str, float] = {}
-        self._progress: Progress | None = None
-        self._announced: set[str] = set()
+        self._tracker: Tracker | None = None
+        self._announced: dict[str, float] = {}  # transfers that have a plain line, and when they last got one
+        self._lines = 0  # of the live display
         self._drawn = 0.0
 
     # results
@@ -86,51 +93,66 @@ class Console:
         """Show an event of the library."""
         if self.quiet:
             return
+        from packager.events import Cached, Finished, Note, Progress, Started, Warned  # not before there is one
+
         with self._lock:
+            ended = self._following().follow(event)
             match event:
                 case Started(label):
-                    self._running[label] = time.monotonic()
                     self._draw(force=True) if self.live else self._print(f"{escape.line(label)} …")
                 case Finished(label, seconds):
-                    self._running.pop(label, None)
                     self._print(f"{escape.line(label)}: {seconds:.1f} s")
                 case Cached(label):
                     self._print(f"{escape.line(label)}: cached")
-                case Progress():
-                    self._move(event)
+                case Progress(label, _, _):
+                    self._move(label, ended)
                 case Note(message):
                     self._print(escape.line(message))
                 case Warned(message):
                     self._say("warning:", "33", message)
+            if self.live and not self._lines and self._following().is_busy:
+                self._draw(force=True)  # below what was printed
 
-    def _move(self, event: Progress) -> None:
-        self._progress = event
-        started = self._running.setdefault(event.label, time.monotonic())
-        if event.done >= event.total:
-            self._running.pop(event.label, None)
-            self._progress = None
-            self._clear()
-        elif self.live:
+    def _following(self) -> Tracker:
+        if self._tracker is None:
+            from packager.cli._progress import Tracker
+
+            self._tracker = Tracker(time.monotonic)
+        return self._tracker
+
+    def _move(self, label: str, ended: str | None) -> None:
+        """Show how far a transfer is; of one that ends at once, nothing."""
+        if ended is not None:
+            worth = self._announced.pop(label, None) is not None
+            self._print(ended) if worth else self._clear()
+            return
+        tracker, now = self._following(), time.monotonic()
+        if tracker.elapsed(label) > _SLOW and now - self._announced.get(label, -_AGAIN) >= _AGAIN:
+            self._announced[label] = now
+            if not self.live:
+                self._print(tracker.line(label))
+        if self.live:
             self._draw()
-        elif event.label not in self._announced and time.monotonic() - started > _SLOW:
-            self._announced.add(event.label)
-            self._print(f"{escape.line(event.label)} … {size(event.total)}")
 
     def _draw(self, *, force: bool = False) -> None:
         now = time.monotonic()
         if not force and now - self._drawn < _REDRAW:
             return
         self._drawn = now
-        parts = [f"{escape.line(label)} {now - started:.0f} s" for label, started in self._running.items()]
-        if self._progress and self._progress.total:
-            parts.append(f"{100 * self._progress.done // self._progress.total} % of {size(self._progress.total)}")
-        sys.stderr.write("\r\x1b[K" + " · ".join(parts)[: _width()])
+        rows = self._following().rows(_width())
+        sys.stderr.write(self._erasure() + "\n".join(rows))
         sys.stderr.flush()
+        self._lines = len(rows)
 
     def _clear(self) -> None:
-        if self.live:
-            sys.stderr.write("\r\x1b[K")
+        if self.live and self._lines:
+            sys.stderr.write(self._erasure())
             sys.stderr.flush()
+            self._lines = 0
+
+    def _erasure(self) -> str:
+        """Return what moves the cursor to where the live display begins, and erases from there on."""
+        return ("\r" + "\x1b[A" * (self._lines - 1) + "\x1b[J") if self._lines else ""
 
     # a clock for steps that report nothing themselves
 
@@ -152,7 +174,7 @@ class Console:
     def _tick(self) -> None:
         while not self._stop.wait(1):
             with self._lock:
-                if self._running:
+                if self._tracker and self._tracker.is_busy:
                     self._draw()
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from packager.api import Bundle
     from packager.api.bundles import AttachedStatement
 
+_MANY = 8  # files of one directory that are still listed one by one
 FOR = "everybody"
 HELP = "show what a bundle holds, or what a model file takes and returns"
 EXAMPLES = """  packager inspect digits.bundle.tar
@@ -93,16 +94,39 @@ def _text(
     rows.append(f"  graph      opset {opset}; IR {contract['graph']['ir']}")
     for kind in ("inputs", "outputs"):
         for port in contract["interface"][kind]:
-            rows.append(f"  {kind[:-1]:10} {port['name']}: {port['dtype']}{port['shape']}")
+            rows.append(f"  {kind[:-1]:10} {port['name']}: {port['dtype']}[{', '.join(map(str, port['shape']))}]")
     for name, labels in contract.get("classes", {}).items():
         rows.append(f"  classes    {name}: {', '.join(map(str, labels[:12]))}{' …' if len(labels) > 12 else ''}")
     rows += [f"  {row.partition(' ')[0]:10} {row.partition(' ')[2]}" for row in taken]
     for name, promise in contract["runs-on"].items():
         rows.append(f"  runs on    {name} {promise['versions']}")
     rows += [f"  target     {name}: {target['path']}" for name, target in contract["targets"].items()]
-    rows += [f"  signed     {item.predicate_type} by {item.claim:.200} (not checked here)" for item in statements]
-    if not statements:
-        rows.append("  signed     no")
+    rows += _signed(statements)
     rows += [f"  attached   {item['digest']} (unreadable: {item['reason']:.200})" for item in unreadable]
-    rows += [f"  {blob.digest[7:19]}  {size(blob.size):>9}  {path}" for path, blob in bundle.tree]
+    return [*rows, *_files(bundle)]
+
+
+def _signed(statements: list[AttachedStatement]) -> list[str]:
+    """Return each claimed signer once, with the types of what it signed."""
+    if not statements:
+        return ["  signed     no"]
+    rows = []
+    for claim in dict.fromkeys(item.claim for item in statements):
+        rows.append(f"  signed by  {claim:.200} (`packager verify` checks that):")
+        rows += [f"             {item.predicate_type}" for item in statements if item.claim == claim]
+    return rows
+
+
+def _files(bundle: Bundle) -> list[str]:
+    """Return a line for each file, and one for a directory with many; --json lists all."""
+    folders: dict[str, list[tuple[str, str, int]]] = {}
+    for path, blob in bundle.tree:
+        folders.setdefault(path.rpartition("/")[0], []).append((path, blob.digest, blob.size))
+    rows = []
+    for folder, files in folders.items():
+        if folder and len(files) > _MANY:
+            total = size(sum(count for _, _, count in files))
+            rows.append(f"  {f'{len(files)} files':12}  {total:>9}  {folder}/")
+        else:
+            rows += [f"  {digest[7:19]}  {size(count):>9}  {path}" for path, digest, count in files]
     return rows

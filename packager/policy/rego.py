@@ -15,15 +15,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packager.canonical import JSON
 from packager.errors import UsageError, did_you_mean
-from packager.policy import opa, schema
-from packager.policy.language import child, program
-from packager.policy.language.program import PACKAGE
-from packager.policy.language.values import RegoError, UndefinedError
+from packager.policy import schema
 from packager.types import Finding
+
+if TYPE_CHECKING:  # most profiles hold no Rego: the evaluator is imported for those that do
+    from packager.policy.language.values import RegoError
 
 SUFFIX = ".rego"
 _QUIET = re.compile(r'"(?:[^"\\\n]|\\.)*"|`[^`]*`|#[^\n]*')
@@ -58,6 +58,9 @@ def check_program(text: str, name: str, *, by_opa: bool = False, clock: bool = F
     sections(text, name)
     if by_opa:
         return
+    from packager.policy.language import program
+    from packager.policy.language.values import RegoError
+
     try:
         program.load(text, clock=clock)
     except RegoError as refused:
@@ -84,6 +87,8 @@ def check(
 
 def _findings(rule: str, level: Any, messages: JSON) -> Iterator[Finding]:
     """Yield one finding per message: a text, or an object with `msg` and perhaps `subject`, as Conftest reads them."""
+    from packager.policy.language.program import PACKAGE
+
     if not isinstance(messages, list):
         yield Finding(
             rule, "error", "deny", f"`deny` is no set of messages, got {messages!s:.60}", "`deny contains msg if …`"
@@ -103,6 +108,10 @@ def _findings(rule: str, level: Any, messages: JSON) -> Iterator[Finding]:
 
 
 def _evaluated(text: str, name: str, facts: Mapping[str, JSON], by_opa: bool, now: int | None) -> Mapping[str, Any]:
+    from packager.policy import opa
+    from packager.policy.language import child
+    from packager.policy.language.values import RegoError, UndefinedError
+
     theirs = opa.evaluate(text, name, facts, now) if by_opa else None
     try:
         ours: Mapping[str, Any] | None = child.evaluate(text, facts, now)

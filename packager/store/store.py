@@ -30,7 +30,7 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -187,12 +187,21 @@ class Store:
 
     def put(self, data: bytes) -> Blob:
         """Store bytes."""
-        blob = Blob(canonical.sha256(data), len(data))
-        if not self.has(blob.digest):
-            with self.scratch() as scratch, storage_errors(self.root):
-                (scratch / "blob").write_bytes(data)
-                self._keep(scratch / "blob", blob)
+        (blob,) = self.put_all([data])
         return blob
+
+    def put_all(self, contents: Iterable[bytes]) -> list[Blob]:
+        """Store small records together: one scratch directory, and one sync of the directory of blobs."""
+        found = {canonical.sha256(data): data for data in contents}
+        blobs = {digest: Blob(digest, len(data)) for digest, data in found.items()}
+        missing = [blob for digest, blob in blobs.items() if not self.has(digest)]
+        if missing:
+            with self.scratch() as scratch, storage_errors(self.root):
+                for number, blob in enumerate(missing):
+                    (scratch / str(number)).write_bytes(found[blob.digest])
+                    self._move(scratch / str(number), blob)
+                sync_directory(self._blobs)
+        return list(blobs.values())
 
     def add(self, source: BinaryIO, *, expect: Blob | None = None, moved: Moved = unwatched) -> Blob:
         """Store a stream in one pass; with `expect`, anything else than that blob is an IntegrityError."""
@@ -205,16 +214,20 @@ class Store:
         return blob
 
     def _keep(self, file: Path, blob: Blob) -> None:
-        """Move a complete, hashed scratch file to its name."""
+        """Move a complete, hashed scratch file to its name, for good."""
         with storage_errors(self.root):
-            file.chmod(0o444)
-            descriptor = os.open(file, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-            with self.collecting(shared=True):
-                self._hold(blob.digest)
-                file.replace(self.path(blob.digest))
+            self._move(file, blob)
             sync_directory(self._blobs)
+
+    def _move(self, file: Path, blob: Blob) -> None:
+        """Write a complete scratch file to the disk, and rename it; the caller syncs the directory."""
+        file.chmod(0o444)
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        with self.collecting(shared=True):
+            self._hold(blob.digest)
+            file.replace(self.path(blob.digest))
 
     def receive(self, blob: Blob, source: Callable[[], BinaryIO], moved: Moved = unwatched) -> None:
         """Store `blob` from a stream that may break: received bytes stay, and the next attempt requests only the rest.
@@ -255,9 +268,11 @@ class Store:
         found, hashed = list(walk_regular(directory)), known or {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             blobs = list(pool.map(lambda item: hashed.get(item[0]) or _blob_at(item[1]), found))
-        for (_, path), blob in zip(found, blobs, strict=True):
-            if not self.has(blob.digest):
-                self._keep(path, blob)
+        with storage_errors(self.root):
+            for (_, path), blob in zip(found, blobs, strict=True):
+                if not self.has(blob.digest):
+                    self._move(path, blob)
+            sync_directory(self._blobs)
         return self.put_tree(Tree.of({name: blob for (name, _), blob in zip(found, blobs, strict=True)}))
 
     def take(self, directory: int, bounds: Bounds) -> Tree:
@@ -275,6 +290,8 @@ class Store:
                 return self._copied(directory, name, found[name], scratch / str(number))
 
             blobs = list(pool.map(taken, enumerate(found)))
+        with storage_errors(self.root):
+            sync_directory(self._blobs)
         return self.put_tree(Tree.of(dict(zip(found, blobs, strict=True))))
 
     def _copied(self, directory: int, name: str, size: int, file: Path) -> Blob:
@@ -287,7 +304,8 @@ class Store:
         if blob.size != size:
             raise WrongContentError(f"`{name}` changed while it was read", subject=name)
         if not self.has(blob.digest):
-            self._keep(file, blob)
+            with storage_errors(self.root):
+                self._move(file, blob)
         return blob
 
     def put_tree(self, tree: Tree) -> Tree:

@@ -236,8 +236,7 @@ def local(store: Store, *, verified: bool, replace: bool = False) -> Destination
         if verified and known is not None and not same and not replace:
             raise name_is_taken(bundle.name, bundle.version, known, entry)
         yield _Stored(store)
-        for digest in bundle.records:
-            store.put(bundle.record_bytes(digest))
+        store.put_all(map(bundle.record_bytes, bundle.records))
         if verified or same:
             store.admit(bundle.name, bundle.version, entry, replace=replace)
         else:

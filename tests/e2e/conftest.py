@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import pytest
 
 from packager.store.store import Store
 from packager.types import Tree
-from tests.support import outputs
+from tests.support import forks, outputs
 from tests.support.tools import tool
 
 __all__ = ["Project", "make_model", "tool"]
@@ -50,18 +49,15 @@ class Project:
 
     def run(self, *arguments: str | Path, code: int | None = 0, prefix: tuple[str, ...] = (), **extra: str) -> Any:
         """Run the command line in the folder; return its JSON with `--json`, else the finished process."""
-        passed = {n: v for n, v in os.environ.items() if n.startswith(("PIP_", "UV_", "SSL_"))}
         if not self.store.exists():
             self.lend()
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PACKAGER_STORE": str(self.store)}
-        done = subprocess.run(
-            [*prefix, str(self.python), "-m", "packager", *map(str, arguments)],
-            cwd=self.folder,
-            env={**environment, **passed, **self.extra, **extra},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environment = {**forks.variables(self.folder), "PACKAGER_STORE": str(self.store)}
+        words, variables = [*map(str, arguments)], {**environment, **self.extra, **extra}
+        if prefix or extra or self.extra or self.python != Path(sys.executable):
+            command = [*prefix, str(self.python), "-m", "packager", *words]
+            done = subprocess.run(command, cwd=self.folder, env=variables, capture_output=True, text=True, check=False)
+        else:
+            done = forks.RUNNER.run(words, self.folder, variables)
         assert code is None or done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
         if "lock" in arguments or "build" in arguments:

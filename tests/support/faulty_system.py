@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import io
 import json
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from packager import cli
+from tests.support import forks
 
 WATCHED = {
     "open",
@@ -91,8 +91,7 @@ def apart(arguments: list[str], folder: Path, place: int | None = None, code: in
 def main(cases: Path) -> None:
     """Print one line per case: verb, error, which call, exit code, what was said, exit code of the repetition."""
     wanted = json.loads(cases.read_text())
-    for name in cli.verbs():
-        importlib.import_module(f"packager.cli.{name}")
+    forks.prepare()
     chance = random.Random(wanted["seed"])
     for verb in wanted["verbs"]:
         with tempfile.TemporaryDirectory() as there:

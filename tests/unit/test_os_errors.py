@@ -20,7 +20,7 @@ import pytest
 from packager import os_errors
 from packager.errors import PackagerError, SourceError, StorageError
 from packager.store.store import Store
-from tests.support import deployments, graphs
+from tests.support import deployments, forks, graphs
 from tests.support.environments import CACHE
 from tests.support.stub_registry import Stub, serving
 
@@ -147,8 +147,7 @@ def released(folder: Path, registry: Stub) -> Path:
 
 def run(place: Path, *lines: list[str]) -> None:
     for words in lines:
-        command = [sys.executable, "-m", "packager", *words]
-        subprocess.run(command, cwd=place, check=True, env={**os.environ, "HOME": str(place), **CACHES})
+        forks.RUNNER.run(words, place, {**forks.variables(place), **CACHES}).check_returncode()
 
 
 def trace(folder: Path, work: Path, line: list[str], errors: tuple[str, ...], places: int) -> list[dict[str, Any]]:

@@ -19,6 +19,16 @@ description: Classifies 8x8 images of handwritten digits
 authors: [The packager authors]
 datasets: [{name: digits, license: CC-BY-4.0, uri: "https://archive.ics.uci.edu/dataset/80"}]
 """
+MEANING = {
+    "structure": "it is a bundle: sizes, names and records are as they must be",
+    "trust": "the customer's own trust has not expired",
+    "signature": "a key that the customer trusts signed it",
+    "statement": "what was signed is this bundle and no other",
+    "revocation": "nothing of it was revoked",
+    "rollback": "it is no older than what was accepted before",
+    "files": "every file is the one that was signed, and none was added",
+    "formats": "no file has a format that can hold a program",
+}  # of the checks of `packager verify`, in their order
 sys.path.insert(0, str(HERE.parent))
 
 from walk import Walk  # noqa: E402
@@ -88,7 +98,8 @@ def main(folder: Path, *, cnn: bool = False) -> None:
 
     walk.step("verify the file with the public key alone, as a customer would")
     verdict = walk.packager("verify", name, "--key", "release.pub")
-    walk.proved("; ".join(f"{check['check']}: {check['detail']}" for check in verdict["checks"]))
+    for check in verdict["checks"]:
+        walk.proved(f"{MEANING[check['check']]:60} {check['detail'].partition(';')[0]:.70}")
 
     walk.step("install: unpack, isolated environment from the hashed lock")
     installed = walk.packager("install", name, "site", "--key", "release.pub")

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,7 @@ from packager.bundle.bundle import CONTRACT, open_bundle
 from packager.store.store import Store
 from packager.transport.copy import save
 from packager.trust.verify import list_statements
-from tests.support import bundles, contracts
+from tests.support import bundles, contracts, forks
 
 RECIPE = contracts.RECIPE.replace('  triton: ">=24.04"\n', "")
 ADDED = {"sign": 2, "attest": 1, "promise": 1, "promote": 1}
@@ -39,14 +36,7 @@ VERBS = {
 
 
 def run(folder: Path, *words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "packager", *words],
-        cwd=folder,
-        env={**os.environ, "HOME": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forks.RUNNER.run(words, folder, forks.variables(folder))
     assert done.returncode == 0, done.stderr
 
 

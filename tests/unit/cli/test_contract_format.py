@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from packager.errors import MalformedError
 from packager.store.store import Store
 from packager.transport.copy import save
 from packager.types import Blob
-from tests.support import bundles
+from tests.support import bundles, forks
 
 BUNDLE = "newer.bundle.tar"
 KEY = ["--key", "release.pub"]
@@ -102,14 +100,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "packager", *words],
-        cwd=folder,
-        env={**os.environ, "HOME": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return forks.RUNNER.run(words, folder, forks.variables(folder))
 
 
 def written(folder: Path) -> set[str]:
