@@ -60,6 +60,7 @@ ROOMS = (
     "passport",
     "workspace",
     "api",
+    "pipeline",
     "cli",
     "__main__",
 )  # each imports rooms above it in this list only
@@ -180,6 +181,7 @@ LIGHT_VERBS = (
     "sign --help",
     "attest --help",
     "promote --help",
+    "release --help",
     "rebuild --help",
     "trust --help",
     "build --help",
