@@ -131,7 +131,7 @@ class _Run:
     def __init__(self, file: ReleaseFile, options: Options, journal: Path, shared: Path, on_event: OnEvent) -> None:
         self.options, self.on_event, self.rows = options, on_event, Rows()
         self.models = {model.name: model for model in file.models}
-        self.context = _context(options, journal, shared)
+        self.context = _context(file.path.absolute().parent, options, journal, shared)
         self.waits = {model.name: set(model.after) for model in file.models}
         self.ready = deque(name for name, others in self.waits.items() if not others)
         self.followers: dict[str, list[str]] = {}
@@ -295,10 +295,11 @@ def write_all(sink: BinaryIO, data: bytes) -> None:
         data = data[sink.write(data) or 0 :]
 
 
-def _context(options: Options, journal: Path, shared: Path) -> JSON:
+def _context(base: Path, options: Options, journal: Path, shared: Path) -> JSON:
     return {
         "driver": os.getpid(),
         "store": str(options.store.absolute()),
+        "base": str(base),
         "journal": str(journal),
         "shared": str(shared),
         "environments": str(options.environments.absolute()),

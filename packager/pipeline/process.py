@@ -79,6 +79,7 @@ def _room(context: Mapping[str, JSON], answers: BinaryIO) -> tasks.Room:
         workspace,
         store,
         Journal(Path(context["journal"])),
+        Path(context["base"]),
         Path(context["environments"]),
         {uri: value.encode("latin-1") for uri, value in context["secrets"].items()},
         frozenset(context["again"]),

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import quote_plus
 
 from packager import api, canonical
 from packager.build.project import Project
@@ -61,6 +62,7 @@ class Room:
     workspace: Workspace
     store: Store
     journal: Journal
+    base: Path  # the directory of the release file
     environments: Path  # where the conformance suite keeps environments
     secrets: Mapping[str, bytes] = field(default_factory=dict)  # by the URI of a signer
     again: frozenset[str] = frozenset()
@@ -378,7 +380,7 @@ class _Tasks:
         tested = self.outcomes.get("conform")
         return {
             "bundle": self.entry.manifest,
-            "signer": chosen,
+            "signer": self._called(chosen),
             "conformance": canonical.sha256(canonical.dump(tested["result"])) if tested else None,
         }
 
@@ -395,6 +397,11 @@ class _Tasks:
             signed = signed.with_statement(signer.sign(stated.to_bytes()).to_bytes(), stated.predicate_type)
         copy.attach(signed)
         return {"statements": sorted(item.manifest.digest for item in signed.referrers)}
+
+    def _called(self, uri: str) -> str:
+        """Return a signer as the release file names it: the same in every checkout."""
+        base = f"{self.room.base}/"
+        return uri.replace(base, "").replace(quote_plus(base), "")
 
     # push
 
@@ -423,7 +430,7 @@ class _Tasks:
             "stage": chosen.stage,
             "profile": self.room.profile(chosen.profile).digest,
             "trust": _digest_of(Path(chosen.trust)),
-            "signer": chosen.sign,
+            "signer": self._called(chosen.sign),
             "address": self.settings.push and self._address(self.settings.push),
         }
 
