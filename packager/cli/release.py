@@ -27,6 +27,7 @@ FOR = "release"
 HELP = "release many models as one plan"
 EXAMPLES = """  packager release release.yaml --dry-run
   packager release release.yaml --jobs 4 --report out
+  packager release release.yaml --until policy             # for a change request: nothing is signed
   packager release release.yaml --again push"""
 _TASKS = ("lock", "build", "policy", "conform", "sign", "push", "promote")
 
@@ -54,6 +55,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TASK",
         help=f"run this task whatever is remembered; repeat it for another one: {', '.join(_TASKS)}",
     )
+    parser.add_argument(
+        "--until", choices=_TASKS, default=_TASKS[-1], metavar="TASK", help="leave out what comes after"
+    )
     parser.add_argument("--report", type=Path, metavar="DIR", help="write release.json, junit.xml and index.html")
     parser.add_argument(
         "--builder", metavar="URI", help="who builds, for the provenance (default: as `packager build`)"
@@ -76,6 +80,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         again=frozenset(args.again),
         builder=args.builder,
         dry=args.dry_run,
+        until=args.until,
     )
     with console:
         rows = driver.release(file, chosen, console)

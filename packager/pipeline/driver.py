@@ -28,7 +28,7 @@ from packager.canonical import JSON
 from packager.errors import StepError, UsageError
 from packager.events import Finished, OnEvent, Started, Warned, ignore
 from packager.pipeline.journal import Journal
-from packager.pipeline.plan import BAD, ModelRow, Problem, Totals, stopped_row, waiting_row
+from packager.pipeline.plan import BAD, TASKS, ModelRow, Problem, Totals, stopped_row, waiting_row
 from packager.pipeline.release_file import Model, ReleaseFile
 from packager.store.store import Store
 
@@ -43,7 +43,8 @@ class Options:
     """How a release runs: the store's directory, how many models at a time, how registries are reached.
 
     `environments` is where the conformance suite keeps environments, `secrets` passphrases and tokens by the URI of the
-    signer, `again` are tasks that run whatever is remembered. With `dry` nothing runs, and rows are the plan.
+    signer, `again` are tasks that run whatever is remembered. `until` is the last task. With `dry` nothing runs, and
+    rows are the plan.
     """
 
     store: Path
@@ -55,6 +56,7 @@ class Options:
     again: frozenset[str] = frozenset()
     builder: str | None = None
     dry: bool = False
+    until: str = TASKS[-1]
 
 
 class Rows:
@@ -309,6 +311,7 @@ def _context(base: Path, options: Options, journal: Path, shared: Path) -> JSON:
         "again": sorted(options.again),
         "builder": options.builder,
         "dry": options.dry,
+        "until": options.until,
     }
 
 

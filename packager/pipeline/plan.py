@@ -134,9 +134,9 @@ class ModelRow:
         )
 
 
-def tasks_of(settings: Settings) -> tuple[str, ...]:
-    """Return the tasks that a model's settings leave in, in order."""
-    return tuple(name for name in TASKS if getattr(settings, name))
+def tasks_of(settings: Settings, until: str = TASKS[-1]) -> tuple[str, ...]:
+    """Return the tasks that a model's settings leave in, in order, up to the task `until`."""
+    return tuple(name for name in TASKS[: TASKS.index(until) + 1] if getattr(settings, name))
 
 
 def stopped_row(model: Model, problem: Problem) -> ModelRow:

@@ -84,6 +84,7 @@ def _room(context: Mapping[str, JSON], answers: BinaryIO) -> tasks.Room:
         {uri: value.encode("latin-1") for uri, value in context["secrets"].items()},
         frozenset(context["again"]),
         context["dry"],
+        context["until"],
         share_below(Path(context["shared"])),
         context["builder"],
         tell,

@@ -26,7 +26,7 @@ from packager.errors import IntegrityError, LockError, PackagerError, StepError,
 from packager.events import Cached, Event, Finished, Started, Warned, ignore
 from packager.os_errors import translate
 from packager.pipeline.journal import Journal
-from packager.pipeline.plan import ModelRow, Problem, TaskRow, skipped, tasks_of
+from packager.pipeline.plan import TASKS, ModelRow, Problem, TaskRow, skipped, tasks_of
 from packager.pipeline.release_file import Conform, Model, Promote, fill_address
 from packager.policy import engine, facts
 from packager.release import builder, provenance
@@ -56,7 +56,8 @@ class _NoError(Exception):
 class Room:
     """What the models of one worker process share: workspace, store, journal, signers and profiles, opened once.
 
-    `again` are tasks that run whatever is remembered, `dry` means that nothing runs. `tell` hears which task begins.
+    `again` are tasks that run whatever is remembered, `until` is the last task, `dry` means that nothing runs. `tell`
+    hears which task begins.
     """
 
     workspace: Workspace
@@ -67,6 +68,7 @@ class Room:
     secrets: Mapping[str, bytes] = field(default_factory=dict)  # by the URI of a signer
     again: frozenset[str] = frozenset()
     dry: bool = False
+    until: str = TASKS[-1]
     share: Share | None = None
     builder: str | None = None
     tell: Callable[[str, Event | None], None] = lambda task, event: None
@@ -106,7 +108,7 @@ class _Tasks:
     def perform(self) -> ModelRow:
         rows: list[TaskRow] = []
         bad: TaskRow | None = None
-        for name in tasks_of(self.settings):
+        for name in tasks_of(self.settings, self.room.until):
             planned = next((row.task for row in rows if row.state == "planned"), None)
             if bad is not None:
                 rows.append(skipped(name, bad))
