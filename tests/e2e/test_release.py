@@ -218,6 +218,26 @@ def test_one_that_fails_stops_no_other_but_those_that_wait_for_it(
     assert bad["tree:1.0.0"] == ("1", "0") and bad["gone:1.0.0"] == ("0", "1") and bad["toy:1.0.0"] == ("0", "0")
 
 
+def test_the_chosen_cells_run_on_the_real_runtime_and_are_signed(
+    models: Path, registry: Registry, tmp_path: Path
+) -> None:
+    project = killable(models, f"{registry.host}/conformed", tmp_path, ["toy"])
+    text = PLAN.format(host=f"{registry.host}/conformed").replace("  push:", "  conform: {conform}\n  push:")
+    chosen = "{runtimes: ['onnxruntime==1.31.1'], level: L3}"
+    (project.folder / "release.yaml").write_text(text.replace("{conform}", chosen))
+    (planned,) = project.run("release", "--dry-run", "--json")["models"]
+    assert planned["cells"] == ["onnxruntime 1.31.1 · onnxruntime-cpu-fp32"]
+    done = project.run("release", "--json")
+    (row,) = done["models"]
+    assert states(row)["conform"] == "done" and row["cells"] == planned["cells"]
+    found = project.run("verify", row["reference"], "--key", "release.pub", "--json")
+    assert "https://in-toto.io/attestation/test-result/v0.1" in {item["predicate_type"] for item in found["statements"]}
+    assert states(project.run("release", "--json")["models"][0]) == dict.fromkeys(states(row), "unchanged")
+    (project.folder / "release.yaml").write_text(text.replace("{conform}", "{runtimes: ['openvino==*'], strict: true}"))
+    (row,) = project.run("release", "--json", code=1)["models"]
+    assert states(row)["conform"] == "no" and states(row)["sign"] == "skipped"
+
+
 def test_two_releases_of_one_file_do_not_run_at_once(released: tuple[Project, Any]) -> None:
     project, _ = released
     import fcntl
