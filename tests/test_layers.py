@@ -61,6 +61,7 @@ ROOMS = (
     "passport",
     "workspace",
     "api",
+    "pipeline",
     "cli",
     "__main__",
 )  # each imports rooms above it in this list only
@@ -183,6 +184,7 @@ LIGHT_VERBS = (
     "sign --help",
     "attest --help",
     "promote --help",
+    "release --help",
     "rebuild --help",
     "trust --help",
     "build --help",

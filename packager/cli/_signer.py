@@ -95,5 +95,10 @@ def _token(args: argparse.Namespace) -> bytes | None:
                 return bytes(file.read(_MAX_TOKEN))
         except OSError as error:
             raise UsageError(f"cannot read token file `{path}`: {error.strerror}") from None
+    return identity_token()
+
+
+def identity_token() -> bytes | None:
+    """Return the identity token of the environment, or None."""
     text = os.environ.get("PACKAGER_IDENTITY_TOKEN")
     return text.encode() if text else None

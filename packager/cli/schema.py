@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Print a JSON Schema: of recipes, so that an editor completes and checks `bundle.yaml`, of contracts, trust or facts.
+"""Print a JSON Schema: of recipes, so that an editor completes and checks `bundle.yaml`, of release files and others.
 
 A recipe written by `packager init` names `recipe.schema.json` beside it in its first line.
 """
@@ -13,14 +13,15 @@ from packager.cli import _completers
 from packager.cli.console import Console
 
 FOR = "everybody"
-HELP = "print the JSON Schema of recipes, contracts, trust files, facts or what verbs print"
+HELP = "print the JSON Schema of recipes, release files, contracts, trust files, facts or what verbs print"
 EXAMPLES = """  packager schema > recipe.schema.json
+  packager schema release > release.schema.json
   packager schema contract > contract.schema.json
   packager schema trust > trust.schema.json
   packager schema facts > facts.schema.json
   packager schema output > output.schema.json      # of every verb with --json
   packager schema output verify                    # of one"""
-_DOCUMENTS = ("recipe", "contract", "trust", "facts", "output")
+_DOCUMENTS = ("recipe", "release", "contract", "trust", "facts", "output")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

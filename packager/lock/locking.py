@@ -53,6 +53,7 @@ class BuildContext:
     environment: Mapping[str, str]
     registries: Callable[[], wire.Settings] | None = None
     today: datetime.date | None = None
+    share: Callable[[JSON, Callable[[], JSON]], JSON] | None = None  # answers of indexes that hold for many recipes
 
     def settings(self, recipe: Recipe, memo: Memo) -> Settings:
         """Return what sources may know; the recipe's registry wins over the environment's."""
@@ -437,7 +438,19 @@ def _dependencies(recipe: Recipe, runner: Runner, context: BuildContext, engine:
         action = Action("describe", DESCRIBE_VERSION, params=key)
         return runner(action, "read the metadata of wheels", perform=lambda _: ask()).facts
 
-    return runtime_wheels.lock(wanted, context.environment, remember, runner.on_event)
+    def find() -> Dependencies:
+        return runtime_wheels.lock(wanted, context.environment, remember, runner.on_event)
+
+    if context.share is None:
+        return find()
+    key: JSON = [
+        {runtime: list(lines) for runtime, lines in runtimes.items()},
+        list(wanted.required),
+        list(wanted.optional),
+        name and [name, canonical.sha256(_read_lock_file(name, context.base))],
+        engine,
+    ]
+    return Dependencies.from_json(context.share(key, lambda: find().to_json()))
 
 
 def _default_platforms(engine: str) -> tuple[str, ...]:

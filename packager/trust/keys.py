@@ -137,6 +137,12 @@ def load_private(path: Path, secret: Callable[[], bytes | None]) -> PrivateKey:
     return PrivateKey(key)
 
 
+def is_encrypted(path: Path) -> bool:
+    """Return whether a private key needs a passphrase. Raises UsageError for a file that cannot be read."""
+    data = _read(path)
+    return any(mark in data for mark in _ENCRYPTED)
+
+
 _ENCRYPTED = (b"-----BEGIN ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED")
 
 

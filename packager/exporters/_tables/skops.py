@@ -12,8 +12,10 @@ scikit-learn are checked before anything walks them; the trees of nearest neighb
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,8 @@ def load(path: Path, recorded: Sequence[str] = ()) -> Any:
     `recorded` are the types that MLflow wrote down as trusted; without any (a bare file) those of the archive count.
     """
     try:
-        skops = importlib.import_module("skops.io")
+        with hidden(*NEVER_USED):
+            skops = importlib.import_module("skops.io")
     except ImportError:
         raise MissingToolError("skops", "sklearn") from None
     archive.refuse_bomb(path)
@@ -53,6 +56,35 @@ def load(path: Path, recorded: Sequence[str] = ()) -> Any:
         f"`{foreign[0]}` in `{path.name}` is not on the list of types known to be safe",
         hint=_SEARCHED if foreign[0].startswith("scipy.stats.") else _WAY_OUT,
     )
+
+
+NEVER_USED = ("torch", "cupy", "dask", "jax")
+
+
+class _Hidden:
+    """A finder of modules by which imports of some libraries fail, where they are not loaded yet."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = names
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name in self._names:
+            raise ModuleNotFoundError(f"`{name}` is not imported here", name=name)
+
+
+@contextlib.contextmanager
+def hidden(*names: str) -> Iterator[None]:
+    """Have imports of libraries fail inside.
+
+    skops lists the estimators of scikit-learn by importing every package of it, and the adapters for other array
+    libraries among them load whole frameworks (torch: 1.7 seconds) that no archive of data can use.
+    """
+    finder = _Hidden(names)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def _checked(model: Any) -> Any:

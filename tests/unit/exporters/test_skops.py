@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -206,3 +208,21 @@ def test_neighbours_use_the_nodes_of_their_data(tmp_path: Path, kind: Any) -> No
     model._tree.__setstate__(tuple(state))
     skops.io.dump(model, tmp_path / "m.skops")
     assert _skops.load(tmp_path / "m.skops").kneighbors(FEATURES)[1].tolist() == expected
+
+
+def test_opening_an_archive_imports_no_framework(tmp_path: Path) -> None:
+    """Of all array libraries that scikit-learn has adapters for; what wants one afterwards gets it."""
+    skops.io.dump(LogisticRegression().fit(*fitted_rows()), tmp_path / "m.skops")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom packager.exporters._tables import skops\n"
+        "skops.load(Path(sys.argv[1]))\nprint(sorted({'torch', 'cupy', 'dask', 'jax'} & set(sys.modules)))\n"
+        "import torch\nprint(torch.__name__)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "m.skops")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "torch"]
+
+
+def fitted_rows() -> tuple[Any, Any]:
+    rows = np.random.RandomState(0).randn(20, 3)
+    return rows, (rows[:, 0] > 0).astype(int)

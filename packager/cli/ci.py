@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the file by which a CI system releases the models of a release file.
+
+  init     write it for github, gitlab, tekton or jenkins, where the system looks for it
+
+Change requests lock, build and judge; a push to the branch performs every task of the release file. Actions and images
+are pinned by digest, packager by version. No secret is in the file: the result says which ones it reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from packager.cli.console import Console
+
+FOR = "release"
+HELP = "write the files by which a CI system releases models"
+EXAMPLES = """  packager ci init github --with sklearn,scan
+  packager ci init gitlab --image docker.io/library/python:3.11-slim@sha256:…
+  packager ci init tekton --image registry.example.com/ci/python@sha256:… -o ci/task.yaml"""
+_SYSTEMS = ("github", "gitlab", "tekton", "jenkins")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", metavar="ACTION", choices=("init",), help="init")
+    parser.add_argument("system", metavar="SYSTEM", choices=_SYSTEMS, help=", ".join(_SYSTEMS))
+    parser.add_argument(
+        "--file",
+        type=Path,
+        default=Path("release.yaml"),
+        help="the release file (default: release.yaml)",
+        metavar="FILE",
+    )
+    parser.add_argument("--branch", default="main", metavar="NAME", help="the branch that releases (default: main)")
+    parser.add_argument(
+        "--with",
+        dest="extras",
+        default="build",
+        metavar="EXTRAS",
+        help="extras of packager to install (default: build)",
+    )
+    parser.add_argument("--image", metavar="NAME@DIGEST", help="where steps run: a Debian with Python; not for github")
+    parser.add_argument("-o", "--output", type=Path, metavar="PATH", help="where to write (default: where it belongs)")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager.errors import UsageError
+    from packager.files import storage_errors, write_atomically
+    from packager.pipeline import ci, release_file
+
+    models = release_file.load(args.file).models
+    wanted = ci.Wanted(args.file.as_posix(), args.branch, args.extras, args.image)
+    text = ci.render(args.system, wanted, models)
+    path = args.output or Path(ci.SYSTEMS[args.system][1])
+    if path.exists() and not args.force:
+        raise UsageError(f"`{path}` exists already", hint="give another path with -o, or --force")
+    with storage_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+    loose = [model.name for model in models if model.settings.lock == "renew"]
+    if loose:
+        console.message(
+            f"`{loose[0]}` and others have `lock: renew`: write `lock: check`, so that CI resolves nothing anew"
+        )
+    reads = ci.secrets_of(args.system, models)
+    rows = [f"wrote {path}", *(f"it reads {name}" for name in reads)]
+    console.result({"system": args.system, "file": str(path), "models": len(models), "reads": list(reads)}, rows)
+    return 0

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A release process: `python -m packager.pipeline.process`, started by the driver; releases one model after the other.
+
+It reads lines of JSON: first what holds for all models, then one model each; it answers with lines of JSON: which task
+begins, and at last the row of the model. It ends with its driver, whatever way that one ends. It is no worker of the
+sandbox: models are opened in workers that it starts, as every build does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from packager import canonical
+from packager.canonical import JSON
+from packager.contract import runtime_tables
+from packager.events import Event
+from packager.files import locked, write_atomically
+from packager.pipeline import tasks
+from packager.pipeline.journal import Journal
+from packager.pipeline.plan import stopped_row
+from packager.pipeline.release_file import Model
+from packager.workspace import Workspace
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Release models until the driver closes the input."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what anything prints is no answer
+    signal.signal(signal.SIGTERM, _end)
+    jobs = os.fdopen(os.dup(0), "rb")
+    context = json.loads(jobs.readline())
+    _end_with(context["driver"])
+    room = _room(context, answers)
+    for line in jobs:
+        model = Model.from_json(json.loads(line))
+        try:
+            row = tasks.release(model, room)
+        except Exception as error:  # whatever it is, the other models go on
+            row = stopped_row(model, tasks.bug(error))
+        room.store.release()
+        _answer(answers, {"row": row.to_json()})
+
+
+def _end(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
+def _end_with(driver: int) -> None:
+    """Have the kernel kill this process when its driver ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != driver:  # it ended before the call
+        sys.exit(1)
+
+
+def _room(context: Mapping[str, JSON], answers: BinaryIO) -> tasks.Room:
+    workspace = replace(
+        Workspace.default(Path(context["store"])),
+        registry_ca=context["registry_ca"] and Path(context["registry_ca"]),
+        plain_http=context["plain_http"],
+    )
+    runtime_tables.use_updates(workspace.knowledge_to_read)
+    store = workspace.open_store()
+
+    def tell(task: str, event: Event | None) -> None:
+        if event is None:
+            _answer(answers, {"task": task})
+
+    return tasks.Room(
+        workspace,
+        store,
+        Journal(Path(context["journal"])),
+        Path(context["base"]),
+        Path(context["environments"]),
+        {uri: value.encode("latin-1") for uri, value in context["secrets"].items()},
+        frozenset(context["again"]),
+        context["dry"],
+        context["until"],
+        share_below(Path(context["shared"])),
+        context["builder"],
+        tell,
+    )
+
+
+def share_below(folder: Path) -> tasks.Share:
+    """Return what keeps answers in files of a folder that the processes of one release share; each is found once."""
+
+    def share(key: JSON, find: Callable[[], JSON]) -> JSON:
+        file = folder / canonical.sha256(canonical.dump(key)).removeprefix("sha256:")
+        with locked(file.with_suffix(".lock")):
+            if file.is_file():
+                return json.loads(file.read_bytes())
+            value = find()
+            write_atomically(file, canonical.dump(value))
+        return value
+
+    return share
+
+
+def _answer(answers: BinaryIO, value: JSON) -> None:
+    line = canonical.dump(value) + b"\n"
+    while line:
+        line = line[answers.write(line) or 0 :]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,522 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tasks of one model, in order: each runs only if its inputs are not those of a task that ended well.
+
+Runs in a worker process of the driver. What a task did is remembered after it did it; between the two a kill may come,
+so every task gives the same when it is repeated: builds are found in the store, key signatures are deterministic, what
+is pushed is there already. What must never happen twice with another digest (a signature, a tag) is claimed in the
+journal before it happens.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import quote_plus
+
+from packager import api, canonical
+from packager.build.project import Project
+from packager.bundle.bundle import Bundle, open_bundle
+from packager.canonical import JSON
+from packager.errors import IntegrityError, LockError, PackagerError, StepError, UsageError
+from packager.events import Cached, Event, Finished, Started, Warned, ignore
+from packager.os_errors import translate
+from packager.pipeline.journal import Journal
+from packager.pipeline.plan import TASKS, ModelRow, Problem, TaskRow, skipped, tasks_of
+from packager.pipeline.release_file import Conform, Model, Promote, fill_address
+from packager.policy import engine, facts
+from packager.release import builder, provenance
+from packager.store.store import Store, StoreEntry
+from packager.trust.signers import Signer
+from packager.types import Verdict
+from packager.workspace import Workspace
+
+Share = Callable[[JSON, Callable[[], JSON]], JSON]
+"""Answers that hold for a whole release: a key, and how to find what is not known yet."""
+_PUSHES = 4  # blobs of one bundle that are sent at a time
+_WARNINGS = 20  # of one model that its row keeps
+_DETAILS = 20  # findings or lines of a log of one problem
+_LOCAL = "urn:packager:verifier:local"
+_BUG = 70
+
+
+class _NoError(Exception):
+    """A gate ran to its end and said no."""
+
+    def __init__(self, message: str, details: Iterator[str]) -> None:
+        super().__init__(message)
+        self.details = tuple(line for line, _ in zip(details, range(_DETAILS), strict=False))
+
+
+@dataclass
+class Room:
+    """What the models of one worker process share: workspace, store, journal, signers and profiles, opened once.
+
+    `again` are tasks that run whatever is remembered, `until` is the last task, `dry` means that nothing runs. `tell`
+    hears which task begins.
+    """
+
+    workspace: Workspace
+    store: Store
+    journal: Journal
+    base: Path  # the directory of the release file
+    environments: Path  # where the conformance suite keeps environments
+    secrets: Mapping[str, bytes] = field(default_factory=dict)  # by the URI of a signer
+    again: frozenset[str] = frozenset()
+    dry: bool = False
+    until: str = TASKS[-1]
+    share: Share | None = None
+    builder: str | None = None
+    tell: Callable[[str, Event | None], None] = lambda task, event: None
+    _profiles: dict[str, engine.Profile] = field(default_factory=dict)
+    _signers: dict[str, Signer] = field(default_factory=dict)
+
+    def profile(self, name: str) -> engine.Profile:
+        """Return a policy profile, read once."""
+        if name not in self._profiles:
+            self._profiles[name] = engine.profile(name, Path())
+        return self._profiles[name]
+
+    def signer(self, uri: str) -> Signer:
+        """Return a signer, opened once; but one whose certificate lasts minutes, each time."""
+        if uri not in self._signers or uri.startswith("keyless:"):
+            self._signers[uri] = api.open_signer(uri, lambda: self.secrets.get(uri))
+        return self._signers[uri]
+
+
+def release(model: Model, room: Room) -> ModelRow:
+    """Perform the tasks of one model, or plan them; whatever goes wrong is in its row."""
+    return _Tasks(model, room).perform()
+
+
+class _Tasks:
+    """One model under work: its project, the outcomes of its tasks so far, and what the build left in memory."""
+
+    def __init__(self, model: Model, room: Room) -> None:
+        self.model, self.room, self.settings = model, room, model.settings
+        self.outcomes: dict[str, Mapping[str, JSON]] = {}
+        self.cached = 0
+        self.warnings: list[str] = []
+        self.task = ""
+        self.built: api.BuildResult | None = None
+        self.locked: api.Lock | None = None
+
+    def perform(self) -> ModelRow:
+        rows: list[TaskRow] = []
+        bad: TaskRow | None = None
+        for name in tasks_of(self.settings, self.room.until):
+            planned = next((row.task for row in rows if row.state == "planned"), None)
+            if bad is not None:
+                rows.append(skipped(name, bad))
+            elif planned is not None:
+                rows.append(TaskRow(name, "planned", f"follows `{planned}`"))
+            else:
+                self.task = name
+                rows.append(self._attempt(name))
+                bad = rows[-1] if rows[-1].problem else None
+        return self._row(tuple(rows))
+
+    def _row(self, rows: tuple[TaskRow, ...]) -> ModelRow:
+        opened: Project | None = self.__dict__.get("project")
+        return ModelRow(
+            self.model.name,
+            self.model.version,
+            self.model.recipe,
+            rows,
+            tuple(target.name for target in opened.recipe.targets()) if opened else (),
+            self._cells(opened, self.settings.conform) if opened and self.settings.conform else (),
+            self._digest(),
+            _text(self.outcomes.get("push", {}).get("reference")),
+            opened.runner.executed if opened else 0,
+            self.cached,
+            tuple(dict.fromkeys(self.warnings))[:_WARNINGS],
+        )
+
+    def _attempt(self, name: str) -> TaskRow:
+        started = time.monotonic()
+        try:
+            row = self._lock() if name == "lock" else self._remembered(name)
+        except _NoError as no:
+            return TaskRow(name, "no", str(no), _since(started), Problem(1, str(no), None, no.details))
+        except PackagerError as error:
+            return TaskRow(name, "failed", error.message, _since(started), problem_of(error))
+        except (OSError, RuntimeError, MemoryError) as error:
+            found = translate(error) if isinstance(error, OSError | RuntimeError) else None
+            problem = problem_of(found) if found else bug(error)
+            return TaskRow(name, "failed", problem.message, _since(started), problem)
+        except Exception as error:
+            return TaskRow(name, "failed", str(error), _since(started), bug(error))
+        return replace(row, seconds=_since(started) if row.state == "done" else 0.0)
+
+    # the lock: what is on disk says whether it holds
+
+    def _lock(self) -> TaskRow:
+        again = "lock" in self.room.again and self.settings.lock == "renew"
+        try:
+            self.locked = self.project.read_lock()
+            if not again:
+                return TaskRow("lock", "unchanged", "the lock fits the recipe")
+            reason = "it is to run again"
+        except LockError as stale:
+            if self.settings.lock == "check":
+                raise
+            reason = stale.message
+        if self.room.dry:
+            return TaskRow("lock", "planned", reason)
+        self._begin()
+        self.locked = self.project.make_lock()
+        return TaskRow("lock", "done", reason)
+
+    # every other task: its inputs say whether it holds
+
+    def _remembered(self, name: str) -> TaskRow:
+        chosen = getattr(self.settings, name)
+        inputs: JSON = getattr(self, f"_{name}_inputs")(chosen)
+        known = self.room.journal.recall(self.model.name, name, inputs)
+        lost = self._lost(name, known.outcome) if known else None
+        if known and not lost and name not in self.room.again:
+            self.outcomes[name] = known.outcome
+            return TaskRow(name, "unchanged", "the inputs are those of the last time")
+        reason = lost or self._changed(name, inputs, known is not None)
+        if self.room.dry:
+            return TaskRow(name, "planned", reason)
+        self._begin()
+        started = time.monotonic()
+        outcome: Mapping[str, JSON] = getattr(self, f"_{name}")(chosen, inputs)
+        self.room.journal.remember(self.model.name, name, inputs, outcome, _since(started))
+        self.outcomes[name] = outcome
+        return TaskRow(name, "done", reason)
+
+    def _changed(self, name: str, inputs: Mapping[str, JSON], known: bool) -> str:
+        """Say why a task runs."""
+        if known:
+            return "it is to run again"
+        before = self.room.journal.last_inputs(self.model.name, name)
+        if before is None:
+            return "it did not run to its end before"
+        changed = [_WORDS.get(key, key) for key in inputs if inputs[key] != before.get(key)]
+        return f"changed since the last time: {', '.join(changed) or 'what it reads'}"
+
+    def _lost(self, name: str, outcome: Mapping[str, JSON]) -> str | None:
+        """Return why a remembered outcome no longer holds, or None."""
+        entry = self.room.store.named(self.model.name, self.model.version)
+        if name == "build" and (entry is None or entry.manifest != outcome["digest"]):
+            return "the store no longer has the bundle"
+        if name == "sign" and (entry is None or not set(outcome["statements"]) <= set(entry.referrers)):
+            return "the store no longer has the signatures"
+        return None
+
+    def _begin(self) -> None:
+        self.room.tell(self.task, None)
+
+    def _hear(self, event: Event) -> None:
+        match event:
+            case Cached():
+                self.cached += 1
+            case Warned(message):
+                self.warnings.append(message)
+            case Started() | Finished():
+                self.room.tell(self.task, event)
+
+    # what tasks share
+
+    @functools.cached_property
+    def project(self) -> Project:
+        workspace = self.room.workspace
+        opened = Project.open(
+            Path(self.model.recipe),
+            lambda: self.room.store,
+            variables=workspace.variables,
+            registries=workspace.registry_settings,
+            clock=workspace.clock,
+            jobs=workspace.jobs,
+            on_event=self._hear,
+        ).vendoring(self.settings.vendor)
+        if (opened.recipe.name, opened.recipe.version) != (self.model.name, self.model.version):
+            raise UsageError(f"recipe `{self.model.recipe}` changed while it was released", hint="release again")
+        return replace(opened, here=replace(opened.here, share=self.room.share))
+
+    @functools.cached_property
+    def lock(self) -> api.Lock:
+        return self.locked or self.project.read_lock()
+
+    @property
+    def entry(self) -> StoreEntry:
+        """The entry of the bundle that is released. Raises UsageError where it is not the one that was built."""
+        found = self.room.store.entry(self.model.name, self.model.version)
+        built = self.outcomes.get("build")
+        if built and built["digest"] != found.manifest:
+            raise UsageError(
+                f"`{self.model.name}:{self.model.version}` became another bundle while it was released",
+                hint="another process gave that name away; release again",
+            )
+        if found.origin is None:
+            raise UsageError(
+                f"`{self.model.name}:{self.model.version}` was neither built nor verified by this store",
+                hint="build it here, or import it with --key or --trust",
+            )
+        return found
+
+    def _digest(self) -> str | None:
+        if built := self.outcomes.get("build"):
+            return str(built["digest"])
+        known = None if self.settings.build else self.room.store.named(self.model.name, self.model.version)
+        return known.manifest if known else None
+
+    def _bundle(self) -> Bundle:
+        digest = self.entry.manifest
+        bundle = open_bundle(f"{self.model.name}:{self.model.version}", lambda: self.room.store)
+        if bundle.digest != digest:
+            raise IntegrityError(f"`{bundle.name}:{bundle.version}` changed while it was opened", subject=digest)
+        return bundle
+
+    def _claim(self, purpose: str, digest: str, about: JSON = None) -> JSON:
+        """Give a purpose of this name and version away to a digest, once and for all; return what was said then."""
+        name, version = self.model.name, self.model.version
+        claimed, said = self.room.journal.claim(name, version, purpose, digest, about)
+        if claimed != digest:
+            raise UsageError(
+                f"`{name}:{version}` was released before as another bundle: {claimed} ({purpose})",
+                hint=f"raise `version` in `{self.model.recipe}`: what was released stays what it is",
+            )
+        return said
+
+    @property
+    def _today(self) -> str:
+        return self.room.workspace.clock().date().isoformat()
+
+    # build
+
+    def _build_inputs(self, chosen: bool) -> JSON:
+        base, recipe = self.project.here.base, self.project.recipe
+        return {
+            "recipe": recipe.digest,
+            "lock": canonical.sha256(canonical.dump(self.lock.to_json())),
+            "files": {name: _digest_of(base / name) for name in provenance.beside(recipe)},
+        }
+
+    def _build(self, chosen: bool, inputs: JSON) -> Mapping[str, JSON]:
+        self.built = api.build_bundle(self.project, self.lock, builder=self.room.builder)
+        if self.built.bundle is None:
+            raise _no("no bundle was made", self.built.verdict)
+        made = self.built.bundle
+        return {"digest": made.digest, "size": made.size}
+
+    # policy
+
+    def _policy_inputs(self, chosen: str) -> JSON:
+        """The day is among them: waivers and advisories are dated."""
+        profile = self.room.profile(chosen)
+        return {"bundle": self.entry.manifest, "profile": profile.digest, "day": self._today}
+
+    def _policy(self, chosen: str, inputs: JSON) -> Mapping[str, JSON]:
+        """Judge what the build measured by another profile than the recipe's; a build that ran before runs nothing."""
+        profile, bundle = self.room.profile(chosen), self._bundle()
+        built = self.built or api.build_bundle(self.project, self.lock, builder=self.room.builder)
+        if built.bundle is None:
+            raise _no("no bundle was made", built.verdict)
+        content = facts.Content(bundle.name, bundle.version, bundle.tree, bundle.medium.open_file)
+        day = self.room.workspace.clock().date()
+        verdict = engine.judge(profile, facts.of_build(content, built.facts, profile.facts, day), day)
+        if not verdict.ok:
+            raise _no(f"profile `{profile.name}` says no", verdict)
+        return {"verdict": verdict.to_json()}
+
+    # conform
+
+    def _conform_inputs(self, chosen: Conform) -> JSON:
+        return {
+            "bundle": self.entry.manifest,
+            "cells": list(chosen.runtimes),
+            "level": chosen.level,
+            "strict": chosen.strict,
+        }
+
+    def _conform(self, chosen: Conform, inputs: JSON) -> Mapping[str, JSON]:
+        from packager import conform
+        from packager.conform import cells, results
+        from packager.deploy.install import Index
+        from packager.trust.verify import check_files
+
+        bundle = self._bundle()
+        plan = cells.plan(bundle.contract.document, [cells.parse_selection(text) for text in chosen.runtimes])
+        checks = {"signature": "not checked", "files": check_files(bundle, ignore)}
+        with tempfile.TemporaryDirectory(prefix="packager-conform-") as place:
+            settings = conform.Settings(
+                work=Path(place) / "work",
+                cache=self.room.environments,
+                level=chosen.level,
+                index=Index(None, self.room.workspace.served_environments),
+                environment=dict(self.room.workspace.variables),
+            )
+            found = {**conform.conform(bundle, plan, settings, self._hear), "integrity": checks}
+        verdict = results.verdict(found)
+        found["verdict"] = verdict
+        if not verdict["ok"] or (chosen.strict and (verdict["unproven"] or verdict["known"])):
+            raise _NoError(results.summary(found), iter([*verdict["failed"], *verdict["unproven"], *verdict["known"]]))
+        return {"result": found}
+
+    def _cells(self, project: Project, chosen: Conform) -> tuple[str, ...]:
+        """Return the names of the planned cells, from the promise of the recipe."""
+        from packager.conform import cells
+
+        recipe = project.recipe
+        promise = {
+            "runs-on": {item.runtime: {"versions": item.versions} for item in recipe.runs_on},
+            "targets": {item.name: item.to_json() for item in recipe.targets()},
+        }
+        try:
+            return tuple(
+                cell.name for cell in cells.plan(promise, [cells.parse_selection(text) for text in chosen.runtimes])
+            )
+        except PackagerError:
+            return ()  # the task itself says so
+
+    # sign
+
+    def _sign_inputs(self, chosen: str) -> JSON:
+        tested = self.outcomes.get("conform")
+        return {
+            "bundle": self.entry.manifest,
+            "signer": self._called(chosen),
+            "conformance": canonical.sha256(canonical.dump(tested["result"])) if tested else None,
+        }
+
+    def _sign(self, chosen: str, inputs: JSON) -> Mapping[str, JSON]:
+        from packager.conform import results
+        from packager.release.sign import sign
+        from packager.transport import copy
+
+        signer, bundle = self.room.signer(chosen), self._bundle()
+        self._claim("sign", bundle.digest)
+        signed, tested = sign(bundle, signer), self.outcomes.get("conform")
+        if tested:
+            stated = results.statement(tested["result"], bundle)
+            signed = signed.with_statement(signer.sign(stated.to_bytes()).to_bytes(), stated.predicate_type)
+        copy.attach(signed)
+        return {"statements": sorted(item.manifest.digest for item in signed.referrers)}
+
+    def _called(self, uri: str) -> str:
+        """Return a signer as the release file names it: the same in every checkout."""
+        base = f"{self.room.base}/"
+        return uri.replace(base, "").replace(quote_plus(base), "")
+
+    # push
+
+    def _push_inputs(self, chosen: str) -> JSON:
+        signed = self.outcomes.get("sign")
+        attached = () if self.settings.promote else self.entry.referrers
+        statements = signed["statements"] if signed else sorted(attached)
+        return {"bundle": self.entry.manifest, "address": self._address(chosen), "statements": statements}
+
+    def _address(self, template: str) -> str:
+        return fill_address(template, self.model.name, self.model.version)
+
+    def _push(self, chosen: str, inputs: JSON) -> Mapping[str, JSON]:
+        bundle, address = self._bundle(), self._address(chosen)
+        self._claim(f"push {address}", bundle.digest)
+        return {"reference": _pinned(address, bundle), "sent": self._send(bundle, address)}
+
+    def _send(self, bundle: Bundle, address: str) -> int:
+        return api.copy_bundle(bundle, address, replace(self.room.workspace, jobs=_PUSHES, on_event=ignore))
+
+    # promote
+
+    def _promote_inputs(self, chosen: Promote) -> JSON:
+        return {
+            "bundle": self.entry.manifest,
+            "stage": chosen.stage,
+            "profile": self.room.profile(chosen.profile).digest,
+            "trust": _digest_of(Path(chosen.trust)),
+            "signer": self._called(chosen.sign),
+            "address": self.settings.push and self._address(self.settings.push),
+        }
+
+    def _promote(self, chosen: Promote, inputs: JSON) -> Mapping[str, JSON]:
+        from packager.release import promote
+        from packager.transport import copy
+        from packager.trust.verifier import Verifier
+
+        workspace, bundle = self.room.workspace, self._bundle()
+        now = workspace.clock()
+        verifier = Verifier.from_trust_file(Path(chosen.trust), now, workspace.seen)
+        seen = verifier.verify(bundle, ignore)
+        seen.raise_for_failure()
+        named, _ = builder.identify(self.room.builder, workspace.variables)
+        profile = self.room.profile(chosen.profile)
+        purpose = f"promote {canonical.sha256(canonical.dump(inputs))}"  # the time of the first attempt stays
+        at = str(self._claim(purpose, bundle.digest, builder.moment(now)))
+        gate = promote.Gate(chosen.stage, _LOCAL if named == builder.LOCAL else named, profile, at)
+        verdict = promote.judge(gate, bundle, seen.evidence, verifier.trust, now.date())
+        if not verdict.ok:
+            raise _no(f"the gate of `{chosen.stage}` says no", verdict)
+        stated = copy.attach(promote.state(bundle, gate, seen.evidence, self.room.signer(chosen.sign)))
+        if self.settings.push:
+            self._send(stated, self._address(self.settings.push))
+        return {"stage": chosen.stage, "verdict": verdict.to_json()}
+
+
+_WORDS = {
+    "recipe": "the recipe",
+    "lock": "the lock",
+    "files": "a file beside the recipe",
+    "bundle": "the bundle",
+    "profile": "the profile",
+    "day": "the day",
+    "cells": "the chosen cells",
+    "signer": "the signer",
+    "conformance": "the result of the suite",
+    "address": "the address",
+    "statements": "the statements",
+    "stage": "the stage",
+    "trust": "the trust file",
+}
+
+
+def problem_of(error: PackagerError) -> Problem:
+    """Return an error as data, with the end of the log of a step that died."""
+    log = error.log.splitlines()[-_DETAILS:] if isinstance(error, StepError) and error.log else []
+    return Problem(error.code, error.message, error.hint, tuple(log))
+
+
+def bug(error: BaseException) -> Problem:
+    """Return an exception that is no error of ours as data."""
+    lines = "".join(traceback.format_exception(error)).splitlines()[-_DETAILS:]
+    return Problem(_BUG, f"this is a bug in packager: {type(error).__name__}: {error}", None, tuple(lines))
+
+
+def _no(message: str, verdict: Verdict) -> _NoError:
+    errors = [item for item in verdict.findings if item.level == "error"]
+    first = f": {errors[0].message}" if errors else ""
+    return _NoError(f"{message}{first}", (f"{item.level}: {item.message}" for item in verdict.findings))
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        return canonical.sha256(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"cannot read `{path}`: {error.strerror}") from None
+
+
+def _pinned(address: str, bundle: Bundle) -> str:
+    """Return how the bundle is called there for ever."""
+    if address.startswith("oci://"):
+        from packager.transport.registry import reference
+
+        there = reference.parse(address)
+        return f"{reference.SCHEME}{there.host}/{there.name}@{bundle.digest}"
+    from packager.transport.bucket import reference as names
+
+    return str(names.parse(address).pinned(bundle))
+
+
+def _text(value: JSON) -> str | None:
+    return None if value is None else str(value)
+
+
+def _since(started: float) -> float:
+    return time.monotonic() - started
