@@ -15,6 +15,7 @@ from pathlib import Path
 from packager.errors import SourceError
 from packager.exporters import ExportOptions
 from packager.exporters._files import mlflow
+from packager.exporters._generation import source as generation
 from packager.exporters._torch import program
 from packager.exporters._transformers import files, graph, images, opening, sentence
 from packager.exporters._transformers.inputs import Subject
@@ -71,6 +72,14 @@ def load(source: Path, payload: str, options: ExportOptions) -> graph.Source:
     module = graph.traced_module(model, answer, names, parts)
     travelling = files.bundled_files(source, encoder)
     return graph.Source(module, found.interface, names, options.outputs or found.outputs, travelling, along=found.along)
+
+
+def load_generative(source: Path, payload: str) -> generation.Source:
+    """Open the directory of a causal language model with its tokenizer. Raises StepError for any other model."""
+    folder = source if payload == "." else source / payload
+    for path in sorted(folder.rglob("*.safetensors")):
+        safetensors.check(path)
+    return generation.open_source(source, folder)
 
 
 def _prompts(folder: Path) -> dict[str, str]:
