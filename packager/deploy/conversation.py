@@ -113,9 +113,13 @@ def open_installation(directory: Path, environment: Mapping[str, str], threads: 
     python, app = release / "env" / "bin" / "python", release / "app"
     if not (app / "packager" / "server" / "generation").is_dir():
         raise UsageError(f"`{release.name}` was installed by an older packager", hint="install the bundle again")
-    command = [str(python), "-I", "-c", _INSTALLED, str(app), str(release / CONFIG), str(threads)]
-    with _running(command, environment) as conversation:
+    with running(command(python, app, release / CONFIG, threads), environment) as conversation:
         yield conversation
+
+
+def command(python: Path, app: Path, config: Path, threads: int) -> list[str]:
+    """Return what runs the model of a configuration with an interpreter and a copy of the server."""
+    return [str(python), "-I", "-c", _INSTALLED, str(app), str(config), str(threads)]
 
 
 @contextlib.contextmanager
@@ -141,15 +145,16 @@ def open_bundle(
             (scratch / "bundle").mkdir()
             copy.write_unpacked(bundle, scratch / "bundle", on_event)
             (scratch / CONFIG).write_bytes(server_files.config(bundle, chosen))
-        command = [sys.executable, "-P", "-m", _PROGRAM, str(scratch / CONFIG), str(threads)]
-        with _running(command, environment) as conversation:
+        own = [sys.executable, "-P", "-m", _PROGRAM, str(scratch / CONFIG), str(threads)]
+        with running(own, environment) as conversation:
             yield conversation
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Conversation]:
+def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Conversation]:
+    """Start the process of a model, and end it afterwards. Raises StepError where it does not load."""
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(environment), text=True, encoding="utf-8"
     )

@@ -36,6 +36,7 @@ class Engine:
     decoder: Decoder
     tokenizer: Tokenizer
     template: Template | None
+    session: session.Session
     runtime: str
 
     @staticmethod
@@ -49,13 +50,20 @@ class Engine:
             tokenizer = Tokenizer.open(config.files / TOKENIZER)
             template = _template(config.files / TEMPLATE, about, tokenizer)
             version = f"{config.runtime} {opened.version}"
-            return Engine(about, Decoder(opened), tokenizer, template, version)
+            return Engine(about, Decoder(opened), tokenizer, template, opened, version)
         except ImportError as error:
             raise StartError(
                 f"{error}", hint="pip install 'model-packager[chat]', or install the bundle again"
             ) from None
         except (OSError, ValueError) as error:
             raise StartError(str(error), hint="install the bundle again") from None
+
+    def try_out(self) -> None:
+        """Make one token. Raises StartError where the model cannot."""
+        try:
+            list(self.answer(self.job([0], {"max_tokens": 1})))
+        except Exception as error:  # every runtime raises others
+            raise StartError(f"the model fails on a prompt of one token: {str(error).strip()[:500]}") from None
 
     def ids_of(self, text: str) -> list[int]:
         """Return the ids of a plain text."""

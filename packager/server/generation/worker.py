@@ -7,7 +7,7 @@
         a line {"text": …} for every piece, then {"finish", "prompt_tokens", "tokens", "logprobs"}
     {"do": "force", "ids": […], "tokens": […]}
         {"best": […], "logprobs": […], "of_best": […]}: of each step the most likely token and log-probabilities
-    {"do": "encode", "text": …, "special": true} | {"do": "decode", "ids": […]}
+    {"do": "encode", "text": …, "special": true} | {"do": "encode_chat", "messages": […]} | {"do": "decode", "ids": […]}
 
 The first line out says what was opened, or why not. A request that is refused is answered with {"error": …}.
 """
@@ -63,6 +63,8 @@ def _answers(engine: Engine, request: Mapping[str, Any]) -> Iterator[Mapping[str
             yield _forced(engine, request["ids"], request["tokens"])
         case "encode":
             yield {"ids": engine.tokenizer.encode(request["text"], special=request["special"])}
+        case "encode_chat":
+            yield {"ids": engine.ids_of_chat(request["messages"])}
         case "decode":
             yield {"text": engine.tokenizer.decode(request["ids"])}
         case _:
