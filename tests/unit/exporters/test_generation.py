@@ -217,3 +217,32 @@ def test_settings_that_change_tokens_unseen_are_refused(
 def test_architectures(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
     made = make(tmp_path, kind, **changes)
     assert findings(measure(made, tmp_path / "m")) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "found"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, ("tokenizer.json",), "text-generation"),
+        ({"architectures": ["GPT2LMHeadModel"]}, ("tokenizer_config.json",), "text-generation"),
+        ({"architectures": ["LlamaForCausalLM"]}, (), None),
+        ({"architectures": ["BertForMaskedLM"]}, ("tokenizer.json",), None),
+        ({"architectures": ["BartForCausalLM"], "is_encoder_decoder": True}, ("tokenizer.json",), None),
+        ({}, ("tokenizer.json",), None),
+        ([], ("tokenizer.json",), None),
+    ],
+)
+def test_a_draft_proposes_the_task(config: Any, files: tuple[str, ...], found: str | None) -> None:
+    content = {"config.json": json.dumps(config).encode(), **dict.fromkeys(files, b"{}")}
+    module = plugins.load("exporters", "transformers")
+    assert module.task(".", list(content), content.__getitem__) == found
+
+
+def test_mlflow_keeps_the_tokenizer_apart(llama: Made, tmp_path: Path) -> None:
+    """MLflow's transformers flavour: weights in `model`, the tokenizer in `components/tokenizer`."""
+    source = tmp_path / "flavour"
+    shutil.copytree(llama.source, source / "model", ignore=shutil.ignore_patterns("tokenizer*", "chat_template*"))
+    shutil.copytree(llama.source, source / "components" / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors"))
+    made = plugins.load("exporters", "transformers").load_generative(source, "model")
+    expected = {path: (llama.graph / path).read_bytes() for path in made.files()}
+    assert made.files() == expected and len(expected) == 2
+    assert made.about() == llama.facts["generation"]
