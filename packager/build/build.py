@@ -304,6 +304,7 @@ def _compile(
         "versions": promise.versions,
         "interface": place.graph.facts["interface"],
         **({"gpu": True} if runtime.builds_on_gpu else {}),
+        **({"generation": place.graph.facts["generation"]} if recipe.task else {}),
     }
     if promise.timing_cache:
         inputs["timings"] = _beside(place, promise.timing_cache, about, "timings")

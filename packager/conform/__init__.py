@@ -43,7 +43,7 @@ from packager.transport import copy
 FORMAT = 1
 LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5")
 REFERENCE = "onnxruntime"
-_TEXTS = ("onnxruntime", "serve")  # runtimes that a bundle which generates text is tested on
+_TEXTS = ("onnxruntime", "onnxruntime-genai", "serve")  # runtimes that a bundle which generates text is tested on
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,13 @@ def resolve(recipe: Recipe, runner: Runner, context: BuildContext, memo: Memo, e
 def check_targets(recipe: Recipe) -> None:
     """Refuse targets that no runtime has, and int8 without a word on what it may lose, before anything is fetched."""
     for target in recipe.targets():
-        load_runtime(target.runtime).check_target(target.device, target.precision)
+        runtime = load_runtime(target.runtime)
+        runtime.check_target(target.device, target.precision)
+        if runtime.tasks and recipe.task not in runtime.tasks:
+            raise UsageError(
+                f"`{target.runtime}` runs models that generate text, and the recipe states no `task`",
+                hint=f"write `task: {runtime.tasks[0]}`, or remove `{target.runtime}` from `runs-on`",
+            )
         named = set(recipe.tolerance) - {"default", *PRECISIONS} | set(recipe.tolerance) & {target.precision}
         if target.precision.startswith("int8") and not named:
             raise no_tolerance(target.precision)

@@ -44,7 +44,7 @@ class _Expected:
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
     """Compare the artefact `path` of the tree `artefact`, with the files of `graph`, to the tree `reference`."""
     generation = importlib.import_module("packager.server.generation.decoder")
-    decoder = generation.Decoder(_session(inputs["artefact"] / params["path"], params))
+    decoder = generation.open_decoder(_session(inputs["artefact"] / params["path"], params))
     expected = _read(inputs["reference"])
     tokenizer, template = _open_texts(inputs["graph"], params["generation"])
     cases = [_case(decoder, tokenizer, template, item) for item in expected]
@@ -146,10 +146,13 @@ def _at(values: Any, place: int) -> JSON:
 
 
 def _batched(decoder: Any, expected: Sequence[_Expected]) -> list[JSON]:
-    """Run the shortest and the longest of the short prompts as one batch, padded on the left; nothing without two."""
+    """Run the shortest and the longest of the short prompts as one batch, padded on the left, if there are two.
+
+    Nothing where a runtime takes one row at a time.
+    """
     numpy = importlib.import_module("numpy")
     short = sorted((item for item in expected if len(item.prompt["ids"]) <= 128), key=lambda i: len(i.prompt["ids"]))
-    if len(short) < 2:
+    if len(short) < 2 or not decoder.batches:
         return []
     pair = (short[0], short[-1])
     width = len(pair[1].prompt["ids"])

@@ -43,8 +43,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made = Project(folder, folder / "store", {"PACKAGER_PASSPHRASE": "secret"})
     made.run("keygen", "release")
     made.run("lock")
-    made.run("build", "-o", "tiny.bundle.tar")
-    made.run("sign", "tiny.bundle.tar", "--key", "release.pem")
+    made.run("build")
+    made.run("sign", "tiny:1.0.0", "--key", "release.pem", "-o", "tiny.bundle.tar")
     return made
 
 
@@ -74,7 +74,6 @@ def test_bundle_and_installation_answer_alike(project: Project, site: Path) -> N
 
 
 def test_an_unsigned_bundle_is_not_run(project: Project) -> None:
-    project.run("build", "-o", "unsigned.bundle.tar")
     done = project.run("chat", "tiny:1.0.0", "--prompt", "x", code=2)
     assert "no trusted key" in done.stderr
     project.run("keygen", "other")

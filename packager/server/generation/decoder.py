@@ -53,8 +53,29 @@ class Cache:
         return int(self.mask.shape[1])
 
 
+class Steps(Protocol):
+    """What the loop runs: a decoder graph, or a runtime that holds the cache. `batches`: rows may go together."""
+
+    @property
+    def batches(self) -> bool: ...
+
+    def empty(self, batch: int = 1) -> Any:
+        """Return the cache of no tokens."""
+
+    def step(self, ids: NDArray[np.int64], cache: Any, mask: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """Append tokens to a cache; return their logits, at least those behind the last one."""
+
+
+def open_decoder(session: Session) -> Steps:
+    """Return what runs a session's decoder. Raises ValueError where its graph is none."""
+    own = getattr(session, "decoder", None)
+    return Decoder(session) if own is None else own()
+
+
 class Decoder:
     """A decoder graph in a session. Several threads may use it, each with caches of its own."""
+
+    batches = True
 
     def __init__(self, session: Session) -> None:
         """Take a session. Raises ValueError where its graph is none of a decoder."""

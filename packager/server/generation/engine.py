@@ -11,7 +11,7 @@ from typing import Any
 from packager.server.config import Config
 from packager.server.errors import RequestError, StartError, quote
 from packager.server.execution import session
-from packager.server.generation.decoder import Decoder
+from packager.server.generation.decoder import Steps, open_decoder
 from packager.server.generation.loop import Job, Step, generate, never
 from packager.server.generation.sampling import Sampling
 from packager.server.generation.settings import SAMPLING, TEMPLATE, TOKENIZER, Generation
@@ -33,7 +33,7 @@ class Engine:
     """A model, its tokenizer and its chat template. Several threads may use it."""
 
     about: Generation
-    decoder: Decoder
+    decoder: Steps
     tokenizer: Tokenizer
     template: Template | None
     session: session.Session
@@ -44,13 +44,15 @@ class Engine:
         """Open what an installation's configuration names. Raises StartError."""
         if config.generation is None or config.files is None:
             raise StartError("this bundle generates no text", hint="build one with `task: text-generation`")
-        opened = session.load(config, threads)
+        opened = session.open_artefact(config.runtime, config.artefact, threads, config.device)
+        if opened.inputs:  # a runtime that holds the cache itself shows none
+            session.check_ports(opened.inputs, opened.outputs, config.interface)
         try:
             about = config.generation
             tokenizer = Tokenizer.open(config.files / TOKENIZER)
             template = _template(config.files / TEMPLATE, about, tokenizer)
             version = f"{config.runtime} {opened.version}"
-            return Engine(about, Decoder(opened), tokenizer, template, opened, version)
+            return Engine(about, open_decoder(opened), tokenizer, template, opened, version)
         except ImportError as error:
             raise StartError(
                 f"{error}", hint="pip install 'model-packager[chat]', or install the bundle again"

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from packager.server.generation.decoder import CHUNK, Cache, Decoder
+from packager.server.generation.decoder import CHUNK, Steps
 from packager.server.generation.sampling import Logits, Sampling, choose, log_probabilities
 from packager.server.generation.tokenizer import Stream, Tokenizer
 
@@ -49,7 +49,7 @@ def never() -> bool:
     return False
 
 
-def prefill(decoder: Decoder, ids: Sequence[int], cache: Cache, cancelled: Callable[[], bool] = never) -> Logits | None:
+def prefill(decoder: Steps, ids: Sequence[int], cache: Any, cancelled: Callable[[], bool] = never) -> Logits | None:
     """Run a prompt in chunks; return the logits behind its last token, or None where it was cancelled."""
     logits = None
     for start in range(0, len(ids), CHUNK):
@@ -60,7 +60,7 @@ def prefill(decoder: Decoder, ids: Sequence[int], cache: Cache, cancelled: Calla
 
 
 def generate(
-    decoder: Decoder,
+    decoder: Steps,
     tokenizer: Tokenizer,
     ends: Sequence[int],
     job: Job,

@@ -17,7 +17,9 @@ import pytest
 from packager.policies import parity
 
 from packager import json_schema, plugins
-from packager.errors import StepError
+from packager.errors import StepError, UsageError
+from packager.lock import locking
+from packager.recipe import recipe
 from packager.recipe.recipe import Tolerance
 from tests.support import language_models
 
@@ -156,6 +158,34 @@ def test_a_wrong_class_of_the_tokenizer_is_found(llama: Made, tmp_path: Path) ->
     language_models.edit(other / "tokenizer_config.json", tokenizer_class="RobertaTokenizer")
     cases = measure(llama, tmp_path / "m", reference=reference(other, tmp_path / "r"))
     assert any("output `prompt_ids`" in found and "case `prompt " in found for found in findings(cases))
+
+
+def test_onnxruntime_genai_gives_the_same_tokens(llama: Made, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime_genai")
+    params = {
+        "runtime": "onnxruntime-genai",
+        "device": "cpu",
+        "precision": "fp32",
+        "path": "model/model.onnx",
+        "interface": llama.facts["interface"],
+        "generation": llama.facts["generation"],
+        "opset": 18,
+        "ir": 8,
+    }
+    made = run("compile", {"graph": llama.graph}, tmp_path / "target", params)
+    assert (tmp_path / "target" / "genai_config.json").is_file() and made["path"] == "model.onnx"
+    inputs = {"graph": llama.graph, "reference": llama.reference, "artefact": tmp_path / "target"}
+    asked = {"runtime": "onnxruntime-genai", "path": made["path"], "generation": {"bos": 0, "eos": 0}}
+    cases = run("measure_generation", inputs, tmp_path / "m", asked)["cases"]
+    assert len(cases) == 9 and findings(cases) == []
+
+
+def test_onnxruntime_genai_needs_a_task() -> None:
+    text = 'name: x\nversion: 1.0.0\nsource: x\nruns-on: {onnxruntime-genai: ">=0.18"}\n'
+    with pytest.raises(UsageError, match="states no `task`") as refused:
+        locking.check_targets(recipe.parse(text, "bundle.yaml"))
+    assert "task: text-generation" in (refused.value.hint or "")
+    locking.check_targets(recipe.parse(f"{text}task: text-generation\n", "bundle.yaml"))
 
 
 def test_another_template_is_found(llama: Made, tmp_path: Path) -> None:
