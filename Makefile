@@ -25,7 +25,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help dev torch demo demo-cnn demo-encoder corpus check test test-all attacks lint fmt bench wheel reference docs golden clean
+.PHONY: help dev torch demo demo-cnn demo-encoder demo-chat corpus check test test-all attacks lint fmt bench wheel reference docs golden clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -66,6 +66,10 @@ demo-cnn: $(READY) ## the same for a CNN of torch
 
 demo-encoder: $(READY) ## the same for a trained sentence encoder (90 MB)
 	$(BIN)/python docs/examples/sentence-encoder/demo.py
+
+demo-chat: $(READY) ## the same for a trained chat model (93 MB), which then answers
+	@$(call UV,$(BIN)) gguf accelerate
+	$(BIN)/python docs/examples/chat/demo.py
 
 check: $(READY) lint ## lint, types and the tests that build nothing: the minute before a commit
 	$(BIN)/python -m pytest -n 2 -q -m 'not slow' $(QUICK)

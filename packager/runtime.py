@@ -49,6 +49,8 @@ SERVER_REQUIREMENTS = (
     "uvloop>=0.21; sys_platform != 'win32'",
 )
 """What the server needs beside the runtime: part of the `requirements` of every runtime that it serves."""
+GENERATION_REQUIREMENTS = ("tokenizers>=0.21", "Jinja2>=3.1.6")
+"""What an installation of a bundle that generates text needs besides: the tokenizer, and the sandbox of templates."""
 
 Batches: TypeAlias = Callable[[], Sequence[Mapping[str, Any]]]
 Outcomes: TypeAlias = Mapping[str, str]
@@ -197,6 +199,7 @@ class Runtime:
     extra: Annotated[str, "the extra of `model-packager` that brings the toolchain", "`build`"] = "build"
     builds_on_gpu: Annotated[bool, "whether artefacts are compiled on the GPU they run on", "False"] = False
     served: Annotated[bool, "whether `packager serve` runs it, through `session.py`", "False"] = False
+    tasks: Annotated[tuple[str, ...], "the tasks of a recipe that it is for", "none is needed"] = ()
     engine: Annotated[str, "the runtime whose artefacts it runs: they are compiled and measured there", "itself"]
     distributions: Annotated[
         tuple[str, ...],

@@ -15,6 +15,7 @@ from pathlib import Path
 from packager import canonical, plugins
 from packager.actions import scan
 from packager.actions.runner import Runner
+from packager.build import generation
 from packager.bundle import diff
 from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, card_name, read
 from packager.bundle.readers import StoredBundle
@@ -99,7 +100,8 @@ class Built:
 class Place:
     """Where a target is made: the runner, the locked source, its graph, and the recipe's directory.
 
-    `environment` gives the virtual environment of a locked toolchain; None is this Python.
+    `environment` gives the virtual environment of a locked toolchain; None is this Python. `answers` are those of a
+    source that generates text.
     """
 
     runner: Runner
@@ -107,6 +109,7 @@ class Place:
     graph: Result
     base: Path
     environment: Callable[[], Path] | None
+    answers: generation.Answers | None = None
 
 
 def build(
@@ -156,16 +159,33 @@ def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: lock
             Warned(f"texts are compared in the locale `{locale:.64}`, which every host that serves it needs")
         )
     recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
-    place = Place(runner, source, graph, here.base, environment)
+    place = _with_answers(recipe, lock, Place(runner, source, graph, here.base, environment))
     artefacts = runner.each(lambda target: _artefact(recipe, lock, place, target), recipe.targets())
-    place = replace(place, graph=_as_measured(graph, artefacts))
+    if place.answers is None:
+        place = replace(place, graph=_as_measured(graph, artefacts))
     wheels = vendor.fetch(lock.dependencies, recipe.vendor, runner, here.environment)
     # From here on nothing runs: the same results give the same bytes.
-    vectors = runner.store.tree(artefacts[0].measured.tree)
+    vectors = _vectors(place, artefacts)
     outputs = Tree.of({path: blob for path, blob in vectors if path in OUTPUTS})
     inputs = Tree.of({path: blob for path, blob in vectors if path not in OUTPUTS and not path.startswith(MISSES)})
     files = _assemble(recipe, lock, place, artefacts, inputs, wheels)
     return Assembled(files, _measured(recipe, place.graph, artefacts), outputs, _misses(runner.store, artefacts))
+
+
+def _with_answers(recipe: Recipe, lock: Lock, place: Place) -> Place:
+    """Run a source that generates text by itself; what a recipe without a task has instead are reference vectors."""
+    if recipe.task is None:
+        return place
+    asked = {"kind": lock.kind, "payload": lock.payload}
+    action = generation.reference_action(place.source, asked, _tools(lock, {*_exporter_tools(lock), *locking.OF_TASK}))
+    found = place.runner(action, f"answer prompts with {recipe.name}", virtualenv=place.environment)
+    answers = generation.complete(place.graph, found, place.runner.store)
+    return replace(place, answers=answers, graph=answers.graph)
+
+
+def _vectors(place: Place, artefacts: Sequence[Artefact]) -> Tree:
+    store = place.runner.store
+    return generation.vectors(place.answers, store) if place.answers else store.tree(artefacts[0].measured.tree)
 
 
 def _misses(store: Store, artefacts: list[Artefact]) -> Tree:
@@ -197,14 +217,11 @@ def _check_files(recipe: Recipe, base: Path) -> None:
 
 
 def _export(recipe: Recipe, lock: Lock, source: str) -> Action:
-    params = {
-        "kind": lock.kind,
-        "payload": lock.payload,
-        "opset": lock.level.opset,
-        "ir": lock.level.ir,
-        **_export_options(recipe),
-    }
+    params = {"kind": lock.kind, "payload": lock.payload, "opset": lock.level.opset, "ir": lock.level.ir}
     tools = _tools(lock, _exporter_tools(lock))
+    if recipe.task:
+        return generation.export_action(source, params, tools)
+    params |= _export_options(recipe)
     return Action("export", plugins.load("steps", "export").VERSION, {"source": source}, params, tools)
 
 
@@ -222,14 +239,26 @@ def _artefact(recipe: Recipe, lock: Lock, place: Place, target: Target) -> Artef
     runtime = load_runtime(target.runtime)
     compiled = _compiled(recipe, lock, place, target, runtime)
     reason = runtime.unmeasurable(target.device)
-    label = f"measure {target.name}" if reason is None else "reference vectors"
-    action = _measure(recipe, lock, place, target, compiled if reason is None else None)
-    measured = place.runner(action, label, virtualenv=place.environment)
+    measured = _measurement(recipe, lock, place, target, compiled if reason is None else None)
     if compiled.path == GRAPH and compiled.tree.digest == place.graph.tree:
         return Artefact(target, Tree(), GRAPH, compiled.about, measured, reason)
     prefix = f"targets/{target.name}"
     files = Tree.of({f"{prefix}/{path}": blob for path, blob in compiled.tree})
     return Artefact(target, files, f"{prefix}/{compiled.path}", compiled.about, measured, reason, compiled.graph)
+
+
+def _measurement(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled: Compiled | None) -> Result:
+    """Measure an artefact; without one, run the source alone, which answered already where it generates text."""
+    if place.answers is None:
+        label = f"measure {target.name}" if compiled else "reference vectors"
+        action = _measure(recipe, lock, place, target, compiled)
+    elif compiled is None:
+        return Result(place.runner.store.put_tree(Tree()).digest, {"cases": []})
+    else:
+        label, path = f"measure {target.name}", compiled.path
+        tools = _tools(lock, lock.toolchain)
+        action = generation.measure_action(place.answers, compiled.tree.digest, path, _engine(target), target, tools)
+    return place.runner(action, label, virtualenv=place.environment)
 
 
 def _compiled(recipe: Recipe, lock: Lock, place: Place, target: Target, runtime: Runtime) -> Compiled:
@@ -275,6 +304,7 @@ def _compile(
         "versions": promise.versions,
         "interface": place.graph.facts["interface"],
         **({"gpu": True} if runtime.builds_on_gpu else {}),
+        **({"generation": place.graph.facts["generation"]} if recipe.task else {}),
     }
     if promise.timing_cache:
         inputs["timings"] = _beside(place, promise.timing_cache, about, "timings")
@@ -336,6 +366,7 @@ def _exporter_tools(lock: Lock) -> set[str]:
 def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[str, JSON]:
     """Return the facts that only the build can see."""
     outputs = [output["name"] for output in graph.facts["interface"]["outputs"]]
+    outputs = list(generation.outputs()) if recipe.task else outputs
     for item in artefacts:
         check_cases(item.measured.facts["cases"], outputs)
     return {
@@ -347,10 +378,10 @@ def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[
                 "tolerance": contract.bounds(recipe, item.target, outputs),
                 "unmeasured": item.unmeasured,
                 "cases": item.measured.facts["cases"],
-                "shortened": item.measured.facts["shortened"],
+                "shortened": item.measured.facts.get("shortened", {}),
                 "dimensions": graph.facts["interface"]["dimensions"],
-                "kinds": item.measured.facts["kinds"],
-                "coverage": item.measured.facts["coverage"],
+                "kinds": item.measured.facts.get("kinds", {}),
+                "coverage": item.measured.facts.get("coverage", {}),
             }
             for item in artefacts
         },

@@ -42,7 +42,21 @@ MAX_RECORD = 16 << 20  # bytes of one of our JSON files
 # native code, which is why no file of a bundle is opened before its signature and digest are checked. `.bin` is the
 # external data of a graph and of an OpenVINO `.xml`.
 ALLOWED_SUFFIXES = frozenset(
-    {".onnx", ".bin", ".safetensors", ".json", ".txt", ".md", ".pbtxt", ".whl", ".html", ".engine", ".xml", ".toml"}
+    {
+        ".onnx",
+        ".bin",
+        ".safetensors",
+        ".json",
+        ".txt",
+        ".md",
+        ".pbtxt",
+        ".whl",
+        ".html",
+        ".engine",
+        ".xml",
+        ".toml",
+        ".jinja",
+    }
 )
 
 

@@ -122,6 +122,7 @@ def interface(old: Contract, new: Contract) -> Iterator[Change]:
             yield Change("interface", name, "input is new, and callers do not send it", "major")
         else:
             yield from _input(old, new, before[name], after[name])
+    yield from _generation(old, new)
     was, now = {p.name: p for p in old.outputs}, {p.name: p for p in new.outputs}
     for name in sorted({*was, *now}):
         if name not in now:
@@ -130,6 +131,25 @@ def interface(old: Contract, new: Contract) -> Iterator[Change]:
             yield Change("interface", name, "output is new", "minor")
         else:
             yield from _output(old, new, was[name], now[name])
+
+
+def _generation(old: Contract, new: Contract) -> Iterator[Change]:
+    """Yield what callers of a bundle that generates text can notice: other tokens, other conversations, less room."""
+    was, now = old.generation, new.generation
+    if was is None or now is None:
+        if was != now:
+            message = "is new: callers send texts, not tensors" if was is None else "is gone"
+            yield Change("generation", "task", message, "major")
+        return
+    for name in ("vocabulary", "bos", "eos", "tokenizer", "template"):
+        before, after = getattr(was, name), getattr(now, name)
+        if before != after:
+            yield Change("generation", name, f"was {before or 'none'}, now {after or 'none'}", "major")
+    if was.context != now.context:
+        level: Level = "minor" if now.context > was.context else "major"
+        yield Change("generation", "context", f"was {was.context} tokens, now {now.context}", level)
+    if was.sampling != now.sampling:
+        yield Change("generation", "sampling", f"the defaults were {was.sampling}, now {now.sampling}", "minor")
 
 
 def _classes(old: Contract, new: Contract) -> Iterator[Change]:

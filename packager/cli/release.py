@@ -72,7 +72,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     file = release_file.load(args.file)
     chosen = driver.Options(
         store=options.workspace(args).store,
-        environments=options.cache_directory(),
+        environments=options.workspace(args).caches,
         jobs=args.jobs,
         registry_ca=args.registry_ca,
         plain_http=args.plain_http,

@@ -27,11 +27,12 @@ from types import MappingProxyType
 
 from packager.bundle.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
-from packager.conform import cells, knob_trials, programs
+from packager.conform import cells, generation, knob_trials, programs
 from packager.conform.cells import PlannedCell, RuntimeSelection
 from packager.conform.operators import Coverage
-from packager.deploy import install
+from packager.deploy import conversation, install
 from packager.deploy.install import Index
+from packager.deploy.server_files import CONFIG
 from packager.errors import MissingToolError, PackagerError, StepError, UsageError
 from packager.events import Finished, OnEvent, Started, Warned, ignore
 from packager.files import storage_errors
@@ -42,6 +43,7 @@ from packager.transport import copy
 FORMAT = 1
 LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5")
 REFERENCE = "onnxruntime"
+_TEXTS = ("onnxruntime", "onnxruntime-genai", "serve")  # runtimes that a bundle which generates text is tested on
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +110,19 @@ def suite() -> Path:
 
 def conform(bundle: Bundle, plan: Sequence[PlannedCell], settings: Settings, on_event: OnEvent = ignore) -> JSON:
     """Run all cells of `plan` on `bundle`, which the caller has verified; return the result."""
+    if bundle.contract.generation is not None:
+        reference = generation.Reference.of(bundle, settings.stated)
+        return _Run(bundle, settings, on_event).texts(plan, reference)
     return _Run(bundle, settings, on_event).matrix(plan)
 
 
 def conform_endpoint(bundle: Bundle, endpoint: Endpoint, settings: Settings, on_event: OnEvent = ignore) -> JSON:
     """Judge a server that is already running by the contract and the vectors of `bundle`."""
+    if bundle.contract.generation is not None:
+        raise UsageError(
+            f"`{bundle.name}:{bundle.version}` generates text, and endpoints are judged by tensors",
+            hint="leave --endpoint out: `--runtime serve` tests an installation",
+        )
     return _Run(bundle, settings, on_event).endpoint(endpoint)
 
 
@@ -136,6 +146,50 @@ class _Run:
         with ThreadPoolExecutor(self.settings.jobs) as pool:
             rows = list(pool.map(lambda item: self._cell(item[0], item[1], vectors), enumerate(plan)))
         return self._result(rows, reference, time.monotonic() - started)
+
+    def texts(self, plan: Sequence[PlannedCell], reference: generation.Reference) -> JSON:
+        """Run the cells of a bundle that generates text against the tokens that its publisher stated."""
+        began, rows = time.monotonic(), []
+        for number, planned in enumerate(plan):
+            started, scratch = time.monotonic(), self.settings.work / f"cell-{number:03}"
+            self.on_event(Started(planned.name))
+            row = self._text_cell(planned, scratch, reference)
+            row["wall_seconds"] = round(time.monotonic() - started, 3)
+            self.on_event(Finished(f"{planned.name}: {row['outcome']}", row["wall_seconds"]))
+            rows.append(row)
+        count = len(reference.prompts)
+        about = {"runtime": "the source", "version": "itself", "source": "stated", "cases": count, "stated": count}
+        return self._result(rows, about, time.monotonic() - began)
+
+    def _text_cell(self, planned: PlannedCell, scratch: Path, reference: generation.Reference) -> JSON:
+        if planned.reason:
+            return self._skipped(planned, planned.reason)
+        if planned.runtime not in _TEXTS:
+            return self._skipped(planned, f"text is generated on {' and '.join(_TEXTS)} only")
+        scratch.mkdir(parents=True)
+        try:
+            if planned.installs:
+                release = self._installed(planned.target)
+                python, config = release / "env" / "bin" / "python", release / CONFIG
+                command = conversation.command(python, release / "app", config, 1)
+                environment: Mapping[str, str] = programs.variables(scratch, python, self.suite)
+            else:
+                cache = self.settings.cache / "environments"
+                python = self.settings.python or generation.environment_of(planned, cache, self.on_event)
+                command, environment = generation.command_of(
+                    planned, self.bundle, self.files, scratch, python, self.suite
+                )
+        except PackagerError as error:
+            return self._skipped(planned, f"its environment cannot be built: {error.message}")
+        tolerance = self.contract["targets"][planned.target]["tolerance"]["logits"]
+        found = generation.judge(
+            reference,
+            tolerance,
+            lambda: conversation.running(command, environment),
+            self.settings.level,
+            None if planned.installs or self.settings.python else f"{planned.runtime} {planned.version}",
+        )
+        return {**_blank(_about(planned)), **found}
 
     def endpoint(self, endpoint: Endpoint) -> JSON:
         started = time.monotonic()
@@ -328,14 +382,7 @@ class _Run:
 
     def _skipped(self, planned: PlannedCell, reason: str) -> JSON:
         self.on_event(Warned(f"{planned.name}: skipped: {reason}"))
-        subject = {
-            "name": planned.name,
-            "target": planned.target,
-            "runtime": planned.runtime,
-            "version": planned.version,
-            "device": planned.device,
-        }
-        return {**_blank(subject), "outcome": "skip", "reason": reason}
+        return {**_blank(_about(planned)), "outcome": "skip", "reason": reason}
 
     def _result(self, rows: list[JSON], reference: JSON, seconds: float) -> JSON:
         return {
@@ -367,6 +414,16 @@ def _most_exact(contract: JSON, accepted: Sequence[str]) -> str:
             "the bundle holds no artefact that gives reference outputs", hint=f"one for {accepted[0]} would"
         )
     return str(min(targets, key=lambda name: (targets[name]["precision"] != "fp32", name)))
+
+
+def _about(planned: PlannedCell) -> dict[str, JSON]:
+    return {
+        "name": planned.name,
+        "target": planned.target,
+        "runtime": planned.runtime,
+        "version": planned.version,
+        "device": planned.device,
+    }
 
 
 def _blank(subject: Mapping[str, JSON]) -> dict[str, JSON]:

@@ -25,8 +25,9 @@ from packager.graph import saturation
 from packager.names import NAME
 from packager.recipe.fields import DTYPES
 from packager.recipe.lengths import OF_DATA, Measured, evaluate
-from packager.recipe.recipe import Recipe, RunsOn, Target
+from packager.recipe.recipe import Recipe, RunsOn, Target, Tolerance
 from packager.runtime import Reproducibility
+from packager.server.generation.settings import Generation
 from packager.types import check_path
 
 MAX_CONTRACT = 4 << 20
@@ -51,6 +52,8 @@ def derive(
     """
     interface, main, own, known = exported["interface"], exported["graph"], compiled or {}, about or {}
     outputs = [output["name"] for output in interface["outputs"]]
+    if "generation" in exported:
+        outputs = ["logits"]  # what the cache holds is not compared, only what comes of it
     check_promises(recipe, main, own)
     value = {
         "format": FORMAT,
@@ -72,7 +75,7 @@ def derive(
             for target in recipe.targets()
         },
     }
-    value |= {"classes": exported["classes"]} if exported.get("classes") else {}
+    value |= {key: exported[key] for key in ("classes", "generation") if exported.get(key)}
     return value | ({"slo": recipe.slo.to_json()} if recipe.slo else {})
 
 
@@ -93,7 +96,19 @@ def _values(recipe: Recipe, exported: Mapping[str, JSON]) -> dict[str, JSON]:
 
 def bounds(recipe: Recipe, target: Target, outputs: Sequence[str]) -> Mapping[str, JSON]:
     """Return the tolerance of every output of a target."""
-    return {name: recipe.tolerance_for(name, target.precision).to_json() for name in outputs}
+    return {name: _tolerance(recipe, target, name).to_json() for name in outputs}
+
+
+_OF_TASK = Tolerance(1e-3, 1e-4)
+"""Of logits, where a recipe with a task states none: ten times what another order of sums was seen to move them by."""
+
+
+def _tolerance(recipe: Recipe, target: Target, name: str) -> Tolerance:
+    """Return the tolerance of an output; of all that a task gives that of the logits, by which tokens tie."""
+    if recipe.task is None:
+        return recipe.tolerance_for(name, target.precision)
+    found = recipe.tolerance_for("logits", target.precision)
+    return _OF_TASK if found == Tolerance() else found
 
 
 def check_promises(recipe: Recipe, main: Mapping[str, JSON], own: Graphs) -> None:
@@ -241,9 +256,10 @@ class Terms:
 class Contract:
     """A parsed contract. `dimensions` says of a name which lengths were measured, and which are taken.
 
-    `classes` says of outputs with one score per class which class every column is. In `format` 1 the ranges of inputs
-    are all that is promised of values, and nothing is refused for them. `document` is the JSON that was parsed, for
-    those who write parts of it elsewhere.
+    `classes` says of outputs with one score per class which class every column is. `generation` is what a bundle that
+    generates text says of tokens; its graph is run by a loop, not by single requests. In `format` 1 the ranges of
+    inputs are all that is promised of values, and nothing is refused for them. `document` is the JSON that was parsed,
+    for those who write parts of it elsewhere.
     """
 
     inputs: tuple[Port, ...]
@@ -255,6 +271,7 @@ class Contract:
     slo: Mapping[str, float]
     format: int = FORMAT
     classes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+    generation: Generation | None = None
     document: Mapping[str, JSON] = field(default_factory=dict, compare=False, repr=False)
 
     def describe(self) -> list[str]:
@@ -275,7 +292,7 @@ def parse(data: bytes, subject: str = "contract.json") -> Contract:
 def _contract(value: JSON) -> Contract:
     new = ("values",) if isinstance(value, dict) and value.get("format") != 1 else ()
     needed = ("format", "interface", "ranges", "graph", "runs-on", "targets", *new)
-    _members(value, needed, ("slo", "classes", *(("missing",) if new else ())), "the contract")
+    _members(value, needed, ("slo", "classes", *(("missing", "generation") if new else ())), "the contract")
     if not is_readable(value):
         raise ValueError(f"it is of format {value['format']!s:.20}")
     graph = _facts(value["graph"])
@@ -287,6 +304,7 @@ def _contract(value: JSON) -> Contract:
         _mapping(value.get("slo", {}), _number),
         value["format"],
         _mapping(value.get("classes", {}), lambda labels: tuple(map(_class, _list(labels)))),
+        Generation.from_json(value["generation"]) if "generation" in value else None,
         value,
     )
 

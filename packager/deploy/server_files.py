@@ -74,7 +74,8 @@ def config(bundle: Bundle, target: str, prefix: str = "bundle") -> bytes:
     """
     contract = bundle.contract
     about, written = contract.targets[target], contract.document
-    promised = {key: written[key] for key in ("ranges", "values", "missing", "slo") if key in written}
+    promised = {key: written[key] for key in ("ranges", "values", "missing", "slo", "generation") if key in written}
+    promised |= {"files": prefix} if contract.generation else {}
     if bundle.tree.get(f"{VECTORS}/index.json") is not None:
         promised["reference"] = f"{prefix}/{VECTORS}"
     return canonical.dump(

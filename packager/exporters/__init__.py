@@ -11,7 +11,7 @@ and every named dimension has a range.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
@@ -410,6 +410,40 @@ def mask_for_comparison(leaves: Leaves, feeds: Feeds, expected: Arrays, got: Arr
     if mask is not None and any(leaves.along):
         expected, got = (compared.mask_outputs(mask, side, leaves.along) for side in (expected, got))
     return expected, compared.match_detections(leaves.sets, expected, got)
+
+
+class GenerativeSource(Protocol):
+    """An opened source that generates text: its graph with a key-value cache, and its own answers."""
+
+    @property
+    def ports(self) -> tuple[Sequence[Port], Sequence[Port]]:
+        """The inputs and the outputs of the graph."""
+
+    def to_onnx(self, opset: int) -> Any:
+        """Return an `onnx.ModelProto` at exactly `opset`."""
+
+    def files(self) -> Mapping[str, bytes]:
+        """Return the tokenizer and the chat template by their path in the bundle."""
+
+    def about(self) -> JSON:
+        """Return what the contract says of generation, without digests."""
+
+    def answers(self, steps: int) -> Iterator[tuple[JSON, JSON, Any]]:
+        """Yield of every reference prompt: the prompt, the greedy answer, and the logits [tokens, vocabulary]."""
+
+
+def generative(kind: str, source: Path, payload: str) -> GenerativeSource:
+    """Open a source that generates text. Raises StepError for a kind that does not.
+
+    An exporter offers it as `load_generative(source, payload)`.
+    """
+    offered = getattr(exporter(kind), "load_generative", None)
+    if offered is None:
+        raise StepError(
+            f"a source of kind `{kind}` generates no text by itself",
+            hint="leave `task` out of the recipe: it is for directories of transformers and MLflow's flavour of them",
+        )
+    return cast(GenerativeSource, offered(source, payload))
 
 
 class Exporter(Protocol):

@@ -9,16 +9,19 @@ weight that the class needs and the file lacks is an error: transformers would i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from packager.errors import SourceError
 from packager.exporters import ExportOptions
 from packager.exporters._files import mlflow
+from packager.exporters._generation import source as generation
 from packager.exporters._torch import program
 from packager.exporters._transformers import files, graph, images, opening, sentence
 from packager.exporters._transformers.inputs import Subject
 from packager.formats import safetensors
+from packager.server.generation.settings import TASK
 
 TOOLCHAIN: tuple[str, ...] = (*program.TOOLCHAIN, "transformers", "safetensors", "tokenizers")
 EXTRA = "transformers"
@@ -71,6 +74,27 @@ def load(source: Path, payload: str, options: ExportOptions) -> graph.Source:
     module = graph.traced_module(model, answer, names, parts)
     travelling = files.bundled_files(source, encoder)
     return graph.Source(module, found.interface, names, options.outputs or found.outputs, travelling, along=found.along)
+
+
+def task(payload: str, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+    """Return the task of a causal language model with a tokenizer, by its small files; None for any other model."""
+    prefix = "" if payload == "." else f"{payload}/"
+    try:
+        config = json.loads(read(f"{prefix}config.json"))
+        named = str(next(iter(config.get("architectures") or ()), ""))
+    except (ValueError, AttributeError, KeyError):
+        return None
+    tokenizers = (f"{prefix}tokenizer.json", f"{prefix}tokenizer_config.json", "components/tokenizer/tokenizer.json")
+    causal = named.endswith(("ForCausalLM", "LMHeadModel")) and not config.get("is_encoder_decoder")
+    return TASK if causal and set(tokenizers) & {*paths} else None
+
+
+def load_generative(source: Path, payload: str) -> generation.Source:
+    """Open the directory of a causal language model with its tokenizer. Raises StepError for any other model."""
+    folder = source if payload == "." else source / payload
+    for path in sorted(folder.rglob("*.safetensors")):
+        safetensors.check(path)
+    return generation.open_source(source, folder)
 
 
 def _prompts(folder: Path) -> dict[str, str]:

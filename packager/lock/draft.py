@@ -63,7 +63,7 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
         schema=SCHEMA,
         name=_scalar(known.get("name") or name_from(source)),
         version=_scalar(known.get("version") or "0.1.0"),
-        source=_scalar(source),
+        source=_scalar(source) + _task(known.get("task")),
         registry=f"registry: {_scalar(registry)}"
         if registry
         else "# registry: sqlite:///mlflow.db   # or https://host",
@@ -94,6 +94,15 @@ def draft_recipe(source: str, output: Path, tracking: str | None = None, inside:
     found = inspect_source(source, Path(), tracking, inside)
     found |= {"name": name_from(str(Path(source).absolute()))} if Path(source).is_file() else {}
     return RecipeDraft(draft(relative_source(source, output.parent), found), found)
+
+
+def _task(task: JSON) -> str:
+    """Return the line of the task of a source that has one."""
+    if not task:
+        return ""
+    return (
+        f"\n{f'task: {task}':<32} # its cache, tokenizer and chat template too; without this line a graph of one pass"
+    )
 
 
 Inside: TypeAlias = "Callable[[Mapping[str, Path], str, str], JSON]"
@@ -160,12 +169,18 @@ def _found(files: Mapping[str, Path | None], kind: str, payload: str) -> dict[st
         found["executes"] = f"`{payload}` is {getattr(module, 'IS', 'a pickle')}: true runs the code inside, sandboxed"
         if code := {path: file for path, file in files.items() if path.startswith(CODE)}:
             found["code"] = {"files": sorted(code), "digest": _digest(code)}
+    if task := getattr(module, "task", _no_task)(payload, files, lambda path: _head(files[path])):
+        found["task"] = task
     differs = _differs([name for name in module.TOOLCHAIN if name not in origins.OURS], origin)
     if differs and (unbuilt := _unbuilt(origin, getattr(module, "READS_OLDER", ()))):
         found["unbuilt"] = unbuilt
     elif differs:
         found["differs"] = differs
     return found
+
+
+def _no_task(payload: str, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+    return None
 
 
 def _digest(code: Mapping[str, Path | None]) -> str | None:

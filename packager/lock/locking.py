@@ -29,7 +29,7 @@ from packager.lock import library_ages, lockers, origins, toolchains
 from packager.lock.lock import Environment, Level, Lock
 from packager.recipe.fields import PRECISIONS
 from packager.recipe.recipe import Recipe, RunsOn, no_tolerance
-from packager.runtime import load_runtime
+from packager.runtime import GENERATION_REQUIREMENTS, load_runtime
 from packager.sandbox.sandbox import choose_confinement
 from packager.sandbox.worker import host_version
 from packager.sources import Pin, Settings
@@ -39,6 +39,8 @@ from packager.types import Action, Blob, Tree
 if TYPE_CHECKING:
     from packager.transport.registry import wire
 
+OF_TASK = ("tokenizers", "jinja2")
+"""Distributions that make ids and conversations of texts: those of a recipe with a task depend on them."""
 FETCH_VERSION = 1  # 1: first form
 _LONGEST = 256 << 20  # bytes of a payload that are searched for the version of what wrote it
 DESCRIBE_VERSION = 1  # 1: first form
@@ -78,6 +80,7 @@ def resolve(recipe: Recipe, runner: Runner, context: BuildContext, memo: Memo, e
     exporter, payload = exporters.detect_kind([path for path, _ in tree], _payload_reader(runner, tree))
     check_pickle(recipe, exporter, payload)
     check_signature(recipe, exporter)
+    check_task(recipe, exporter)
     origin = origins.read([path for path, _ in tree], _payload_reader(runner, tree), payload)
     reads = choose_level(recipe, exporter)
     environment = _environment(recipe, exporter, origin, context, runner)
@@ -97,7 +100,13 @@ def resolve(recipe: Recipe, runner: Runner, context: BuildContext, memo: Memo, e
 def check_targets(recipe: Recipe) -> None:
     """Refuse targets that no runtime has, and int8 without a word on what it may lose, before anything is fetched."""
     for target in recipe.targets():
-        load_runtime(target.runtime).check_target(target.device, target.precision)
+        runtime = load_runtime(target.runtime)
+        runtime.check_target(target.device, target.precision)
+        if runtime.tasks and recipe.task not in runtime.tasks:
+            raise UsageError(
+                f"`{target.runtime}` runs models that generate text, and the recipe states no `task`",
+                hint=f"write `task: {runtime.tasks[0]}`, or remove `{target.runtime}` from `runs-on`",
+            )
         named = set(recipe.tolerance) - {"default", *PRECISIONS} | set(recipe.tolerance) & {target.precision}
         if target.precision.startswith("int8") and not named:
             raise no_tolerance(target.precision)
@@ -164,6 +173,8 @@ def lock_inputs_digest(recipe: Recipe, base: Path) -> str:
         "opset": recipe.export.opset,
         "runs-on": {promise.runtime: promise.versions for promise in recipe.runs_on},
     }
+    if recipe.task:
+        asked["task"] = recipe.task
     if recipe.toolchain != "host":
         asked["toolchain"] = [recipe.toolchain, recipe.allow_pickle]
     devices = {promise.runtime: list(promise.devices) for promise in recipe.runs_on if promise.devices != ("cpu",)}
@@ -202,6 +213,16 @@ def check_signature(recipe: Recipe, exporter: str) -> None:
             f"`export.signature` is `{recipe.export.signature}`, and a source of kind `{exporter}` has no signatures",
             hint="leave `signature` out: only a SavedModel has several functions",
             edits=[Edit(("export", "signature"))],
+        )
+
+
+def check_task(recipe: Recipe, exporter: str) -> None:
+    """Refuse a task for a source that has none."""
+    if recipe.task and not hasattr(plugins.load("exporters", exporter), "load_generative"):
+        raise UsageError(
+            f"`task` is `{recipe.task}`, and a source of kind `{exporter}` generates no text",
+            hint="leave `task` out: it is for directories of transformers and MLflow's flavour of them",
+            edits=[Edit(("task",))],
         )
 
 
@@ -273,6 +294,7 @@ def tools_of(recipe: Recipe, exporter: str, origin: origins.Origin) -> list[str]
     """Return the distributions that can change a byte of this bundle."""
     module = plugins.load("exporters", exporter)
     names: set[str] = {*module.TOOLCHAIN, *(set(getattr(module, "MAYBE", ())) & set(origin.packages))}
+    names |= {*OF_TASK} if recipe.task else set()
     for target in recipe.targets():
         names |= set(load_runtime(target.runtime).toolchain)
     return sorted(names)
@@ -421,8 +443,9 @@ def _dependencies(recipe: Recipe, runner: Runner, context: BuildContext, engine:
     from packager.formats import project_locks
     from packager.lock import runtime_wheels  # a warm build, which starts here too, does without the tools of locking
 
+    more = GENERATION_REQUIREMENTS if recipe.task else ()
     runtimes = {
-        promise.runtime: tuple(load_runtime(promise.runtime).requirements(promise.versions, promise.devices))
+        promise.runtime: (*load_runtime(promise.runtime).requirements(promise.versions, promise.devices), *more)
         for promise in recipe.runs_on
     }
     name = recipe.dependencies

@@ -50,6 +50,7 @@ VERSIONS = rf" *({_CLAUSE}) *(, *({_CLAUSE}) *)*"
 
 TOOLCHAINS = ("host", "locked")
 SANDBOXES = ("required", "none")
+TASKS = ("text-generation",)
 PRECISIONS = ("fp32", "fp32_optimised", "fp16", "mixed", "bf16", "int8", "int8_dynamic")
 DTYPES = (
     "bfloat16",
@@ -345,6 +346,10 @@ def toolchain(node: Node) -> str:
 
 def signature(node: Node) -> str:
     return strictyaml.text(node, "export.signature", pattern=LINE, expect="the name of a signature", limit=MAX_NAME)
+
+
+def task(node: Node) -> str:
+    return strictyaml.choice(node, "task", TASKS)
 
 
 def sandbox(node: Node) -> str:

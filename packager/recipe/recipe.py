@@ -187,6 +187,7 @@ class Recipe:
     name: str
     version: str
     source: str
+    task: str | None = None
     registry: str | None = None
     license: str | None = None
     description: str | None = None
@@ -255,6 +256,7 @@ class Recipe:
             "name": self.name,
             "version": self.version,
             "source": self.source,
+            "task": self.task,
             "registry": self.registry,
             "license": self.license,
             "description": self.description,
@@ -307,8 +309,20 @@ def parse(data: bytes | str, file: str, known_runtimes: Collection[str] | None =
     members = strictyaml.fields(node, "recipe", _READERS, required=("name", "version", "source"))
     if known_runtimes is not None and "runs-on" in members:
         _check_runtimes(strictyaml.table(members["runs-on"], "runs-on"), known_runtimes)
+    if "task" in members:
+        _check_task(members)
     values = {key.replace("-", "_"): _READERS[key](member) for key, member in members.items()}
     return Recipe(**values)
+
+
+def _check_task(members: Mapping[str, Node]) -> None:
+    """Refuse what says something of single tensors beside a task, whose inputs and measurement follow from the task."""
+    for key in ("inputs", "dynamic", "samples", "calibration"):
+        if key in members:
+            raise members[key].where.error(
+                f"`{key}` has no meaning beside `task`: what is measured are prompts and their tokens",
+                hint=f"remove `{key}`, or remove `task` for a graph of one pass",
+            )
 
 
 def load(path: Path, known_runtimes: Collection[str] | None = None) -> Recipe:
@@ -437,6 +451,7 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "name": fields.name,
     "version": fields.version,
     "source": fields.source,
+    "task": fields.task,
     "registry": fields.registry,
     "license": fields.licence,
     "description": fields.description,

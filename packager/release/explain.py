@@ -20,7 +20,7 @@ from packager.formats.onnx_files import Message, Reader, Span
 MOST = 8  # differences listed of one file
 LARGEST = 256 << 20  # bytes of a file that is read to be explained
 _NAMES = ("bom-ref", "ref", "name", "path")  # members that name a row of a list
-_TEXTS = frozenset({".txt", ".md", ".toml", ".pbtxt", ".xml", ".html"})
+_TEXTS = frozenset({".txt", ".md", ".toml", ".pbtxt", ".xml", ".html", ".jinja"})
 _GRAPH_INPUT, _GRAPH_OUTPUT, _INITIALIZER, _OPSET = 11, 12, 5, 8
 _Absent = object()
 

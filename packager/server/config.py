@@ -9,7 +9,8 @@
 
 `artefact` is relative to the configuration's own directory. `device` is `cpu` where it is left out; `ranges` (plausible
 values, by input), `values` (those that are allowed), `missing` (inputs in which a number may be missing), `slo`,
-and `reference`, the folder of the bundle's reference inputs, may be left out. Unknown keys are refused.
+`reference`, the folder of the bundle's reference inputs, and `generation`, what the contract of a bundle that
+generates text says, with `files`, the folder of the bundle, may be left out. Unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import orjson
 
 from packager.server.errors import StartError, quote
 from packager.server.fields import record, text
+from packager.server.generation.settings import Generation
 from packager.server.protocol.interface import Interface
 from packager.server.protocol.values import Values
 
@@ -46,6 +48,8 @@ class Config:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     p99_seconds: float | None = None
     reference: Path | None = None
+    generation: Generation | None = None
+    files: Path | None = None
 
     def with_limits(self, to: str) -> Config:
         """Return this configuration with the limits that the contract states, or `measured` ones."""
@@ -74,7 +78,7 @@ def _parse(data: bytes, directory: Path) -> Config:
         orjson.loads(data),
         "the document",
         _KEYS,
-        optional={"device", "ranges", "slo", "values", "missing", "reference"},
+        optional={"device", "ranges", "slo", "values", "missing", "reference", "generation", "files"},
     )
     words = {key: text(fields[key], key) for key in sorted(_KEYS - {"interface"})}
     if not _RUNTIME.fullmatch(words["runtime"]):
@@ -91,6 +95,8 @@ def _parse(data: bytes, directory: Path) -> Config:
         ranges=_ranges(fields.get("ranges", {})),
         p99_seconds=_p99(fields.get("slo", {})),
         reference=directory / text(fields["reference"], "reference") if "reference" in fields else None,
+        generation=Generation.from_json(fields["generation"]) if "generation" in fields else None,
+        files=directory / text(fields["files"], "files") if "files" in fields else None,
     )
 
 

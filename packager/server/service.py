@@ -89,6 +89,8 @@ async def serve(config: Config, settings: Settings) -> None:
     Threads and connections may outlive this: the caller ends the process without waiting for them.
     """
     own, systemd = settings.inherited, settings.systemd
+    if config.generation and settings.grpc_port is not None:
+        raise StartError("a model that generates text is not served over gRPC", hint="leave `server.grpc_port` out")
     address, port = _address(settings)
     engine = Engine(config, settings.limits, settings.execution, settings.knobs, settings.collector)
     server = _server(App(engine, settings.guard, settings.proxies), address, settings)

@@ -80,6 +80,27 @@ EXPORT = record(
         "classes": table(listed({"type": ["integer", "string"]})),
     },
 )
+_TOKEN: Schema = {"type": ["integer", "null"], "minimum": 0}
+EXPORT_GENERATION = record(
+    {
+        "interface": INTERFACE,
+        "ranges": table(tuple_of(NUMBER, NUMBER)),
+        "graph": GRAPH,
+        "nondeterministic": TEXTS,
+        "generation": record(
+            {
+                "task": TEXT,
+                "architecture": TEXT,
+                "vocabulary": _LENGTH,
+                "context": _LENGTH,
+                "special": record({"bos": _TOKEN, "eos": listed(WHOLE), "pad": _TOKEN}),
+                "cache": record({"layers": _LENGTH, "bytes": _LENGTH}),
+                "sampling": table(NUMBER),
+            }
+        ),
+    }
+)
+REFERENCE = record({"prompts": WHOLE, "longest": WHOLE})
 COMPILE: Schema = {
     "type": "object",
     "required": ["path", "artefact"],
@@ -134,6 +155,7 @@ MEASURE = record(
         "coverage": table(record({"reached": WHOLE, "of": WHOLE})),
     }
 )
+MEASURE_GENERATION = record({"cases": listed(_CASE)})
 SCAN = table(record({"outcome": {"enum": ["clean", "infected", "failed"]}, "words": TEXTS}))
 READ_CODE = table(TEXTS)
 TRIAL = record({"imported": TEXTS, "max_abs": {"type": ["number", "null"]}})  # null: a kind that has no toy

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from packager.server.admission import costs
 from packager.server.admission.admission import Admission, Lease, Limits, not_ready_error
 from packager.server.config import Config
-from packager.server.errors import RequestError, quote
+from packager.server.errors import RequestError, StartError, quote
 from packager.server.execution import batching, huge_pages
 from packager.server.execution import session as model
 from packager.server.execution.batching import Batcher, BatchPolicy
@@ -28,6 +28,7 @@ from packager.server.execution.inline_batching import InlineBatcher
 from packager.server.execution.session import Session, WarmUp
 from packager.server.execution.warm_up import WarmUpInputs
 from packager.server.execution.worker_pool import WorkerPool, WorkerSettings
+from packager.server.generation.engine import Engine as Texts
 from packager.server.knobs import Knobs
 from packager.server.protocol.interface import Interface
 from packager.server.protocol.protocol import Request
@@ -79,7 +80,8 @@ class Engine:
         collector: Collector | None = None,
     ) -> None:
         self.config, self.knobs = config, knobs or Knobs()
-        self.admission = Admission(limits.narrowed_to(config.interface.largest_body()))
+        largest = None if config.generation else config.interface.largest_body()  # of texts no contract says it
+        self.admission = Admission(limits.narrowed_to(largest))
         attributes = {"service.name": config.name, "service.version": config.version, "packager.digest": config.digest}
         self.tracer = Tracer(collector, attributes)
         self.metrics = Metrics(config.p99_seconds)
@@ -88,6 +90,7 @@ class Engine:
         self.draining = False
         self._settings = settings
         self._session: Session | None = None
+        self.texts: Texts | None = None
         self._warm_up_inputs = WarmUpInputs(config.interface)
         self._outputs: tuple[str, ...] = ()
         self._batcher: Batcher | None = None
@@ -122,6 +125,8 @@ class Engine:
     async def load(self) -> tuple[Session, WarmUp]:
         """Open and warm up the model on a worker thread. Raises StartError."""
         loop, config, settings = asyncio.get_running_loop(), self.config, self._settings
+        if config.generation:
+            return await self._load_texts()
         session = await loop.run_in_executor(self.pool, self._open_session)
         self._warm_up_inputs = WarmUpInputs.of(config)
         self._warm_up = await loop.run_in_executor(self.pool, model.warm_up, session, self._warm_up_inputs)
@@ -130,6 +135,31 @@ class Engine:
         policy = await loop.run_in_executor(
             self.pool, _batch_policy, session, config.interface, self._warm_up_inputs, settings.batch
         )
+        self._describe(session)
+        self._batcher = Batcher(self._run, settings.workers, policy, self)
+        self._inline_batcher = (
+            InlineBatcher(self._run_short, policy, self.metrics.shared.observe) if policy.max_rows > 1 else None
+        )
+        self._session, self._outputs = session, tuple(port.name for port in session.outputs)
+        self._refreshing = asyncio.create_task(self._refresh_metrics())
+        if settings.huge_pages and not settings.worker_settings:  # worker processes do it themselves
+            huge_pages.start_collapse(lambda moved: event("memory in huge pages", bytes=moved))
+        return session, self._warm_up
+
+    async def _load_texts(self) -> tuple[Session, WarmUp]:
+        """Open a model that generates text, and have it make one token. Raises StartError."""
+        if self._settings.worker_settings is not None:
+            raise StartError("a model that generates text runs in this process", hint="leave `runtime.processes` at 0")
+        loop, started = asyncio.get_running_loop(), time.perf_counter()
+        texts = await loop.run_in_executor(self.pool, Texts.open, self.config, self._settings.threads)
+        await loop.run_in_executor(self.pool, texts.try_out)
+        self._describe(texts.session)
+        self.texts, self._session = texts, texts.session
+        self._refreshing = asyncio.create_task(self._refresh_metrics())
+        return texts.session, WarmUp(time.perf_counter() - started, 0)
+
+    def _describe(self, session: Session) -> None:
+        config = self.config
         self.metrics.set_bundle_info(
             name=config.name,
             version=config.version,
@@ -140,15 +170,6 @@ class Engine:
             provider=session.provider,
         )
         self.metrics.set_deployment_info(config.digest, self.knobs.digest, self.knobs.tuning, self.knobs.labels)
-        self._batcher = Batcher(self._run, settings.workers, policy, self)
-        self._inline_batcher = (
-            InlineBatcher(self._run_short, policy, self.metrics.shared.observe) if policy.max_rows > 1 else None
-        )
-        self._session, self._outputs = session, tuple(port.name for port in session.outputs)
-        self._refreshing = asyncio.create_task(self._refresh_metrics())
-        if settings.huge_pages and not settings.worker_settings:  # worker processes do it themselves
-            huge_pages.start_collapse(lambda moved: event("memory in huge pages", bytes=moved))
-        return session, self._warm_up
 
     def _open_session(self) -> Session:
         if self._settings.worker_settings is None:

@@ -46,6 +46,7 @@ from packager.server.http.auth import Guard
 from packager.server.http.header_cache import HeaderCache
 from packager.server.http.pace import Pace
 from packager.server.http.proxies import Proxies
+from packager.server.http.texts import Answer, Streamed, TextRoutes
 from packager.server.protocol import protocol, triton_extensions
 from packager.server.protocol.protocol import Body, Request
 from packager.server.protocol.tensors import Array
@@ -72,7 +73,8 @@ class Response(NamedTuple):
     body: bytes
 
 
-Handler: TypeAlias = Callable[[Scope, HTTPProtocol], Awaitable[Response]]
+AnyResponse: TypeAlias = "Response | Answer | Streamed"
+Handler: TypeAlias = Callable[[Scope, HTTPProtocol], Awaitable[AnyResponse]]
 
 
 class Route(NamedTuple):
@@ -110,6 +112,8 @@ class App:
 
     def _table(self) -> dict[str, Route]:
         read = ("GET", "HEAD")
+        if self._engine.config.generation:
+            return self._tasks(read)
         table = {
             "/v2": Route("server", read, self._describe_server),
             "/v2/health/live": Route("health", read, self._live),
@@ -123,6 +127,17 @@ class App:
         for version in (self._engine.config.version, VERSION_ALIAS):
             table |= self._of_model(f"{self._base}/versions/{version}")
         return table | self._of_model(self._base)
+
+    def _tasks(self, read: tuple[str, ...]) -> dict[str, Route]:
+        """Return the routes of a model that generates text: its graph takes no single requests."""
+        texts = TextRoutes(self._engine, SharedTimeout(self._engine.admission.limits.body_timeout))
+        return {
+            "/v2/health/live": Route("health", read, self._live),
+            "/v2/health/ready": Route("health", read, self._readiness),
+            "/v2/knobs": Route("server", read, self._describe_knobs),
+            "/metrics": Route("metrics", read, self._exposition),
+            **{path: Route(*route) for path, route in texts.table().items()},
+        }
 
     def _of_model(self, path: str) -> dict[str, Route]:
         read = ("GET", "HEAD")
@@ -158,7 +173,10 @@ class App:
             headers = [*headers, ("connection", "close")]
             if route is None or route.name not in _PROBES:
                 self._engine.note_request()
-        proto.response_bytes(response.status, headers, response.body)
+        if isinstance(response, Streamed):
+            await _send_stream(proto, headers, response)
+        else:
+            proto.response_bytes(response.status, headers, response.body)
         self._engine.record_sample()
 
     def _preflight(self, scope: Scope) -> Response | None:
@@ -166,7 +184,7 @@ class App:
         found = self._proxies.preflight(scope.method, scope.headers)
         return None if found is None else Response(_NO_CONTENT, found, b"")
 
-    async def _answer(self, route: Route | None, path: str, scope: Scope, proto: HTTPProtocol) -> Response:
+    async def _answer(self, route: Route | None, path: str, scope: Scope, proto: HTTPProtocol) -> AnyResponse:
         try:
             if route is None or route.name != _HEALTH:
                 self._guard.check(scope.headers.get("authorization"))
@@ -305,6 +323,18 @@ class App:
             return Response(200, fields, reply.body)
         encoded = bodies.deflate(reply.body, received.wanted)
         return Response(200, [*fields, ("content-encoding", received.wanted), _VARIES], encoded)
+
+
+async def _send_stream(proto: HTTPProtocol, headers: list[tuple[str, str]], response: Streamed) -> None:
+    """Send the parts of an answer as they come, until its client disconnects."""
+    try:
+        transport = proto.response_stream(response.status, headers)
+        async for part in response.parts:
+            await transport.send_bytes(part)
+    except ProtocolClosed:
+        event("client left", logging.DEBUG)
+    finally:
+        await response.parts.aclose()  # type: ignore[attr-defined]
 
 
 def _is_brief(request: Request, results: dict[str, Array]) -> bool:

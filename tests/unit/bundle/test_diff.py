@@ -283,3 +283,39 @@ def test_a_previous_release_with_a_newer_contract_is_named(tmp_path: Path) -> No
         check(store, "1.0.2", tmp_path)
     assert "previous: none" in (got.value.hint or "")
     check(store, "1.0.2", tmp_path, "previous: none\n")
+
+
+GENERATION: dict[str, Any] = {
+    "task": "text-generation",
+    "architecture": "LlamaForCausalLM",
+    "vocabulary": 512,
+    "context": 256,
+    "special": {"bos": None, "eos": [0], "pad": 0},
+    "cache": {"layers": 2, "bytes": 512},
+    "tokenizer": "sha256:" + "a" * 64,
+    "template": None,
+    "sampling": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "needed"),
+    [
+        ({}, "none"),
+        ({"tokenizer": "sha256:" + "b" * 64}, "major"),
+        ({"template": "sha256:" + "b" * 64}, "major"),
+        ({"vocabulary": 513}, "major"),
+        ({"special": {"bos": None, "eos": [0, 3], "pad": 0}}, "major"),
+        ({"context": 128}, "major"),
+        ({"context": 512}, "minor"),
+        ({"sampling": {"temperature": 0.7}}, "minor"),
+    ],
+)
+def test_other_tokens_break_callers(change: dict[str, Any], needed: str) -> None:
+    before, after = ({**contracts.derived(), "generation": {**GENERATION, **more}} for more in ({}, change))
+    assert level(before, after)[0] == needed
+
+
+def test_a_task_that_comes_or_goes_breaks_callers() -> None:
+    before, after = contracts.derived(), {**contracts.derived(), "generation": GENERATION}
+    assert level(before, after)[0] == level(after, before)[0] == "major"

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An opened model that generates text: requests in, jobs checked against the contract, steps out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packager.server.config import Config
+from packager.server.errors import RequestError, StartError, quote
+from packager.server.execution import session
+from packager.server.generation.decoder import Steps, open_decoder
+from packager.server.generation.loop import Job, Step, generate, never
+from packager.server.generation.sampling import Sampling
+from packager.server.generation.settings import SAMPLING, TEMPLATE, TOKENIZER, Generation
+from packager.server.generation.templates import Template, TemplateError
+from packager.server.generation.tokenizer import Tokenizer
+
+MAX_STOPS = 16
+MAX_STOP = 1024  # characters
+MAX_TOP = 20
+_SEED = (0, (1 << 63) - 1)
+
+
+class TooLongError(RequestError):
+    """A prompt that leaves no room for an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A model, its tokenizer and its chat template. Several threads may use it."""
+
+    about: Generation
+    decoder: Steps
+    tokenizer: Tokenizer
+    template: Template | None
+    session: session.Session
+    runtime: str
+
+    @staticmethod
+    def open(config: Config, threads: int) -> Engine:
+        """Open what an installation's configuration names. Raises StartError."""
+        if config.generation is None or config.files is None:
+            raise StartError("this bundle generates no text", hint="build one with `task: text-generation`")
+        opened = session.open_artefact(config.runtime, config.artefact, threads, config.device)
+        if opened.inputs:  # a runtime that holds the cache itself shows none
+            session.check_ports(opened.inputs, opened.outputs, config.interface)
+        try:
+            about = config.generation
+            tokenizer = Tokenizer.open(config.files / TOKENIZER)
+            template = _template(config.files / TEMPLATE, about, tokenizer)
+            version = f"{config.runtime} {opened.version}"
+            return Engine(about, open_decoder(opened), tokenizer, template, opened, version)
+        except ImportError as error:
+            raise StartError(
+                f"{error}", hint="pip install 'model-packager[chat]', or install the bundle again"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise StartError(str(error), hint="install the bundle again") from None
+
+    def try_out(self) -> None:
+        """Make one token. Raises StartError where the model cannot."""
+        try:
+            list(self.answer(self.job([0], {"max_tokens": 1})))
+        except Exception as error:  # every runtime raises others
+            raise StartError(f"the model fails on a prompt of one token: {str(error).strip()[:500]}") from None
+
+    def ids_of(self, text: str) -> list[int]:
+        """Return the ids of a plain text."""
+        return self.tokenizer.encode(text)
+
+    def ids_of_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Return the ids of a conversation, up to where the assistant goes on. Raises RequestError."""
+        if self.template is None:
+            raise RequestError("the model has no chat template, so it takes plain texts only")
+        try:
+            return self.tokenizer.encode(self.template.render(messages), special=False)
+        except TemplateError as error:
+            raise RequestError(str(error)) from None
+
+    def job(self, ids: Sequence[int], options: Mapping[str, Any]) -> Job:
+        """Check a request against the contract; return what to do. Raises RequestError, TooLongError.
+
+        `options`: `max_tokens`, `temperature`, `top_k`, `top_p`, `repetition_penalty`, `seed`, `stop`, `top`. What is
+        left out is the publisher's default; None is the same.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        if unknown := sorted(set(given) - {"max_tokens", "seed", "stop", "top", *SAMPLING}):
+            raise RequestError(f"{quote(unknown[0])} is not supported")
+        if not ids:
+            raise RequestError("the prompt is empty")
+        if outside := [token for token in ids if not 0 <= token < self.about.vocabulary]:
+            raise RequestError(f"the vocabulary has no token {outside[0]}")
+        room = self.about.context - len(ids)
+        if room < 1:
+            raise TooLongError(
+                f"the prompt has {len(ids)} tokens, and the context {self.about.context} for prompt and answer together"
+            )
+        most = min(_whole(given, "max_tokens", 1, (1 << 31) - 1, room), room)
+        return Job(
+            tuple(ids), most, self._sampling(given), _stops(given.get("stop", ())), _whole(given, "top", 0, MAX_TOP, 0)
+        )
+
+    def _sampling(self, given: Mapping[str, Any]) -> Sampling:
+        values = {**self.about.sampling, **{name: _number(given, name) for name in SAMPLING if name in given}}
+        seed = _whole(given, "seed", *_SEED, 0) if "seed" in given else None
+        return Sampling(
+            values.get("temperature", 0.0),
+            int(values.get("top_k", 0)),
+            values.get("top_p", 1.0),
+            values.get("repetition_penalty", 1.0),
+            seed,
+        )
+
+    def answer(self, job: Job, cancelled: Callable[[], bool] = never) -> Iterator[Step]:
+        """Yield the tokens of an answer."""
+        return generate(self.decoder, self.tokenizer, self.about.eos, job, cancelled)
+
+
+def _template(path: Path, about: Generation, tokenizer: Tokenizer) -> Template | None:
+    if about.template is None:
+        return None
+    return Template.open(path, tokenizer.text_of(about.bos), tokenizer.text_of(next(iter(about.eos), None)))
+
+
+def _whole(given: Mapping[str, Any], name: str, low: int, high: int, default: int) -> int:
+    value = given.get(name, default)
+    if type(value) is not int or not low <= value <= high:
+        raise RequestError(f"{quote(name)}: expected a whole number from {low} to {high}, got {quote(value)}")
+    return value
+
+
+def _number(given: Mapping[str, Any], name: str) -> float:
+    value, (low, high) = given[name], SAMPLING[name]
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise RequestError(f"{quote(name)}: expected a number from {low:g} to {high:g}, got {quote(value)}")
+    return float(value)
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or len(listed) > MAX_STOPS:
+        raise RequestError(f"`stop`: expected a text or at most {MAX_STOPS} of them, got {quote(value)}")
+    if any(not isinstance(text, str) or not 0 < len(text) <= MAX_STOP for text in listed):
+        raise RequestError(f"`stop`: expected texts of 1 to {MAX_STOP} characters")
+    return tuple(listed)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answer requests of one parent over a pipe: one JSON document a line in, and out.
+
+    python -m packager.server.generation.worker CONFIG.json [THREADS]
+
+    {"do": "answer", "messages": […] | "text": … | "ids": […], "options": {…}}
+        a line {"text": …} for every piece, then {"finish", "prompt_tokens", "tokens", "logprobs"}
+    {"do": "force", "ids": […], "tokens": […]}
+        {"best": […], "logprobs": […], "of_best": […]}: of each step the most likely token and log-probabilities
+    {"do": "encode", "text": …, "special": true} | {"do": "encode_chat", "messages": […]} | {"do": "decode", "ids": […]}
+
+The first line out says what was opened, or why not. A request that is refused is answered with {"error": …}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from packager.server import config
+from packager.server.errors import RequestError, StartError
+from packager.server.generation.engine import Engine
+from packager.server.generation.loop import prefill
+from packager.server.generation.sampling import log_probabilities
+
+
+def main(argv: list[str]) -> int:
+    """Serve stdin until it ends."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+    try:
+        engine = Engine.open(config.read(Path(argv[0])), int(argv[1]) if len(argv) > 1 else 0)
+    except StartError as error:
+        _say(out, {"error": error.message, "hint": error.hint})
+        return error.code
+    chat = engine.template is not None
+    _say(out, {"runtime": engine.runtime, "chat": chat, "context": engine.about.context})
+    for line in sys.stdin:
+        try:
+            for answer in _answers(engine, json.loads(line)):
+                _say(out, answer)
+        except RequestError as error:
+            _say(out, {"error": error.message})
+    return 0
+
+
+def _say(out: TextIO, value: Mapping[str, Any]) -> None:
+    out.write(f"{json.dumps(value)}\n")
+    out.flush()
+
+
+def _answers(engine: Engine, request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    match request["do"]:
+        case "answer":
+            yield from _generated(engine, request)
+        case "force":
+            yield _forced(engine, request["ids"], request["tokens"])
+        case "encode":
+            yield {"ids": engine.tokenizer.encode(request["text"], special=request["special"])}
+        case "encode_chat":
+            yield {"ids": engine.ids_of_chat(request["messages"])}
+        case "decode":
+            yield {"text": engine.tokenizer.decode(request["ids"])}
+        case _:
+            raise RequestError("the request is unknown")
+
+
+def _generated(engine: Engine, request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    if "messages" in request:
+        ids = engine.ids_of_chat(request["messages"])
+    else:
+        ids = request["ids"] if "ids" in request else engine.ids_of(request["text"])
+    tokens, odds = [], []
+    for step in engine.answer(engine.job(ids, request["options"])):
+        tokens.append(step.token)
+        odds.append(step.logprob)
+        if step.text:
+            yield {"text": step.text}
+        if step.finish:
+            yield {"finish": step.finish, "prompt_tokens": len(ids), "tokens": tokens, "logprobs": odds}
+
+
+def _forced(engine: Engine, ids: list[int], tokens: list[int]) -> Mapping[str, Any]:
+    """Feed an answer token by token, and say what the model finds of each."""
+    cache = engine.decoder.empty()
+    logits = prefill(engine.decoder, ids, cache)
+    best, odds, of_best = [], [], []
+    for token in tokens:
+        if logits is None:
+            break
+        found = log_probabilities(logits)
+        place = int(found.argmax())
+        best.append(place)
+        odds.append(float(found[token]))
+        of_best.append(float(found[place]))
+        logits = engine.decoder.step(np.array([[token]], np.int64), cache)[0, -1]
+    return {"best": best, "logprobs": odds, "of_best": of_best}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

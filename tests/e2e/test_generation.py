@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A language model from its directory to answers at a site: every step of the command line, with real files."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.e2e.conftest import Project
+from tests.support import language_models
+
+pytestmark = pytest.mark.xdist_group("generation")
+RECIPE = """\
+name: tiny
+version: 1.0.0
+source: model
+task: text-generation
+policy: dev
+runs-on:
+  onnxruntime: ">=1.31"
+"""
+ASK = ("--prompt", "What is a module?", "--max-tokens", "12", "--json")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    folder = tmp_path_factory.mktemp("language-model")
+    language_models.write(folder / "model")
+    (folder / "bundle.yaml").write_text(RECIPE)
+    made = Project(folder, folder / "store", {"PACKAGER_PASSPHRASE": "secret"})
+    made.run("keygen", "release")
+    made.run("lock")
+    made.run("build")
+    made.run("sign", "tiny:1.0.0", "--key", "release.pem", "-o", "tiny.bundle.tar")
+    return made
+
+
+@pytest.fixture(scope="module")
+def site(project: Project) -> Path:
+    project.run("install", "tiny.bundle.tar", "site", "--key", "release.pub")
+    return project.folder / "site"
+
+
+def test_the_bundle_carries_data_alone(project: Project) -> None:
+    project.run("unpack", "tiny.bundle.tar", "plain", "--key", "release.pub")
+    plain = project.folder / "plain"
+    assert sorted(path.name for path in (plain / "generation").iterdir()) == ["chat_template.jinja", "tokenizer.json"]
+    contract = json.loads((plain / "contract.json").read_text())
+    assert contract["generation"]["context"] == 256
+    assert set(contract["targets"]["onnxruntime-cpu-fp32"]["tolerance"]) == {"logits"}
+    assert [row["name"] for row in json.loads((plain / "vectors" / "prompts.json").read_text())["prompts"]]
+    lock = (plain / "deps" / "onnxruntime" / "requirements.txt").read_text()
+    assert "tokenizers==" in lock and "jinja2==" in lock.lower() and "transformers" not in lock
+
+
+def test_bundle_and_installation_answer_alike(project: Project, site: Path) -> None:
+    of_bundle = project.run("chat", "tiny.bundle.tar", "--key", "release.pub", *ASK)
+    of_site = project.run("chat", site, *ASK)
+    assert of_bundle["tokens"] == of_site["tokens"] and len(of_bundle["tokens"]) == 12
+    assert of_bundle["finish"] == "length" and of_bundle["text"] == of_site["text"]
+
+
+def test_an_unsigned_bundle_is_not_run(project: Project) -> None:
+    done = project.run("chat", "tiny:1.0.0", "--prompt", "x", code=2)
+    assert "no trusted key" in done.stderr
+    project.run("keygen", "other")
+    done = project.run("chat", "tiny.bundle.tar", "--key", "other.pub", "--prompt", "x", code=1)
+    assert "error:" in done.stderr
+
+
+def test_a_conversation_goes_on_line_by_line(project: Project, site: Path) -> None:
+    done = project.run("chat", site, "--max-tokens", "4", prefix=("sh", "-c", 'printf "Hi\\nAnd now?\\n" | "$@"', "sh"))
+    assert "a context of 256 tokens" in done.stderr
+    assert done.stdout.count("\n") >= 2
+
+
+def test_a_prompt_that_does_not_fit_is_refused(project: Project, site: Path) -> None:
+    done = project.run("chat", site, "--prompt", "word " * 400, code=2)
+    assert "the context 256 for prompt and answer together" in done.stderr
+    done = project.run("chat", site, "--prompt", "x", "--temperature", "-1", code=2)
+    assert "`temperature`: expected a number from 0 to 100" in done.stderr
+
+
+def test_seeds_repeat(project: Project, site: Path) -> None:
+    def drawn(seed: str) -> object:
+        return project.run("chat", site, *ASK, "--temperature", "1", "--seed", seed)["tokens"]
+
+    assert drawn("1") == drawn("1") != drawn("2")
+
+
+@contextmanager
+def serving(site: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Serve an installation as an operator does; yield its address, and the process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "packager", "serve", str(site), "--port", str(port), *options]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            assert server.poll() is None
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=2)
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}", server
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0, "SIGTERM drains and ends with 0"
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    with serving(site, "--set", "server.max_in_flight=2") as (found, _):
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> openai.OpenAI:
+    """The unchanged client, without its retries, which would hide refusals."""
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+QUESTION: Any = [{"role": "user", "content": "What is a module?"}]
+
+
+def test_the_client_lists_the_model(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list().data] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+
+
+def test_chat_answers_as_the_command_line(project: Project, site: Path, client: openai.OpenAI) -> None:
+    expected = project.run("chat", site, *ASK)
+    found = client.chat.completions.create(model="tiny", messages=QUESTION, max_completion_tokens=12)
+    assert found.choices[0].message.content == expected["text"]
+    assert found.choices[0].finish_reason == "length"
+    assert found.usage and (found.usage.prompt_tokens, found.usage.completion_tokens) == (expected["prompt_tokens"], 12)
+
+
+def test_a_stream_adds_up_to_the_whole(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=20)
+    parts = list(
+        client.chat.completions.create(
+            model="tiny", messages=QUESTION, max_tokens=20, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+    assert text == whole.choices[0].message.content
+    assert [part.choices[0].finish_reason for part in parts if part.choices][-1] == "length"
+    assert parts[-1].choices == [] and parts[-1].usage == whole.usage
+
+
+def test_completions_take_texts_and_ids(client: openai.OpenAI) -> None:
+    of_text = client.completions.create(model="tiny", prompt="import sys", max_tokens=6, logprobs=2)
+    found = of_text.choices[0].logprobs
+    assert found and found.tokens and found.token_logprobs and len(found.tokens) == 6
+    assert max(found.token_logprobs) <= 0
+    streamed = client.completions.create(model="tiny", prompt="import sys", max_tokens=6, stream=True)
+    assert "".join(part.choices[0].text for part in streamed) == of_text.choices[0].text
+    assert client.completions.create(model="tiny", prompt=[80, 81], max_tokens=1).usage.prompt_tokens == 2  # type: ignore[union-attr]
+
+
+def test_log_probabilities_come_with_alternatives(client: openai.OpenAI) -> None:
+    found = client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=3, logprobs=True, top_logprobs=4)
+    rows = found.choices[0].logprobs.content  # type: ignore[union-attr]
+    assert rows and len(rows) == 3
+    for row in rows:
+        odds = [item.logprob for item in row.top_logprobs]
+        assert len(odds) == 4 and odds == sorted(odds, reverse=True) and odds[0] == row.logprob
+
+
+def test_seeds_and_stops_hold(client: openai.OpenAI) -> None:
+    def drawn(seed: int) -> str | None:
+        asked = {"model": "tiny", "messages": QUESTION, "max_tokens": 12, "temperature": 1.0, "seed": seed}
+        return client.chat.completions.create(**asked).choices[0].message.content  # type: ignore[no-any-return,call-overload]
+
+    whole = drawn(3)
+    assert whole and whole == drawn(3) != drawn(4)
+    stop = whole[3:5]
+    found = client.chat.completions.create(
+        model="tiny", messages=QUESTION, max_tokens=12, temperature=1.0, seed=3, stop=[stop]
+    ).choices[0]
+    assert (found.message.content, found.finish_reason) == (whole[: whole.index(stop)], "stop")
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"logit_bias": {"1": 1}}, "logit_bias"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"extra_body": {"best_of_all": True}}, "best_of_all"),
+    ],
+)
+def test_what_is_not_done_is_refused_by_name(client: openai.OpenAI, more: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=2, **more)
+    assert refused.value.param == param and param in refused.value.message
+
+
+def test_errors_are_those_of_the_client(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.chat.completions.create(model="other", messages=QUESTION)
+    assert unknown.value.code == "model_not_found"
+    long: Any = [{"role": "user", "content": "word " * 400}]
+    with pytest.raises(openai.BadRequestError) as full:
+        client.chat.completions.create(model="tiny", messages=long)
+    assert full.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="tiny", messages=QUESTION, temperature=-1)
+    with pytest.raises(openai.NotFoundError):
+        client.post("/embeddings", body={"input": "x"}, cast_to=object)
+
+
+def test_overload_is_refused_with_a_time_to_wait(client: openai.OpenAI) -> None:
+    def ask(number: int) -> object:
+        try:
+            found = client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=150)
+            return found.choices[0].message.content
+        except openai.RateLimitError as error:
+            return int(error.response.headers["retry-after"])
+
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(ask, range(36)))
+    answers = {item for item in found if isinstance(item, str)}
+    assert len(answers) == 1, "everyone who was answered got the same answer"
+    assert any(isinstance(item, int) and item >= 1 for item in found)
+
+
+def test_a_client_that_leaves_frees_its_place(address: str, client: openai.OpenAI) -> None:
+    for _ in range(4):
+        stream = client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=200, stream=True)
+        next(iter(stream))
+        stream.close()
+    for _ in range(100):
+        text = urllib.request.urlopen(f"{address}/metrics", timeout=5).read().decode()
+        if "\npackager_server_requests_in_flight 0.0" in text:
+            break
+        time.sleep(0.1)
+    assert "\npackager_server_requests_in_flight 0.0" in text
+    assert client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=2).choices
+
+
+def test_draining_cuts_no_stream(site: Path) -> None:
+    with serving(site) as (found, process):
+        own = openai.OpenAI(base_url=f"{found}/v1", api_key="none", max_retries=0, timeout=60)
+        stream = iter(own.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=200, stream=True))
+        next(stream)
+        process.send_signal(signal.SIGTERM)
+        assert [part.choices[0].finish_reason for part in stream][-1] in ("length", "stop")
+
+
+def test_conformance_on_the_promised_versions_and_as_installed(project: Project, tmp_path: Path) -> None:
+    options = ("--key", "release.pub", "--json", "--cache", tmp_path / "cache", "--runtime", "serve")
+    found = project.run("conform", "tiny.bundle.tar", *options, "--runtime", "onnxruntime==1.31.0")
+    assert found["verdict"]["passed"] == 2
+    for cell in found["cells"]:
+        assert set(cell["levels"].values()) == {"pass"}
+        assert cell["measures"]["tokens_per_second"] > 0
+    done = project.run("conform", "tiny.bundle.tar", code=2)
+    assert "none is trusted here" in done.stderr
+
+
+@pytest.mark.slow  # a second export
+def test_a_second_build_in_another_place_gives_the_same_digest(project: Project, tmp_path: Path) -> None:
+    other = Project(tmp_path / "elsewhere", tmp_path / "store")
+    other.folder.mkdir()
+    language_models.write(other.folder / "model")
+    (other.folder / "bundle.yaml").write_text(RECIPE)
+    (other.folder / "bundle.lock").write_bytes((project.folder / "bundle.lock").read_bytes())
+    again = other.run("build", "--json", PYTHONHASHSEED="77")
+    assert again["digest"] == project.run("build", "--json")["digest"]
+
+
+@pytest.mark.slow  # another export
+def test_a_lying_tokenizer_class_fails_the_build(project: Project, tmp_path: Path) -> None:
+    other = Project(tmp_path / "lying", tmp_path / "store")
+    other.folder.mkdir()
+    language_models.write(other.folder / "model")
+    language_models.edit(other.folder / "model" / "tokenizer_config.json", tokenizer_class="RobertaTokenizer")
+    (other.folder / "bundle.yaml").write_text(RECIPE)
+    other.run("lock")
+    done = other.run("build", code=1)
+    assert "case `prompt plain`, output `prompt_ids`" in done.stderr
+
+
+def test_a_task_needs_a_language_model(project: Project, tmp_path: Path) -> None:
+    other = Project(tmp_path / "bert", tmp_path / "store")
+    other.folder.mkdir()
+    language_models.write(other.folder / "model", "bert")
+    (other.folder / "bundle.yaml").write_text(RECIPE)
+    other.run("lock")
+    done = other.run("build", code=4)
+    assert "`BertForMaskedLM` takes no key-value cache" in done.stderr and "hint:" in done.stderr
+    (other.folder / "bundle.yaml").write_text(RECIPE + "inputs: {x: {dtype: float32}}\n")
+    done = other.run("lock", code=2)
+    assert "`inputs` has no meaning beside `task`" in done.stderr

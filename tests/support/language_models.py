@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small language models with seeded weights, and a byte-level tokenizer that is trained here in a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+VOCABULARY = 512
+SPECIAL = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0}
+LLAMA = {
+    **COMMON,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "tie_word_embeddings": True,
+}
+GPT2 = {**COMMON, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}
+
+
+def tokenizer() -> Any:
+    """Return a trained tokenizer with a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([topics[key] for key in sorted(topics)[:20]], trainer)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=SPECIAL[0],
+        pad_token=SPECIAL[0],
+        additional_special_tokens=list(SPECIAL[1:]),
+        clean_up_tokenization_spaces=False,
+    )
+    made.chat_template = TEMPLATE
+    return made
+
+
+def write(folder: Path, kind: str = "llama", **changes: Any) -> Path:
+    """Save a model of an architecture (`llama`, `gpt2`, …) with seeded weights, spread so that no token ties."""
+    import torch
+    import transformers
+
+    configs = {
+        "llama": ("LlamaConfig", "LlamaForCausalLM", LLAMA),
+        "mistral": ("MistralConfig", "MistralForCausalLM", LLAMA),
+        "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", LLAMA),
+        "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {**LLAMA, "head_dim": 16}),
+        "gemma": ("GemmaConfig", "GemmaForCausalLM", {**LLAMA, "head_dim": 16}),
+        "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", {**LLAMA, "head_dim": 16, "query_pre_attn_scalar": 16}),
+        "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", {**LLAMA, "head_dim": 16, "query_pre_attn_scalar": 16}),
+        "phi3": ("Phi3Config", "Phi3ForCausalLM", {**LLAMA, "original_max_position_embeddings": 256}),
+        "smollm3": ("SmolLM3Config", "SmolLM3ForCausalLM", LLAMA),
+        "granite": ("GraniteConfig", "GraniteForCausalLM", LLAMA),
+        "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", LLAMA),
+        "mixtral": ("MixtralConfig", "MixtralForCausalLM", {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}),
+        "gpt2": ("GPT2Config", "GPT2LMHeadModel", GPT2),
+        "gpt_neox": (
+            "GPTNeoXConfig",
+            "GPTNeoXForCausalLM",
+            {name: value for name, value in LLAMA.items() if name != "num_key_value_heads"},
+        ),
+        "opt": ("OPTConfig", "OPTForCausalLM", {**LLAMA, "ffn_dim": 128, "word_embed_proj_dim": 64, "pad_token_id": 1}),
+        "mamba": (
+            "MambaConfig",
+            "MambaForCausalLM",
+            {**COMMON, "hidden_size": 64, "state_size": 8, "num_hidden_layers": 2},
+        ),
+        "bert": (
+            "BertConfig",
+            "BertForMaskedLM",
+            {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+        ),
+        "t5": (
+            "T5Config",
+            "T5ForConditionalGeneration",
+            {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2},
+        ),
+    }
+    config, model, members = configs[kind]
+    torch.manual_seed(0)
+    made = getattr(transformers, model)(getattr(transformers, config)(**{**members, **changes}))
+    for weight in made.parameters():
+        if weight.ndim == 2:
+            torch.nn.init.normal_(weight, std=0.08)
+    made.eval().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def edit(path: Path, **members: Any) -> None:
+    """Change members of a JSON file; None removes one."""
+    table = {**json.loads(path.read_text()), **members} if path.exists() else members
+    path.write_text(json.dumps({name: value for name, value in table.items() if value is not None}))
