@@ -9,6 +9,7 @@ QUICK  := tests/test_plugins.py tests/test_documentation.py tests/unit/test_erro
           tests/unit/policy tests/unit/graph tests/unit/trust tests/unit/store
 T      ?= tests
 K      ?=
+SHUFFLE ?=
 PINS   := -c tests/constraints.txt
 # pip knows this machine's package index and wheels; uv is told the same, because it does not read pip's settings.
 LINKS  = $(shell $(1)/python -m pip config get global.find-links 2>/dev/null)
@@ -74,11 +75,11 @@ demo-chat: $(READY) ## the same for a trained chat model (93 MB), which then ans
 check: $(READY) lint ## lint, types and the tests that build nothing: the minute before a commit
 	$(BIN)/python -m pytest -n 2 -q -m 'not slow' $(QUICK)
 
-test: $(READY) lint ## lint and all tests but the slow matrices (T=path, K=filter)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow' $(T) $(if $(K),-k '$(K)')
+test: $(READY) lint ## lint and all tests but the slow matrices (T=path, K=filter, SHUFFLE=seed)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow' $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')
 
 test-all: $(READY) lint ## every test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(T) $(if $(K),-k '$(K)')
+	PACKAGER_TEST_STARTS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')
 
 attacks: $(READY) ## the attacks as an ordinary user, with bubblewrap and without it (as root)
 	$(BIN)/python -m tests.attacks.as_user $(T:tests=tests/attacks) -m 'not slow'

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -24,6 +25,28 @@ settings.load_profile("packager")
 
 from packager.store.store import Store  # noqa: E402
 from tests.support import forks, outputs  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle", metavar="SEED", help="run files, and the tests of each, in an order made of SEED")
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest then puts together again what shares a fixture with parameters
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle, the same way in every worker: files, and the tests of each; fixtures of a file are still made once."""
+    seed = config.getoption("--shuffle")
+    if seed is not None:
+        drawn = {
+            text: hashlib.sha256(f"{seed} {text}".encode()).digest()
+            for item in items
+            for text in (item.nodeid, file_of(item))
+        }
+        items.sort(key=lambda item: (drawn[file_of(item)], drawn[item.nodeid]))
+
+
+def file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

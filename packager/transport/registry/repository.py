@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 from packager import canonical
 from packager.errors import IntegrityError, SourceError, UsageError
 from packager.formats import oci
-from packager.transport.registry.deadline import is_overdue
+from packager.transport.registry.deadline import is_overdue, read_into
 from packager.transport.registry.reference import SCHEME, TAG, Reference
 from packager.transport.registry.wire import MAX_ANSWER, Answer, Body, BrokenConnectionError, Settings, Wire
 from packager.types import DIGEST, Blob
@@ -245,8 +245,8 @@ class Download(io.RawIOBase):
         while wanted > 0:
             started = time.monotonic()
             try:
-                data = self._connected().read(wanted)
-                if not data:
+                count = read_into(self._connected(), memoryview(buffer)[:wanted])
+                if not count:
                     raise BrokenConnectionError(f"the registry ended blob `{self._blob.digest}` early")
             except (HTTPError, OSError, BrokenConnectionError) as error:
                 self._broke(error)
@@ -255,10 +255,9 @@ class Download(io.RawIOBase):
                 self._spent += time.monotonic() - started
                 self._check_pace()
             self._fruitless = 0
-            self._position += len(data)
-            self._received += len(data)
-            buffer[: len(data)] = data
-            return len(data)
+            self._position += count
+            self._received += count
+            return count
         return 0
 
     def _connected(self) -> urllib3.BaseHTTPResponse:
