@@ -60,8 +60,8 @@ ROOMS = (
     "release",
     "passport",
     "workspace",
-    "api",
     "pipeline",
+    "api",
     "cli",
     "__main__",
 )  # each imports rooms above it in this list only

@@ -28,6 +28,7 @@ Build and sign one:
     packager.api.runtimes      where a bundle runs: runtimes, fleets, this host; measuring a runtime
     packager.api.deploy        knobs, installations, servers, deployment files
     packager.api.conformance   the conformance suite on real runtimes and endpoints
+    packager.api.releases      many models as one plan; the files by which CI systems release
     packager.api.passports     one page for people that says what a bundle is, and checks itself
 
 All these modules follow semantic versioning: within one major version no name is removed, and no argument changes its
@@ -39,7 +40,6 @@ used, so that `import packager.api` costs nothing.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -163,18 +163,9 @@ def build_bundle(
     workflow, else `urn:packager:builder:local`). Steps whose inputs are unchanged do not run again. Raises LockError,
     SourceError, StepError, UsageError.
     """
-    from packager.build.build import build
-    from packager.release import provenance
-    from packager.release.builder import Clock
+    from packager.release import building
 
-    clock = Clock.start(builder, project.here.environment, project.clock)
-    locked = project.read_lock() if lock is None else lock
-    built = build(project.recipe, locked, project.runner, project.here, project.memo, replacing=replace)
-    if built.bundle is None:
-        return built
-    here, run = project.here.base, clock.stop()
-    kept = provenance.keep(project.recipe, locked, built, built.bundle, project.runner, here, run)
-    return dataclasses.replace(built, bundle=kept)
+    return building.build_bundle(project, lock, replace=replace, builder=builder)
 
 
 def open_bundle(reference: str | Path, workspace: Workspace | None = None) -> Bundle:
@@ -198,16 +189,10 @@ def open_signer(uri: str, secret: Callable[[], bytes | None] | None = None) -> S
     `secret` returns the passphrase, PIN or identity token when it is needed. Raises UsageError, also for a certificate
     that no verifier would accept now: expired, not yet valid, or for another purpose.
     """
-    from packager import plugins
+    from packager.trust import signers
     from packager.workspace import utc_now
 
-    scheme, colon, location = uri.partition(":")
-    if not colon or not (location or scheme == "keyless"):
-        raise UsageError(f"signer `{uri}` is not a URI", hint="write for example `key:release.pem`")
-    signer: Signer = plugins.load("signers", scheme.replace("+", "-")).open_signer(location, secret or (lambda: None))
-    if hasattr(signer, "check_time"):
-        signer.check_time(utc_now())
-    return signer
+    return signers.open_signer(uri, secret or (lambda: None), utc_now())
 
 
 def sign_bundle(
@@ -355,17 +340,24 @@ def install_bundle(
     )
 
 
-def read_schema(document: Literal["recipe", "contract", "trust", "facts"]) -> bytes:
-    """Return the JSON Schema (2020-12) of recipes, contracts, trust files or the facts that policies judge, as UTF-8.
+def read_schema(document: Literal["recipe", "release", "contract", "trust", "facts"]) -> bytes:
+    """Return the JSON Schema (2020-12) of recipes, release files, contracts, trust files or facts, as UTF-8.
 
     Raises UsageError for another document.
     """
     from packager.contract import contract
     from packager.lock import draft
+    from packager.pipeline import release_file
     from packager.policy import schema
     from packager.trust import model
 
-    known = {"recipe": draft.schema, "contract": contract.schema, "trust": model.schema, "facts": schema.schema}
+    known = {
+        "recipe": draft.schema,
+        "release": release_file.schema,
+        "contract": contract.schema,
+        "trust": model.schema,
+        "facts": schema.schema,
+    }
     if document not in known:
         raise UsageError(f"`{document:.60}` has no schema", hint=did_you_mean(document, known))
     return known[document]()

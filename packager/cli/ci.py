@@ -46,25 +46,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    from packager.api import releases
     from packager.errors import UsageError
     from packager.files import storage_errors, write_atomically
-    from packager.pipeline import ci, release_file
 
-    models = release_file.load(args.file).models
-    wanted = ci.Wanted(args.file.as_posix(), args.branch, args.extras, args.image)
-    text = ci.render(args.system, wanted, models)
-    path = args.output or Path(ci.SYSTEMS[args.system][1])
+    file = releases.read_release_file(args.file)
+    made = releases.render_ci_file(args.system, file, branch=args.branch, extras=args.extras, image=args.image)
+    path = args.output or Path(made.path)
     if path.exists() and not args.force:
         raise UsageError(f"`{path}` exists already", hint="give another path with -o, or --force")
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
+        write_atomically(path, made.text.encode())
+    models = file.models
     loose = [model.name for model in models if model.settings.lock == "renew"]
     if loose:
         console.message(
             f"`{loose[0]}` and others have `lock: renew`: write `lock: check`, so that CI resolves nothing anew"
         )
-    reads = ci.secrets_of(args.system, models)
-    rows = [f"wrote {path}", *(f"it reads {name}" for name in reads)]
-    console.result({"system": args.system, "file": str(path), "models": len(models), "reads": list(reads)}, rows)
+    rows = [f"wrote {path}", *(f"it reads {name}" for name in made.reads)]
+    console.result({"system": args.system, "file": str(path), "models": len(models), "reads": list(made.reads)}, rows)
     return 0

@@ -13,15 +13,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl
 
 from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from packager.pipeline.release_file import Model
+    from packager.api.releases import ReleaseFile
 
 FOR = "release"
 HELP = "release many models as one plan"
@@ -33,9 +30,9 @@ _TASKS = ("lock", "build", "policy", "conform", "sign", "push", "promote")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    from packager.server.process import host_limits
+    from packager.api.conformance import count_processors
 
-    parser.set_defaults(jobs=host_limits.read_allowance().whole_cpus)
+    parser.set_defaults(jobs=count_processors())
     parser.add_argument(
         "file",
         metavar="FILE",
@@ -67,43 +64,34 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.pipeline import driver, release_file, report
+    from packager.api import releases
 
-    file = release_file.load(args.file)
-    chosen = driver.Options(
-        store=options.workspace(args).store,
-        environments=options.workspace(args).caches,
-        jobs=args.jobs,
-        registry_ca=args.registry_ca,
-        plain_http=args.plain_http,
-        secrets={} if args.dry_run else _secrets(args, file.models),
-        again=frozenset(args.again),
-        builder=args.builder,
-        dry=args.dry_run,
-        until=args.until,
-    )
+    file = releases.read_release_file(args.file)
     with console:
-        rows = driver.release(file, chosen, console)
+        rows = releases.release_models(
+            file,
+            options.workspace(args, console),
+            secrets={} if args.dry_run else _secrets(args, file),
+            again=args.again,
+            until=args.until,
+            builder=args.builder,
+            dry=args.dry_run,
+        )
     if args.report:
-        report.write(rows, args.report)
-    lines = list(report.plan(rows) if args.dry_run else report.table(rows))
-    console.result(report.document(rows), [*lines, *([f"wrote {args.report}"] if args.report else [])])
+        releases.write_report(rows, args.report)
+    lines = releases.format_plan(rows) if args.dry_run else releases.format_release(rows)
+    document = releases.describe_release(rows)
+    console.result(document, [*lines, *([f"wrote {args.report}"] if args.report else [])])
     return rows.totals.exit_code
 
 
-def _secrets(args: argparse.Namespace, models: Iterable[Model]) -> dict[str, bytes]:
+def _secrets(args: argparse.Namespace, file: ReleaseFile) -> dict[str, bytes]:
     """Return the passphrase, PIN or identity token of every signer that needs one and for which there is one."""
+    from packager.api import releases
     from packager.cli._signer import identity_token
-    from packager.pipeline.release_file import signers
-    from packager.trust.keys import is_encrypted
 
-    found: dict[str, bytes | None] = {}
-    for uri in signers(models):
-        scheme, _, location = uri.partition(":")
-        path, _, query = location.partition("?")
-        key = dict(parse_qsl(query)).get("key", "") if scheme == "certificate" else path
-        if scheme == "keyless":
-            found[uri] = identity_token()
-        elif scheme not in ("key", "certificate") or is_encrypted(Path(key)):
-            found[uri] = options.secret(args, key)()
+    found = {
+        uri: identity_token() if whose == "keyless" else options.secret(args, whose)()
+        for uri, whose in releases.list_secrets(file)
+    }
     return {uri: value for uri, value in found.items() if value is not None}

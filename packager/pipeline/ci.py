@@ -15,7 +15,7 @@ from string import Template
 from urllib.parse import urlsplit
 
 from packager import DISTRIBUTION, __version__
-from packager.errors import UsageError
+from packager.errors import UsageError, did_you_mean
 from packager.pipeline.release_file import Model, signers
 
 SYSTEMS: Mapping[str, tuple[str, str]] = {
@@ -67,6 +67,15 @@ class Wanted:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class CiFile:
+    """A file of a CI system: where the system looks for it, its text, and the secrets that it reads."""
+
+    path: str
+    text: str
+    reads: tuple[str, ...]
+
+
 class _Text(Template):
     """A template whose placeholders no CI system and no shell writes."""
 
@@ -75,13 +84,15 @@ class _Text(Template):
     idpattern = r"(?!)"
 
 
-def render(system: str, wanted: Wanted, models: Iterable[Model]) -> str:
-    """Return the text of the CI file. Raises UsageError."""
+def render(system: str, wanted: Wanted, models: Iterable[Model]) -> CiFile:
+    """Return the file of a CI system. Raises UsageError."""
+    if system not in SYSTEMS:
+        raise UsageError(f"CI system `{system:.60}` is unknown", hint=did_you_mean(system, SYSTEMS))
     wanted.check(system)
     models = tuple(models)
     schemes = {uri.partition(":")[0] for uri in signers(models)}
     hosts = sorted({host for model in models if (host := _host(model.settings.push))})
-    name, _ = SYSTEMS[system]
+    name, path = SYSTEMS[system]
     text = resources.files("packager.templates").joinpath("ci", name).read_text("utf-8")
     parts = {
         "version": __version__,
@@ -91,9 +102,10 @@ def render(system: str, wanted: Wanted, models: Iterable[Model]) -> str:
         "requirement": f"{DISTRIBUTION}[{wanted.extras}]=={__version__}",
     }
     more = {"github": _github, "gitlab": _gitlab, "tekton": _tekton, "jenkins": _jenkins}[system]
-    return _Text(text).substitute(
+    filled = _Text(text).substitute(
         parts | more(parts, hosts, keyless="keyless" in schemes, key=bool(schemes - {"keyless"}))
     )
+    return CiFile(path, filled, secrets_of(system, models))
 
 
 def secrets_of(system: str, models: Iterable[Model]) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ class Rows:
         self.totals = Totals()
 
     def add(self, row: ModelRow) -> None:
+        """Keep a row."""
         self._positions[row.name] = self._file.seek(0, os.SEEK_END)
         self._file.write(json.dumps(row.to_json()).encode() + b"\n")
         self.totals.add(row)

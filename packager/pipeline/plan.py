@@ -41,6 +41,7 @@ class Problem:
 
     @staticmethod
     def from_json(value: JSON) -> Problem:
+        """Return what `to_json` wrote."""
         return Problem(value["code"], value["message"], value["hint"], tuple(value.get("details", ())))
 
 
@@ -60,6 +61,7 @@ class TaskRow:
 
     @staticmethod
     def from_json(value: JSON) -> TaskRow:
+        """Return what `to_json` wrote."""
         problem = value.get("problem")
         told = problem and Problem.from_json(problem)
         return TaskRow(value["task"], value["state"], value["reason"], value["seconds"], told)
@@ -93,6 +95,7 @@ class ModelRow:
 
     @property
     def seconds(self) -> float:
+        """The seconds of its tasks together."""
         return sum(row.seconds for row in self.tasks)
 
     @property
@@ -119,6 +122,7 @@ class ModelRow:
 
     @staticmethod
     def from_json(value: JSON) -> ModelRow:
+        """Return what `to_json` wrote."""
         return ModelRow(
             value["name"],
             value["version"],
@@ -175,6 +179,7 @@ class Totals:
     codes: set[int] = field(default_factory=set)
 
     def add(self, row: ModelRow) -> None:
+        """Count a row."""
         self.models += 1
         self.states[row.state] += 1
         self.executed += row.executed

@@ -90,6 +90,7 @@ class Settings:
 
     @staticmethod
     def from_json(value: JSON) -> Settings:
+        """Return what `to_json` wrote."""
         conform, promote = value["conform"], value["promote"]
         return Settings(
             **{
@@ -126,6 +127,7 @@ class Model:
 
     @staticmethod
     def from_json(value: JSON) -> Model:
+        """Return what `to_json` wrote."""
         return Model(
             value["name"],
             value["version"],
@@ -324,6 +326,22 @@ def signers(models: Iterable[Model]) -> list[str]:
     found = {model.settings.sign for model in models}
     found |= {model.settings.promote.sign for model in models if model.settings.promote}
     return sorted(uri for uri in found if uri)
+
+
+def secrets(models: Iterable[Model]) -> list[tuple[str, str]]:
+    """Return the signers that need a passphrase, a PIN or a token: the URI, and whose secret it is."""
+    from packager.trust.keys import is_encrypted  # what only plans needs no cryptography
+
+    found = []
+    for uri in signers(models):
+        scheme, _, location = uri.partition(":")
+        path, _, query = location.partition("?")
+        key = dict(parse_qsl(query)).get("key", "") if scheme == "certificate" else path
+        if scheme == "keyless":
+            found.append((uri, scheme))
+        elif scheme not in ("key", "certificate") or is_encrypted(Path(key)):
+            found.append((uri, key))
+    return found
 
 
 def fill_address(template: str, name: str, version: str) -> str:

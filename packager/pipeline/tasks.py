@@ -18,20 +18,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote_plus
 
-from packager import api, canonical
+from packager import canonical
+from packager.build.build import Built
 from packager.build.project import Project
 from packager.bundle.bundle import Bundle, open_bundle
 from packager.canonical import JSON
 from packager.errors import IntegrityError, LockError, PackagerError, StepError, UsageError
 from packager.events import Cached, Event, Finished, Started, Warned, ignore
+from packager.lock.lock import Lock
 from packager.os_errors import translate
 from packager.pipeline.journal import Journal
 from packager.pipeline.plan import TASKS, ModelRow, Problem, TaskRow, skipped, tasks_of
 from packager.pipeline.release_file import Conform, Model, Promote, fill_address
 from packager.policy import engine, facts
-from packager.release import builder, provenance
+from packager.release import builder, building, provenance
 from packager.store.store import Store, StoreEntry
-from packager.trust.signers import Signer
+from packager.transport.push import Pushed, push_bundle
+from packager.trust.signers import Signer, open_signer
 from packager.types import Verdict
 from packager.workspace import Workspace
 
@@ -84,7 +87,7 @@ class Room:
     def signer(self, uri: str) -> Signer:
         """Return a signer, opened once; but one whose certificate lasts minutes, each time."""
         if uri not in self._signers or uri.startswith("keyless:"):
-            self._signers[uri] = api.open_signer(uri, lambda: self.secrets.get(uri))
+            self._signers[uri] = open_signer(uri, lambda: self.secrets.get(uri), self.workspace.clock())
         return self._signers[uri]
 
 
@@ -102,8 +105,8 @@ class _Tasks:
         self.cached = 0
         self.warnings: list[str] = []
         self.task = ""
-        self.built: api.BuildResult | None = None
-        self.locked: api.Lock | None = None
+        self.built: Built | None = None
+        self.locked: Lock | None = None
 
     def perform(self) -> ModelRow:
         rows: list[TaskRow] = []
@@ -241,7 +244,7 @@ class _Tasks:
         return replace(opened, here=replace(opened.here, share=self.room.share))
 
     @functools.cached_property
-    def lock(self) -> api.Lock:
+    def lock(self) -> Lock:
         return self.locked or self.project.read_lock()
 
     @property
@@ -300,7 +303,7 @@ class _Tasks:
         }
 
     def _build(self, chosen: bool, inputs: JSON) -> Mapping[str, JSON]:
-        self.built = api.build_bundle(self.project, self.lock, builder=self.room.builder)
+        self.built = building.build_bundle(self.project, self.lock, builder=self.room.builder)
         if self.built.bundle is None:
             raise _no("no bundle was made", self.built.verdict)
         made = self.built.bundle
@@ -316,7 +319,7 @@ class _Tasks:
     def _policy(self, chosen: str, inputs: JSON) -> Mapping[str, JSON]:
         """Judge what the build measured by another profile than the recipe's; a build that ran before runs nothing."""
         profile, bundle = self.room.profile(chosen), self._bundle()
-        built = self.built or api.build_bundle(self.project, self.lock, builder=self.room.builder)
+        built = self.built or building.build_bundle(self.project, self.lock, builder=self.room.builder)
         if built.bundle is None:
             raise _no("no bundle was made", built.verdict)
         content = facts.Content(bundle.name, bundle.version, bundle.tree, bundle.medium.open_file)
@@ -419,10 +422,11 @@ class _Tasks:
     def _push(self, chosen: str, inputs: JSON) -> Mapping[str, JSON]:
         bundle, address = self._bundle(), self._address(chosen)
         self._claim(f"push {address}", bundle.digest)
-        return {"reference": _pinned(address, bundle), "sent": self._send(bundle, address)}
+        pushed = self._send(bundle, address)
+        return {"reference": pushed.reference, "sent": pushed.sent}
 
-    def _send(self, bundle: Bundle, address: str) -> int:
-        return api.copy_bundle(bundle, address, replace(self.room.workspace, jobs=_PUSHES, on_event=ignore))
+    def _send(self, bundle: Bundle, address: str) -> Pushed:
+        return push_bundle(bundle, address, self.room.workspace.registry_settings, self._hear, jobs=_PUSHES)
 
     # promote
 
@@ -500,18 +504,6 @@ def _digest_of(path: Path) -> str:
         return canonical.sha256(path.read_bytes())
     except OSError as error:
         raise UsageError(f"cannot read `{path}`: {error.strerror}") from None
-
-
-def _pinned(address: str, bundle: Bundle) -> str:
-    """Return how the bundle is called there for ever."""
-    if address.startswith("oci://"):
-        from packager.transport.registry import reference
-
-        there = reference.parse(address)
-        return f"{reference.SCHEME}{there.host}/{there.name}@{bundle.digest}"
-    from packager.transport.bucket import reference as names
-
-    return str(names.parse(address).pinned(bundle))
 
 
 def _text(value: JSON) -> str | None:

@@ -70,6 +70,10 @@ NAMES = {
         Endpoint attach_results count_processors format_result merge_results run_conformance sign_result
         write_report
     """,
+    "packager.api.releases": """
+        CiFile Model ModelRow Problem ReleaseFile Rows TaskRow Totals describe_release format_plan
+        format_release list_secrets read_release_file release_models render_ci_file write_report
+    """,
     "packager.api.passports": """
         Dossier Form Passport make_dossier make_passport
     """,

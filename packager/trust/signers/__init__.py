@@ -9,8 +9,11 @@ that expires, is checked before it signs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Protocol
 
+from packager import plugins
+from packager.errors import UsageError
 from packager.formats.dsse import SignedStatement
 
 Secret = Callable[[], bytes | None]
@@ -28,3 +31,14 @@ class SignerModule(Protocol):
 
     def open_signer(self, location: str, secret: Secret) -> Signer:
         """Open the signer that `location`, the part of the URI after the scheme, names."""
+
+
+def open_signer(uri: str, secret: Secret, now: datetime) -> Signer:
+    """Open the signer that a URI names. Raises UsageError, also for a certificate that no verifier would accept now."""
+    scheme, colon, location = uri.partition(":")
+    if not colon or not (location or scheme == "keyless"):
+        raise UsageError(f"signer `{uri}` is not a URI", hint="write for example `key:release.pem`")
+    signer: Signer = plugins.load("signers", scheme.replace("+", "-")).open_signer(location, secret)
+    if hasattr(signer, "check_time"):
+        signer.check_time(now)
+    return signer

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many models as one plan: lock, build, policy, conform, sign, push and promote, as a release file says.
+
+    file = releases.read_release_file(Path("release.yaml"))
+    rows = releases.release_models(file, workspace, dry=True)
+    for line in releases.format_plan(rows):
+        print(line)
+    rows = releases.release_models(file, workspace)
+    releases.write_report(rows, Path("report"))
+    print(rows.totals.exit_code)
+
+Tasks whose inputs are those of the last time do not run again; the journal is in the workspace's store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packager.api._lazy import lazily
+
+if TYPE_CHECKING:
+    from packager.canonical import JSON
+    from packager.pipeline.ci import CiFile
+    from packager.pipeline.driver import Rows
+    from packager.pipeline.plan import ModelRow, Problem, TaskRow, Totals
+    from packager.pipeline.release_file import Model, ReleaseFile
+    from packager.workspace import Workspace
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "CiFile": "packager.pipeline.ci",
+            "Model": "packager.pipeline.release_file",
+            "ModelRow": "packager.pipeline.plan",
+            "Problem": "packager.pipeline.plan",
+            "ReleaseFile": "packager.pipeline.release_file",
+            "Rows": "packager.pipeline.driver",
+            "TaskRow": "packager.pipeline.plan",
+            "Totals": "packager.pipeline.plan",
+        },
+    )
+
+__all__ = [
+    "CiFile",
+    "Model",
+    "ModelRow",
+    "Problem",
+    "ReleaseFile",
+    "Rows",
+    "TaskRow",
+    "Totals",
+    "describe_release",
+    "format_plan",
+    "format_release",
+    "list_secrets",
+    "read_release_file",
+    "release_models",
+    "render_ci_file",
+    "write_report",
+]
+
+
+def read_release_file(path: Path) -> ReleaseFile:
+    """Read a release file and the names in its recipes.
+
+    Raises UsageError with the line: for what is unknown or twice, recipes that are not there, two models of one name,
+    models that wait for each other, two models with one address.
+    """
+    from packager.pipeline import release_file
+
+    return release_file.load(path)
+
+
+def list_secrets(file: ReleaseFile) -> Sequence[tuple[str, str]]:
+    """Return who signs and needs a secret: the URI, and the key file, token or identity (`keyless`) it belongs to.
+
+    Raises UsageError for a key file that cannot be read.
+    """
+    from packager.pipeline import release_file
+
+    return release_file.secrets(file.models)
+
+
+def release_models(
+    file: ReleaseFile,
+    workspace: Workspace,
+    *,
+    secrets: Mapping[str, bytes] | None = None,
+    again: Iterable[str] = (),
+    until: str = "promote",
+    builder: str | None = None,
+    cache: Path | None = None,
+    dry: bool = False,
+) -> Rows:
+    """Perform the tasks of all models, `jobs` of the workspace at a time; return a row for each.
+
+    `secrets` are passphrases and identity tokens by the URI of the signer, `again` tasks that run whatever is
+    remembered, `until` the last task, `cache` where the conformance suite keeps environments (default: the user's
+    cache). With `dry` nothing runs, and the rows are the plan. Raises UsageError where another process releases the
+    same file now, StorageError where the journal cannot be used; what goes wrong with a model is in its row.
+    """
+    from packager.pipeline import driver
+
+    options = driver.Options(
+        store=workspace.store,
+        environments=cache or workspace.caches,
+        jobs=workspace.jobs,
+        registry_ca=workspace.registry_ca,
+        plain_http=workspace.plain_http,
+        secrets=dict(secrets or {}),
+        again=frozenset(again),
+        builder=builder,
+        dry=dry,
+        until=until,
+    )
+    return driver.release(file, options, workspace.on_event)
+
+
+def format_release(rows: Rows) -> Sequence[str]:
+    """Return the lines of a table: a row for each model, every problem, the sums. Raises nothing."""
+    from packager.pipeline import report
+
+    return list(report.table(rows))
+
+
+def format_plan(rows: Rows) -> Sequence[str]:
+    """Return the lines of a plan: every task with the reason why it will run, or will not. Raises nothing."""
+    from packager.pipeline import report
+
+    return list(report.plan(rows))
+
+
+def describe_release(rows: Rows) -> JSON:
+    """Return the result as one document: `ok`, `totals`, `models`. Raises nothing."""
+    from packager.pipeline import report
+
+    return report.document(rows)
+
+
+def write_report(rows: Rows, folder: Path) -> None:
+    """Write `release.json`, `junit.xml` and `index.html` into a folder, each whole. Raises StorageError."""
+    from packager.pipeline import report
+
+    report.write(rows, folder)
+
+
+def render_ci_file(
+    system: str, file: ReleaseFile, *, branch: str = "main", extras: str = "build", image: str | None = None
+) -> CiFile:
+    """Return the file by which `github`, `gitlab`, `tekton` or `jenkins` releases the models of a release file.
+
+    `branch` is the one that releases, `extras` those of this package that are installed, `image` where steps run, with
+    its digest. Raises UsageError for what cannot stand in such a file, and for an image that is not pinned.
+    """
+    from packager.pipeline import ci
+
+    return ci.render(system, ci.Wanted(file.path.as_posix(), branch, extras, image), file.models)
