@@ -13,6 +13,7 @@ For example:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle
     from packager.bundle.knobs import KnobSources
     from packager.canonical import JSON
+    from packager.deploy.conversation import Answer, Conversation
     from packager.deploy.install import Installed
     from packager.deploy.installation import Installation
     from packager.deploy.render import Rendering
@@ -41,6 +43,8 @@ else:
     __getattr__ = lazily(
         __name__,
         {
+            "Answer": "packager.deploy.conversation",
+            "Conversation": "packager.deploy.conversation",
             "Installation": "packager.deploy.installation",
             "Knob": "packager.server.declaration",
             "KnobSources": "packager.bundle.knobs",
@@ -59,6 +63,8 @@ else:
     )
 
 __all__ = [
+    "Answer",
+    "Conversation",
     "Installation",
     "Knob",
     "KnobSources",
@@ -73,6 +79,8 @@ __all__ = [
     "Status",
     "TritonDeployment",
     "TritonModel",
+    "chat_with_bundle",
+    "chat_with_installation",
     "compare_knobs",
     "describe_knob",
     "hold_secrets",
@@ -123,6 +131,33 @@ def is_installation(directory: Path) -> bool:
     from packager.deploy import installation
 
     return installation.is_installation(directory)
+
+
+def chat_with_installation(
+    directory: Path, workspace: Workspace, *, threads: int = 0
+) -> AbstractContextManager[Conversation]:
+    """Return a block in which the current release of an installation generates text, in its own environment.
+
+    `threads` 0: one per core. Entering it raises UsageError where nothing is installed, or by an older packager, and
+    StepError where the model does not load.
+    """
+    from packager.deploy import conversation
+
+    return conversation.open_installation(directory, workspace.variables, threads)
+
+
+def chat_with_bundle(
+    bundle: Bundle, verifier: Verifier, workspace: Workspace, *, target: str | None = None, threads: int = 0
+) -> AbstractContextManager[Conversation]:
+    """Verify a bundle, and return a block in which it generates text, in a process of this Python.
+
+    Raises NegativeAnswerError for a bundle that is not trusted. Entering the block raises UsageError where the bundle
+    generates no text, MissingToolError without the extra `chat`, StepError where the model does not load.
+    """
+    from packager.deploy import conversation
+
+    verifier.require(bundle, workspace.on_event)
+    return conversation.open_bundle(bundle, workspace.variables, target, threads, workspace.on_event)
 
 
 def upgrade_bundle(

@@ -9,19 +9,19 @@ What the publisher states about sampling is the default; with --temperature 0 th
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packager import escape
 from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.deploy.conversation import Answer, Conversation
+    from packager.api.deploy import Answer, Conversation
 
 FOR = "site"
 HELP = "talk to a language model in a bundle or an installation"
@@ -29,8 +29,6 @@ EXAMPLES = """  packager chat smollm.bundle.tar --key release.pub
   packager chat smollm:1.0.0 --trust acme.trust --prompt "What is a hash function good for?"
   packager chat /srv/smollm
   packager chat /srv/smollm --prompt "Write a haiku." --temperature 0.7 --seed 7 --max-tokens 64 --json"""
-
-_KEPT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,22 +64,17 @@ def main(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-@contextmanager
-def _open(args: argparse.Namespace, console: Console) -> Iterator[Conversation]:
+def _open(args: argparse.Namespace, console: Console) -> AbstractContextManager[Conversation]:
+    from packager.api import deploy
     from packager.cli._trust import verifier_of
-    from packager.deploy import conversation
 
-    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    if conversation.is_installation(Path(args.bundle)):
-        with conversation.open_installation(Path(args.bundle), environment, args.threads) as model:
-            yield model
-        return
+    workspace = options.workspace(args, console)
+    if deploy.is_installation(Path(args.bundle)):
+        return deploy.chat_with_installation(Path(args.bundle), workspace, threads=args.threads)
     judge = verifier_of(args)
     with console:
         bundle = options.open_bundle(args)
-        judge.require(bundle, console)
-    with conversation.open_bundle(bundle, environment, args.target, args.threads, console) as model:
-        yield model
+        return deploy.chat_with_bundle(bundle, judge, workspace, target=args.target, threads=args.threads)
 
 
 def _prompt(text: str, history: list[dict[str, str]], chat: bool) -> dict[str, Any]:
@@ -113,8 +106,6 @@ def _say(
     args: argparse.Namespace, model: Conversation, prompt: dict[str, Any], *, shown: bool = True
 ) -> tuple[str, Answer]:
     """Write an answer as it comes; return its text, and what it was."""
-    from packager.deploy.conversation import visible
-
     parts: list[str] = []
     for piece in model.ask(prompt, _options(args)):
         if not isinstance(piece, str):
@@ -122,7 +113,7 @@ def _say(
             continue
         parts.append(piece)
         if shown:
-            sys.stdout.write(visible(piece))
+            sys.stdout.write(escape.block(piece))
             sys.stdout.flush()
     if shown:
         print(flush=True)

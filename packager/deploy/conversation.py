@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from packager import escape
 from packager.bundle.bundle import Bundle
 from packager.deploy import server_files
-from packager.deploy.install import CURRENT, current
+from packager.deploy.install import current
 from packager.deploy.server_files import CONFIG
 from packager.errors import MissingToolError, StepError, UsageError
 from packager.events import OnEvent, ignore
@@ -35,6 +34,7 @@ _INSTALLED = (
     f"import sys; sys.path.insert(0, sys.argv.pop(1)); from {_PROGRAM} import main; sys.exit(main(sys.argv[1:]))"
 )
 _NEEDS = ("numpy", "onnxruntime", "tokenizers", "jinja2", "orjson")
+_KEPT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "ORT_DISABLE_TELEMETRY")
 _MAX_LINE = 64 << 20  # characters of one answer of the process
 
 
@@ -101,11 +101,6 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
     return stream
 
 
-def is_installation(path: Path) -> bool:
-    """Say whether a directory was made by `packager install`."""
-    return (path / CURRENT / CONFIG).is_file()
-
-
 @contextlib.contextmanager
 def open_installation(directory: Path, environment: Mapping[str, str], threads: int = 0) -> Iterator[Conversation]:
     """Run the current release of an installation. Raises UsageError, StepError."""
@@ -155,8 +150,9 @@ def open_bundle(
 @contextlib.contextmanager
 def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Conversation]:
     """Start the process of a model, and end it afterwards. Raises StepError where it does not load."""
+    seen = {name: environment[name] for name in _KEPT if name in environment}
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(environment), text=True, encoding="utf-8"
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=seen, text=True, encoding="utf-8"
     )
     try:
         yield Conversation(process)
@@ -166,8 +162,3 @@ def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
         process.kill()
         process.wait()
         _pipe(process.stdout).close()
-
-
-def visible(text: str) -> str:
-    """Return a piece of an answer for a terminal: a model may write what moves the cursor."""
-    return escape.block(text)

@@ -14,9 +14,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from packager.errors import SourceError
-from packager.exporters import ExportOptions
+from packager.exporters import ExportOptions, GenerativeSource
 from packager.exporters._files import mlflow
-from packager.exporters._generation import source as generation
 from packager.exporters._torch import program
 from packager.exporters._transformers import files, graph, images, opening, sentence
 from packager.exporters._transformers.inputs import Subject
@@ -89,12 +88,14 @@ def task(payload: str, paths: Collection[str], read: Callable[[str], bytes]) -> 
     return TASK if causal and set(tokenizers) & {*paths} else None
 
 
-def load_generative(source: Path, payload: str) -> generation.Source:
+def load_generative(source: Path, payload: str) -> GenerativeSource:
     """Open the directory of a causal language model with its tokenizer. Raises StepError for any other model."""
+    from packager.exporters._generation.source import open_source  # it computes with numpy
+
     folder = source if payload == "." else source / payload
     for path in sorted(folder.rglob("*.safetensors")):
         safetensors.check(path)
-    return generation.open_source(source, folder)
+    return open_source(source, folder)
 
 
 def _prompts(folder: Path) -> dict[str, str]:
