@@ -48,6 +48,7 @@ ROOMS = (
     "transport",
     "sources",
     "exporters",
+    "pipelines",
     "runtimes",
     "lock",
     "policy",

@@ -15,6 +15,8 @@ from pathlib import Path
 from packager import canonical, plugins
 from packager.actions import scan
 from packager.actions.runner import Runner
+from packager.build import raw_inputs
+from packager.build.raw_inputs import RawInputs
 from packager.bundle import diff
 from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, card_name, read
 from packager.bundle.readers import StoredBundle
@@ -157,6 +159,7 @@ def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: lock
         )
     recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
     place = Place(runner, source, graph, here.base, environment)
+    pipeline = raw_inputs.build(recipe, lock, source, graph, runner, environment, _export_options(recipe))
     artefacts = runner.each(lambda target: _artefact(recipe, lock, place, target), recipe.targets())
     place = replace(place, graph=_as_measured(graph, artefacts))
     wheels = vendor.fetch(lock.dependencies, recipe.vendor, runner, here.environment)
@@ -164,8 +167,9 @@ def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: lock
     vectors = runner.store.tree(artefacts[0].measured.tree)
     outputs = Tree.of({path: blob for path, blob in vectors if path in OUTPUTS})
     inputs = Tree.of({path: blob for path, blob in vectors if path not in OUTPUTS and not path.startswith(MISSES)})
-    files = _assemble(recipe, lock, place, artefacts, inputs, wheels)
-    return Assembled(files, _measured(recipe, place.graph, artefacts), outputs, _misses(runner.store, artefacts))
+    files = _assemble(recipe, lock, place, artefacts, inputs, wheels, pipeline)
+    measured = {**_measured(recipe, place.graph, artefacts), **(pipeline.facts if pipeline else {})}
+    return Assembled(files, measured, outputs, _misses(runner.store, artefacts))
 
 
 def _misses(store: Store, artefacts: list[Artefact]) -> Tree:
@@ -417,6 +421,7 @@ def _assemble(
     artefacts: list[Artefact],
     vectors: Tree,
     wheels: Mapping[str, Mapping[str, Blob]],
+    pipeline: RawInputs | None,
 ) -> Tree:
     """Put the files of the bundle together: the graph, the artefacts, and our records about them."""
     store, graph = place.runner.store, place.graph
@@ -426,6 +431,7 @@ def _assemble(
     if recipe.card:
         files[card_name(recipe.card)] = store.put(_card(place.base / recipe.card))
     files |= {f"vectors/{path}": blob for path, blob in vectors}
+    files |= pipeline.files if pipeline else {}
     for runtime, sets in lock.dependencies.wheels.items():
         carried = wheels.get(runtime, {})
         files |= {f"deps/{runtime}/wheels/{name}": blob for name, blob in carried.items()}
@@ -434,7 +440,7 @@ def _assemble(
     paths = {artefact.target.name: artefact.path for artefact in artefacts}
     compiled = {artefact.target.name: artefact.graph for artefact in artefacts if artefact.graph}
     about = {artefact.target.name: artefact.about for artefact in artefacts}
-    promise = contract.derive(recipe, graph.facts, paths, compiled, about)
+    promise = contract.derive(recipe, graph.facts, paths, compiled, about, pipeline.promise if pipeline else None)
     diff.check_step(recipe, promise, store, place.base)
     files[CONTRACT] = store.put(canonical.dump(promise))
     files[knobs.FILE] = store.put(catalogue.schema_bytes(promise))

@@ -27,7 +27,7 @@ from packager.recipe.fields import DTYPES
 from packager.recipe.lengths import OF_DATA, Measured, evaluate
 from packager.recipe.recipe import Recipe, RunsOn, Target
 from packager.runtime import Reproducibility
-from packager.types import check_path
+from packager.types import check_digest, check_path
 
 MAX_CONTRACT = 4 << 20
 STABILITIES: tuple[Reproducibility, ...] = get_args(Reproducibility)
@@ -41,11 +41,13 @@ def derive(
     artefacts: Artefacts,
     compiled: Graphs | None = None,
     about: Graphs | None = None,
+    pipeline: Mapping[str, JSON] | None = None,
 ) -> JSON:
     """Return the contract as JSON. `exported` are the facts of the export step, `compiled` those of other graphs.
 
     `about` says of a target what its artefact is; its `reproducibility` is what a rebuild gives: the same bytes
-    (`bitwise`, by default), or other bytes with the same function (`recorded`).
+    (`bitwise`, by default), or other bytes with the same function (`recorded`). `pipeline` is what is said of the raw
+    inputs that the bundle takes besides tensors.
 
     Raises StepError when a promise is known not to hold.
     """
@@ -73,6 +75,7 @@ def derive(
         },
     }
     value |= {"classes": exported["classes"]} if exported.get("classes") else {}
+    value |= {"pipeline": pipeline} if pipeline else {}
     return value | ({"slo": recipe.slo.to_json()} if recipe.slo else {})
 
 
@@ -238,6 +241,22 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
+class RawInputs:
+    """The pipeline that turns raw inputs into tensors and results into answers: its document by path and digest.
+
+    `strings` is how many texts gave equal token ids in the source's own tokenizer, `tolerance` how far answers may be
+    from those of the source's own pipeline.
+    """
+
+    task: str
+    path: str
+    digest: str
+    reference: str
+    strings: int
+    tolerance: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Contract:
     """A parsed contract. `dimensions` says of a name which lengths were measured, and which are taken.
 
@@ -256,6 +275,7 @@ class Contract:
     format: int = FORMAT
     classes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     document: Mapping[str, JSON] = field(default_factory=dict, compare=False, repr=False)
+    pipeline: RawInputs | None = None
 
 
 def parse(data: bytes, subject: str = "contract.json") -> Contract:
@@ -271,7 +291,7 @@ def parse(data: bytes, subject: str = "contract.json") -> Contract:
 def _contract(value: JSON) -> Contract:
     new = ("values",) if isinstance(value, dict) and value.get("format") != 1 else ()
     needed = ("format", "interface", "ranges", "graph", "runs-on", "targets", *new)
-    _members(value, needed, ("slo", "classes", *(("missing",) if new else ())), "the contract")
+    _members(value, needed, ("slo", "classes", *(("missing", "pipeline") if new else ())), "the contract")
     if not is_readable(value):
         raise ValueError(f"it is of format {value['format']!s:.20}")
     graph = _facts(value["graph"])
@@ -284,6 +304,20 @@ def _contract(value: JSON) -> Contract:
         value["format"],
         _mapping(value.get("classes", {}), lambda labels: tuple(map(_class, _list(labels)))),
         value,
+        _pipeline(value["pipeline"]) if "pipeline" in value else None,
+    )
+
+
+def _pipeline(value: JSON) -> RawInputs:
+    _members(value, ("task", "path", "digest", "reference", "strings", "tolerance"), (), "pipeline")
+    bounds = _members(value["tolerance"], ("atol", "rtol"), (), "pipeline.tolerance")
+    return RawInputs(
+        _text(value["task"]),
+        check_path(value["path"]),
+        check_digest(value["digest"], subject="pipeline"),
+        _text(value["reference"]),
+        _whole(value["strings"]),
+        {key: _number(number) for key, number in bounds.items()},
     )
 
 

@@ -204,6 +204,7 @@ def _settings(arguments: Arguments) -> Settings:
         if values["tracing.host"]
         else None,
         inherited=arguments.inherited,
+        page=values["server.page"],
         systemd=systemd.Systemd() if arguments.inherited else _systemd(),
         limits=Limits(
             max_body=values["server.max_body"],

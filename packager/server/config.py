@@ -9,7 +9,8 @@
 
 `artefact` is relative to the configuration's own directory. `device` is `cpu` where it is left out; `ranges` (plausible
 values, by input), `values` (those that are allowed), `missing` (inputs in which a number may be missing), `slo`,
-and `reference`, the folder of the bundle's reference inputs, may be left out. Unknown keys are refused.
+`reference`, the folder of the bundle's reference inputs, and `pipeline`, `path` and `digest` of the document that says
+how raw inputs become tensors, may be left out. Unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -32,6 +33,14 @@ _RUNTIME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineFile:
+    """The document of a pipeline, and the digest that the contract states."""
+
+    path: Path
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One installed model: its identity, runtime, artefact and interface."""
 
@@ -46,6 +55,7 @@ class Config:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     p99_seconds: float | None = None
     reference: Path | None = None
+    pipeline: PipelineFile | None = None
 
     def with_limits(self, to: str) -> Config:
         """Return this configuration with the limits that the contract states, or `measured` ones."""
@@ -74,7 +84,7 @@ def _parse(data: bytes, directory: Path) -> Config:
         orjson.loads(data),
         "the document",
         _KEYS,
-        optional={"device", "ranges", "slo", "values", "missing", "reference"},
+        optional={"device", "ranges", "slo", "values", "missing", "reference", "pipeline"},
     )
     words = {key: text(fields[key], key) for key in sorted(_KEYS - {"interface"})}
     if not _RUNTIME.fullmatch(words["runtime"]):
@@ -91,7 +101,13 @@ def _parse(data: bytes, directory: Path) -> Config:
         ranges=_ranges(fields.get("ranges", {})),
         p99_seconds=_p99(fields.get("slo", {})),
         reference=directory / text(fields["reference"], "reference") if "reference" in fields else None,
+        pipeline=_pipeline(fields["pipeline"], directory) if "pipeline" in fields else None,
     )
+
+
+def _pipeline(value: Any, directory: Path) -> PipelineFile:
+    fields = record(value, "pipeline", {"path", "digest"})
+    return PipelineFile(directory / text(fields["path"], "pipeline.path"), text(fields["digest"], "pipeline.digest"))
 
 
 def _interface(fields: Mapping[str, Any]) -> Interface:
