@@ -68,7 +68,8 @@ def build(
         "path": path,
         "digest": files[path].digest,
         "reference": made.facts["reference"],
-        "strings": made.facts["strings"],
+        "inputs": made.facts["inputs"],
+        "largest": made.facts["largest"],
         "tolerance": bounds,
     }
     return RawInputs(files, promise, {"pipeline": made.facts})

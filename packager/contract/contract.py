@@ -244,15 +244,16 @@ class Terms:
 class RawInputs:
     """The pipeline that turns raw inputs into tensors and results into answers: its document by path and digest.
 
-    `strings` is how many texts gave equal token ids in the source's own tokenizer, `tolerance` how far answers may be
-    from those of the source's own pipeline.
+    `inputs` is how many texts or images were compared with the source's own tokenizer or processor, `largest` by how
+    much one differs (of 255; equal token ids are 0), `tolerance` how far answers may be from its own pipeline's.
     """
 
     task: str
     path: str
     digest: str
     reference: str
-    strings: int
+    inputs: int
+    largest: float
     tolerance: Mapping[str, float]
 
 
@@ -309,14 +310,15 @@ def _contract(value: JSON) -> Contract:
 
 
 def _pipeline(value: JSON) -> RawInputs:
-    _members(value, ("task", "path", "digest", "reference", "strings", "tolerance"), (), "pipeline")
+    _members(value, ("task", "path", "digest", "reference", "inputs", "largest", "tolerance"), (), "pipeline")
     bounds = _members(value["tolerance"], ("atol", "rtol"), (), "pipeline.tolerance")
     return RawInputs(
         _text(value["task"]),
         check_path(value["path"]),
         check_digest(value["digest"], subject="pipeline"),
         _text(value["reference"]),
-        _whole(value["strings"]),
+        _whole(value["inputs"]),
+        _number(value["largest"]),
         {key: _number(number) for key, number in bounds.items()},
     )
 

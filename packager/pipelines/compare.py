@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from packager.canonical import JSON
@@ -84,6 +84,11 @@ def compare_answers(
         pairs = _spans(pipeline, answer, own, tokenizer, run, texts)
     else:
         raise StepError(f"answers of `{pipeline.about.task}` are not compared here")
+    return compare_pairs(pairs, bounds)
+
+
+def compare_pairs(pairs: Iterable[tuple[str, Any, Any]], bounds: Mapping[str, float]) -> JSON:
+    """Return how many pairs of scores were compared, and the largest difference. Raises StepError beyond the bounds."""
     largest, rows = 0.0, 0
     numpy = importlib.import_module("numpy")
     for text, expected, got in pairs:
@@ -141,7 +146,7 @@ def _classes(
     pipeline: Pipeline, own: Own, tokenizer: Any, run: Run, texts: Sequence[str]
 ) -> Iterator[tuple[str, Any, Any]]:
     about, answer = pipeline.about.text, pipeline.about.answer
-    theirs = own.pipeline("text-classification", tokenizer, top_k=None)
+    theirs = own.pipeline("text-classification", tokenizer=tokenizer, top_k=None)
     labels = answer.labels if isinstance(answer, Classes) else ()
     names = own.labels()  # another name may be in the recipe
     for chunk, prepared, results in _prepared(pipeline, run, texts):
@@ -159,7 +164,10 @@ def _spans(
     about = pipeline.about.text
     tokenizer.model_max_length = about.longest if about else tokenizer.model_max_length
     theirs = own.pipeline(
-        "token-classification", tokenizer, aggregation_strategy=answer.grouping, ignore_labels=list(answer.outside)
+        "token-classification",
+        tokenizer=tokenizer,
+        aggregation_strategy=answer.grouping,
+        ignore_labels=list(answer.outside),
     )
     renamed = dict(zip(own.labels(), answer.labels, strict=True))
     for chunk, prepared, results in _prepared(pipeline, run, texts):

@@ -121,6 +121,47 @@ def _sentence_limit(own: Own) -> JSON:
     return table.get("max_seq_length")
 
 
+_RESAMPLINGS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers, from 0 on
+
+
+def derive_image(own: Own, processor: Any, spec: Mapping[str, JSON], interface: Interface) -> Derived:
+    """Return the pipeline of an image classifier. Raises StepError for a processor that does what is not known here."""
+    port = interface.inputs[0]
+    if len(interface.inputs) != 1 or len(port.shape) != 4:
+        raise StepError("expected a model with one input of images", hint=_NO_PIPELINE)
+    if getattr(processor, "do_pad", False) or getattr(processor, "do_reduce_labels", False):
+        raise StepError("the image processor pads images, which is not known here", hint=_NO_PIPELINE)
+    channels = port.shape[1] if isinstance(port.shape[1], int) else 3
+    normal = bool(getattr(processor, "do_normalize", False))
+    image = {
+        "input": port.name,
+        "channels": channels,
+        "size": _size(processor.size) if getattr(processor, "do_resize", False) else None,
+        "resampling": _RESAMPLINGS[int(getattr(processor, "resample", 2) or 0)],
+        "crop": _size(processor.crop_size) if getattr(processor, "do_center_crop", False) else None,
+        "scale": float(processor.rescale_factor) if getattr(processor, "do_rescale", False) else None,
+        "mean": _channels(processor.image_mean, channels) if normal else [],
+        "deviation": _channels(processor.image_std, channels) if normal else [],
+    }
+    document = {"format": FORMAT, "task": spec["task"], "image": image, "answer": _answer(own, spec, interface)}
+    return Derived(document, {})
+
+
+def _size(size: Any) -> list[int]:
+    """Return height and width, or the shorter edge alone. Raises StepError for another rule."""
+    table = {name: value for name, value in dict(size).items() if value}
+    if set(table) == {"height", "width"}:
+        return [int(table["height"]), int(table["width"])]
+    if set(table) == {"shortest_edge"}:
+        return [int(table["shortest_edge"])]
+    raise StepError(f"the image processor resizes by `{sorted(table)}`, which is not known here", hint=_NO_PIPELINE)
+
+
+def _channels(values: Any, channels: int) -> list[float]:
+    listed = list(values) if isinstance(values, list | tuple) else [values] * channels
+    return [float(value) for value in listed]
+
+
 def _answer(own: Own, spec: Mapping[str, JSON], interface: Interface) -> JSON:
     outputs = [port.name for port in interface.outputs]
     if spec["task"] == "sentence-embedding":

@@ -66,11 +66,25 @@ class Own:
             )
         return tuple(str(table[index]) for index in range(len(table)))
 
-    def pipeline(self, task: str, tokenizer: Any, **settings: Any) -> Any:
+    def processor(self) -> Any:
+        """Open the image processor that the source names. Raises StepError."""
+        library, apart = opening.library(), self.root / "components" / "image_processor"
+        folder = apart if apart.is_dir() else self.encoder
+        try:
+            return library.AutoImageProcessor.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # of whichever library it is written in
+            raise StepError(
+                f"the image processor of the source cannot be opened: {first_line(error):.200}",
+                hint="save it beside the weights with `processor.save_pretrained(DIR)`, or remove `pipeline`",
+            ) from error
+
+    def pipeline(self, task: str, **settings: Any) -> Any:
         """Return transformers' own pipeline over the source's model."""
         library = opening.library()
         model = opening.open_model(self.encoder)
-        return library.pipeline(task, model=model, tokenizer=tokenizer, **settings)
+        return library.pipeline(task, model=model, **settings)
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str], longest: int) -> list[list[int]]:

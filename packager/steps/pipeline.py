@@ -20,6 +20,7 @@ from packager.steps import _answers
 
 if TYPE_CHECKING:
     from packager.pipelines.compare import Run
+    from packager.pipelines.derive import Derived
     from packager.server.pipeline.pipeline import Pipeline
     from packager.server.protocol.interface import Interface
 
@@ -28,7 +29,8 @@ ANSWER = _answers.record(
     {
         "task": _answers.TEXT,
         "reference": _answers.TEXT,
-        "strings": _answers.WHOLE,
+        "inputs": _answers.WHOLE,
+        "largest": _answers.NUMBER,
         "rows": _answers.WHOLE,
         "max_abs": _answers.NUMBER,
     }
@@ -37,7 +39,7 @@ ANSWER = _answers.record(
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
     """Write `pipeline.json` and its files; return what was compared, over how much, and the largest difference."""
-    from packager.pipelines import compare, derive  # numpy is for workers
+    from packager.pipelines import compare, compare_images, derive  # numpy is for workers
     from packager.pipelines.source import KINDS, Own
     from packager.server.protocol.interface import Interface
 
@@ -48,18 +50,28 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
         )
     spec, interface = params["pipeline"], Interface.from_json(params["interface"])
     own = Own.of(inputs["source"], params["payload"])
-    tokenizer = own.tokenizer()
-    derived = derive.derive_text(own, tokenizer, spec, interface)
+    run_graph = _runner(inputs["graph"] / params["path"], [port.name for port in interface.outputs])
+    bounds, seed = params["bounds"], params["seed"]
+    if spec["task"] == "image-classification":
+        processor = own.processor()
+        pipeline = _written(derive.derive_image(own, processor, spec, interface), out, interface)
+        found = compare_images.compare_pixels(pipeline, processor, seed)
+        found |= compare_images.compare_answers(pipeline, own, processor, run_graph, bounds, seed)
+    else:
+        tokenizer = own.tokenizer()
+        pipeline = _written(derive.derive_text(own, tokenizer, spec, interface), out, interface)
+        found = {"inputs": compare.compare_tokens(pipeline, tokenizer, params["strings"], seed), "largest": 0}
+        source = _source(inputs["source"], params)
+        found |= compare.compare_answers(pipeline, own, tokenizer, source, run_graph, bounds, seed)
+    return {"task": spec["task"], "reference": "transformers", **found}
+
+
+def _written(derived: Derived, out: Path, interface: Interface) -> Pipeline:
+    """Write a pipeline and open it as a site does."""
     for name, data in derived.files.items():
         (out / name).write_bytes(data)
     (out / FILE).write_bytes(canonical.dump(derived.document))
-    pipeline = _opened(out, interface)
-    strings = compare.compare_tokens(pipeline, tokenizer, params["strings"], params["seed"])
-    source = _source(inputs["source"], params)
-    run_graph = _runner(inputs["graph"] / params["path"], [port.name for port in interface.outputs])
-    found = compare.compare_answers(pipeline, own, tokenizer, source, run_graph, params["bounds"], params["seed"])
-    library = type(tokenizer).__module__.partition(".")[0]
-    return {"task": spec["task"], "reference": library, "strings": strings, **found}
+    return _opened(out, interface)
 
 
 def _opened(folder: Path, interface: Interface) -> Pipeline:

@@ -22,7 +22,7 @@ from packager.server.admission.admission import Lease, not_ready_error
 from packager.server.admission.shared_timeout import SharedTimeout
 from packager.server.errors import RequestError, quote
 from packager.server.execution.engine import Engine
-from packager.server.http import bodies, page
+from packager.server.http import bodies, multipart, page
 from packager.server.http.responses import JSON_FIELDS, Response, Route, json_response
 from packager.server.http.waiting import parse_timeout, wait_result
 from packager.server.protocol import protocol
@@ -182,25 +182,15 @@ class RawRequests:
         name = kind.partition(";")[0].strip().lower()
         if name == "text/plain":
             return Asked(pipeline.prepare([{"text": _decoded(body)}], lease.hold))
+        if name.startswith("image/") or name == "application/octet-stream":
+            return Asked(pipeline.prepare([{"image": body}], lease.hold))
+        if name == "multipart/form-data":
+            lease.hold(2 * len(body))
+            return Asked(pipeline.prepare([_part(*part) for part in multipart.parts(body, kind)], lease.hold))
         if name not in _DOCUMENTS:
-            raise RequestError(
-                f"`Content-Type`: expected application/json or text/plain, got {quote(name)}", status=415
-            )
-        document = _json(body, lease)
-        if isinstance(document, list):
-            document = {"rows": document}
-        if not isinstance(document, dict):
-            raise RequestError("expected an object with `rows`, or a list of rows")
-        rows = document.pop("rows", None)
-        top = document.pop("top", None)
-        if rows is None:  # a single row
-            rows, document = [document], {}
-        if document:
-            raise RequestError(f"unknown member {quote(sorted(document)[0])}, expected `rows` and `top`")
-        if not (top is None or (type(top) is int and 1 <= top <= _TOP)):
-            raise RequestError(f"`top`: expected a whole number from 1, got {quote(top)}")
-        if not isinstance(rows, list) or not all(isinstance(row, dict | str) for row in rows):
-            raise RequestError("`rows`: expected a list of objects or texts")
+            expected = "application/json, text/plain, an image or multipart/form-data"
+            raise RequestError(f"`Content-Type`: expected {expected}, got {quote(name)}", status=415)
+        rows, top = _rows(_json(body, lease))
         return Asked(pipeline.prepare(rows, lease.hold), top)
 
     def _write_answers(self, pipeline: Pipeline, asked: Asked, results: Mapping[str, Array]) -> Response:
@@ -242,12 +232,34 @@ class RawRequests:
         return json_response({"object": "list", "data": data, "model": self._engine.config.name, "usage": usage})
 
 
+def _rows(document: Any) -> tuple[list[Any], int | None]:
+    """Return the rows of a document, and how many labels are wanted. Raises RequestError."""
+    if isinstance(document, list):
+        document = {"rows": document}
+    if not isinstance(document, dict):
+        raise RequestError("expected an object with `rows`, or a list of rows")
+    top = document.pop("top", None)
+    rows = document.pop("rows") if "rows" in document else [document]
+    if document and rows != [document]:
+        raise RequestError(f"unknown member {quote(min(document))}, expected `rows` and `top`")
+    if not (top is None or (type(top) is int and 1 <= top <= _TOP)):
+        raise RequestError(f"`top`: expected a whole number from 1, got {quote(top)}")
+    if not isinstance(rows, list) or not all(isinstance(row, dict | str) for row in rows):
+        raise RequestError("`rows`: expected a list of objects or texts")
+    return rows, top
+
+
 def _json(body: Body, lease: Lease) -> Any:
     lease.hold(costs.estimate_json_memory(body))
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise RequestError(f"the request is not JSON: {str(error)[:200]}") from None
+
+
+def _part(name: str, content: bytes) -> Mapping[str, Any]:
+    """Return a row of one part: a text where that is its name, else an image."""
+    return {"text": _decoded(content)} if name == "text" else {"image": content}
 
 
 def _decoded(body: Body) -> str:

@@ -17,9 +17,10 @@ import numpy as np
 import orjson
 
 from packager.server.errors import RequestError, quote
-from packager.server.pipeline import answers, document
+from packager.server.pipeline import answers, document, images
 from packager.server.pipeline import text as texts
-from packager.server.pipeline.document import Classes, Document, Embedding, Spans
+from packager.server.pipeline.document import Classes, Document, Embedding, Image, Spans
+from packager.server.pipeline.images import Images
 from packager.server.pipeline.text import Tokenizer, Tokens
 from packager.server.protocol.interface import Interface, Tensor
 from packager.server.protocol.tensors import Array, no_charge
@@ -36,13 +37,13 @@ class Prepared:
     """
 
     feeds: Mapping[str, Array]
-    rows: Sequence[tuple[str, str | None]]
+    rows: Sequence[tuple[str, str | None]]  # of texts
     tokens: Sequence[Tokens]
     outside: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
-        return len(self.rows)
+        return len(next(iter(self.feeds.values())))
 
     @property
     def token_count(self) -> int:
@@ -59,6 +60,7 @@ class Pipeline:
         self._tokenizer: Tokenizer | None = None
         if about.text:
             self._tokenizer = texts.open_tokenizer(folder, about.text, interface, spans=isinstance(about.answer, Spans))
+        self._images = Images(about.image) if about.image else None
         self.interface = self._raw_interface()
 
     @property
@@ -69,7 +71,8 @@ class Pipeline:
 
     def _check_ports(self) -> None:
         inputs = {port.name for port in self._interface.inputs}
-        taken = set(self.about.text.inputs) if self.about.text else inputs
+        about = self.about
+        taken = set(about.text.inputs) if about.text else {about.image.input} if about.image else inputs
         if taken != inputs:
             raise ValueError(f"the pipeline feeds {sorted(taken)}, the graph takes {sorted(inputs)}")
         output = getattr(self.about.answer, "output", None)
@@ -78,7 +81,7 @@ class Pipeline:
             raise ValueError(f"the pipeline reads the output {quote(output)}, the graph has {sorted(known)}")
 
     def _raw_interface(self) -> Interface:
-        inputs = [Tensor("text", "string", (_ROWS,))]
+        inputs = [Tensor("image", "bytes", (_ROWS,)) if self.about.image else Tensor("text", "string", (_ROWS,))]
         outputs = {
             Embedding: (Tensor("embedding", "float32", (_ROWS, "width")),),
             Classes: (Tensor("label", "string", (_ROWS, "top")), Tensor("score", "float32", (_ROWS, "top"))),
@@ -88,6 +91,8 @@ class Pipeline:
     def prepare(self, rows: Sequence[Mapping[str, Any] | str], hold: Hold = no_charge) -> Prepared:
         """Return the inputs of the graph for rows; `hold` gets the bytes that they take. Raises RequestError."""
         self._check_count(len(rows))
+        if self._images and self.about.image:
+            return self._pictures(rows, self._images, self.about.image, hold)
         tokenizer, about = self._tokenizer, self.about.text
         if tokenizer is None or about is None:
             raise RequestError("this model takes no texts")
@@ -97,14 +102,36 @@ class Pipeline:
         ]
         tokens = tokenizer.tokenize(plain, hold)
         feeds = tokenizer.feeds(tokens)
+        return Prepared(feeds, plain, tokens, self._outside(feeds))
+
+    def _outside(self, feeds: Mapping[str, Array]) -> tuple[str, ...]:
+        """Return the dimensions whose sizes were not measured. Raises RequestError for a shape that is not taken."""
         sizes: dict[str, int] = {}
         for port in self._interface.inputs:
             self._interface.check_shape(port, feeds[port.name].shape, sizes)
-        return Prepared(feeds, plain, tokens, self._interface.outside(sizes))
+        return self._interface.outside(sizes)
+
+    def _pictures(self, rows: Sequence[Any], decoder: Images, about: Image, hold: Hold) -> Prepared:
+        found = []
+        for index, row in enumerate(rows):
+            data = images.read_row(row if isinstance(row, Mapping) else {"image": row}, index)
+            found.append(decoder.pixels(data, f"row {index}", hold))
+        shapes = sorted({pixels.shape for pixels in found})
+        if len(shapes) > 1:
+            raise RequestError(f"expected images of one size, got {shapes[0][1:]} and {shapes[1][1:]}")
+        feeds = {about.input: np.stack(found)}
+        return Prepared(feeds, (), (), self._outside(feeds))
+
+    def pixels(self, data: bytes) -> Array:
+        """Return the pixel values of a picture. Raises RequestError."""
+        if self._images is None:
+            raise RequestError("this model takes no images")
+        return self._images.pixels(data, "the image", no_charge)
 
     def rows(self, feeds: Mapping[str, Array]) -> list[Mapping[str, Any]]:
         """Return the rows of raw inputs of the protocol."""
-        return [{"text": row} for row in feeds["text"].tolist()]
+        name = self.interface.inputs[0].name
+        return [{name: row} for row in feeds[name].tolist()]
 
     def tokens(self, rows: Sequence[str]) -> list[Tokens]:
         """Return the tokens of texts. Raises RequestError for a pipeline without a tokenizer."""

@@ -130,13 +130,31 @@ class Made:
         return pipeline.run({"source": source or self.source, "graph": self.graph}, out, params)
 
 
-def made(folder: Path, model: Any, tokenizer: str, modules: Any = ()) -> Made:
+def write_source(source: Path, model: Any, tokenizer: str) -> None:
     torch.manual_seed(0)
-    source, graph = folder / "source", folder / "graph"
     wrapped = WRAPPED[tokenizer]()
     kind, config = model
     kind(config(**SIZES, vocab_size=len(wrapped))).save_pretrained(source)
     wrapped.save_pretrained(source)
+
+
+def write_classifier(source: Path) -> None:
+    """Write a directory with a text classifier of three classes."""
+    names = {0: "bad", 1: "fair", 2: "good"}
+    config = _config(transformers.BertConfig, id2label=names, label2id={name: index for index, name in names.items()})
+    write_source(source, (transformers.BertForSequenceClassification, config), "word-piece")
+
+
+def exported(folder: Path) -> Made:
+    params = {"kind": "transformers", "payload": ".", "inputs": None, "dynamic": {}, **LEVEL}
+    (folder / "graph").mkdir()
+    facts = export.run({"source": folder / "source"}, folder / "graph", params)
+    return Made(folder / "source", folder / "graph", facts["interface"])
+
+
+def made(folder: Path, model: Any, tokenizer: str, modules: Any = ()) -> Made:
+    source = folder / "source"
+    write_source(source, model, tokenizer)
     if modules:
         paths = ["", *(f"{index}_{name}" for index, name in enumerate(modules, 1))]
         names = ["Transformer", *modules]
@@ -148,9 +166,7 @@ def made(folder: Path, model: Any, tokenizer: str, modules: Any = ()) -> Made:
         (source / "1_Pooling").mkdir()
         (source / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
         (source / "sentence_bert_config.json").write_text('{"max_seq_length": 24}')
-    params = {"kind": "transformers", "payload": ".", "inputs": None, "dynamic": {}, **LEVEL}
-    graph.mkdir()
-    return Made(source, graph, export.run({"source": source}, graph, params)["interface"])
+    return exported(folder)
 
 
 def _config(kind: Any, **more: Any) -> Any:
@@ -159,12 +175,9 @@ def _config(kind: Any, **more: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    config = _config(
-        transformers.BertConfig, id2label={0: "bad", 1: "fair", 2: "good"}, label2id={"bad": 0, "fair": 1, "good": 2}
-    )
-    return made(
-        tmp_path_factory.mktemp("classifier"), (transformers.BertForSequenceClassification, config), "word-piece"
-    )
+    folder = tmp_path_factory.mktemp("classifier")
+    write_classifier(folder / "source")
+    return exported(folder)
 
 
 @pytest.fixture(scope="session")
@@ -185,3 +198,29 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Made:
     config = _config(transformers.BertConfig)
     modules = ("Pooling", "Normalize")
     return made(tmp_path_factory.mktemp("encoder"), (transformers.BertModel, config), "unigram", modules)
+
+
+@pytest.fixture(scope="session")
+def pictures_model(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """An image classifier of 24x24 pixels."""
+    folder = tmp_path_factory.mktemp("images")
+    torch.manual_seed(0)
+    sizes = {**SIZES, "image_size": 24, "patch_size": 8}
+    sizes.pop("max_position_embeddings")
+    config = transformers.ViTConfig(
+        **sizes, id2label={0: "cat", 1: "dog", 2: "owl"}, label2id={"cat": 0, "dog": 1, "owl": 2}
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(folder / "source")
+    processor = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": 24, "width": 24},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+    (folder / "source" / "preprocessor_config.json").write_text(json.dumps(processor))
+    return exported(folder)

@@ -33,7 +33,7 @@ def changed(tmp_path: Path) -> Callable[..., Path]:
 
 def test_a_text_classifier(classifier: Made, tmp_path: Path) -> None:
     facts = classifier.step(tmp_path, {"task": "text-classification"})
-    assert facts["strings"] == 600 and facts["rows"] == 48 and facts["max_abs"] < 1e-5
+    assert facts["inputs"] == 600 and facts["rows"] == 48 and facts["max_abs"] < 1e-5
     document = json.loads((tmp_path / "pipeline.json").read_text())
     assert document["answer"] == {
         "output": "logits",
@@ -104,4 +104,4 @@ def test_the_strings_are_the_same_everywhere() -> None:
 def test_a_hundred_thousand_strings(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     task = {"classifier": "text-classification", "tagger": "token-classification", "encoder": "sentence-embedding"}
     facts = request.getfixturevalue(family).step(tmp_path, {"task": task[family]}, strings=100_000)
-    assert facts["strings"] == 100_000
+    assert facts["inputs"] == 100_000
