@@ -14,7 +14,6 @@ _LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "text-classification": ("tokenizers",),
     "token-classification": ("tokenizers",),
     "image-classification": ("pillow",),
-    "tabular": (),
 }
 _BUILD = ("onnxruntime", "numpy")  # what the graph runs on while answers are compared
 

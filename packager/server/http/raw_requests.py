@@ -78,17 +78,14 @@ class RawRequests:
 
     async def _describe(self, scope: Scope, proto: HTTPProtocol) -> Response:
         about, config = self._pipeline().about, self._engine.config
-        raw = "text" if about.text else "image" if about.image else "table"
-        columns = [column.name for column in about.table]
         return json_response(
             {
                 "name": config.name,
                 "version": config.version,
                 "digest": config.digest,
                 "task": about.task,
-                "input": raw,
+                "input": "text" if about.text else "image",
                 "pairs": bool(about.text and about.text.pairs),
-                **({"columns": columns} if columns else {}),
             }
         )
 

@@ -7,7 +7,7 @@
               "padding": {"id": 0, "type": 0, "side": "right"}},
      "answer": {"output": "logits", "function": "softmax", "labels": ["negative", "positive"], "top": 2}}
 
-Exactly one of `text`, `image` and `table` says what a row of a request is. Files lie beside the document. It is data:
+Either `text` or `image` says what a row of a request is. Files lie beside the document. It is data:
 no code of a model's author is named in it, and what is not known here is refused.
 """
 
@@ -30,9 +30,7 @@ MAX_DOCUMENT = 4 << 20  # bytes: the labels of a classifier with 100,000 classes
 MAX_LABELS = 200_000
 LONGEST = 1 << 20  # tokens of one row
 
-Task: TypeAlias = Literal[
-    "sentence-embedding", "text-classification", "token-classification", "image-classification", "tabular"
-]
+Task: TypeAlias = Literal["sentence-embedding", "text-classification", "token-classification", "image-classification"]
 Function: TypeAlias = Literal["softmax", "sigmoid", "none"]
 Pooling: TypeAlias = Literal["none", "mean", "cls"]
 Grouping: TypeAlias = Literal["none", "simple"]
@@ -91,16 +89,6 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """One column of a table: the input it feeds, and the position in it (None: the whole input)."""
-
-    name: str
-    input: str
-    position: int | None
-    kind: Literal["number", "text"]
-
-
-@dataclass(frozen=True, slots=True)
 class Embedding:
     """An answer is a vector: of `output`, which has one per row, or, with a `pooling`, one per token."""
 
@@ -129,23 +117,17 @@ class Spans:
     outside: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Values:
-    """An answer is the value of every output, by its name."""
-
-
-Answer: TypeAlias = "Embedding | Classes | Spans | Values"
+Answer: TypeAlias = "Embedding | Classes | Spans"
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed `pipeline.json`; one of `text`, `image` and `table` is there."""
+    """A parsed `pipeline.json`; either `text` or `image` is there."""
 
     task: Task
     answer: Answer
     text: Text | None = None
     image: Image | None = None
-    table: tuple[Column, ...] = ()
 
     @property
     def files(self) -> Mapping[str, str]:
@@ -186,12 +168,12 @@ def parse(data: bytes) -> Document:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the pipeline is not JSON: {str(error)[:200]}") from None
-    fields = record(value, "pipeline", {"format", "task", "answer"}, optional={"text", "image", "table"})
+    fields = record(value, "pipeline", {"format", "task", "answer"}, optional={"text", "image"})
     if fields["format"] != FORMAT or isinstance(fields["format"], bool):
         raise ValueError(f"`format`: expected {FORMAT}, got {quote(fields['format'])}")
     task: Task = _one_of(fields["task"], TASKS, "task")
-    if len({"text", "image", "table"} & fields.keys()) != 1:
-        raise ValueError("expected one of `text`, `image` and `table`")
+    if len({"text", "image"} & fields.keys()) != 1:
+        raise ValueError("expected either `text` or `image`")
     if _RAW[task] not in fields:
         raise ValueError(f"`task` is `{task}`, which needs `{_RAW[task]}`")
     return Document(
@@ -199,7 +181,6 @@ def parse(data: bytes) -> Document:
         _ANSWERS[task](fields["answer"]),
         _text(fields["text"]) if "text" in fields else None,
         _image(fields["image"]) if "image" in fields else None,
-        _table(fields["table"]) if "table" in fields else (),
     )
 
 
@@ -208,7 +189,6 @@ _RAW: Mapping[Task, str] = {
     "text-classification": "text",
     "token-classification": "text",
     "image-classification": "image",
-    "tabular": "table",
 }
 
 
@@ -273,27 +253,6 @@ def _edges(value: Any, where: str, counts: tuple[int, ...]) -> tuple[int, ...]:
     return edges
 
 
-_KINDS = ("number", "text")
-
-
-def _table(value: Any) -> tuple[Column, ...]:
-    found = []
-    for item in _list(value, "table"):
-        fields = record(item, "table", {"name", "input", "kind"}, optional={"position"})
-        position = fields.get("position")
-        found.append(
-            Column(
-                text(fields["name"], "table.name"),
-                text(fields["input"], "table.input"),
-                None if position is None else _whole(position, "table.position", 0, 1 << 20),
-                "number" if _one_of(fields["kind"], _KINDS, "table.kind") == "number" else "text",
-            )
-        )
-    if not found or len({column.name for column in found}) != len(found):
-        raise ValueError("`table`: expected columns, each with a name of its own")
-    return tuple(found)
-
-
 def _embedding(value: Any) -> Embedding:
     fields = record(value, "answer", {"output", "pooling", "normalize"})
     pooling: Pooling = _one_of(fields["pooling"], POOLINGS, "answer.pooling")
@@ -319,17 +278,11 @@ def _spans(value: Any) -> Spans:
     return Spans(text(fields["output"], "answer.output"), _labels(fields["labels"]), grouping, outside)
 
 
-def _values(value: Any) -> Values:
-    record(value, "answer", set())
-    return Values()
-
-
 _ANSWERS: Mapping[Task, Any] = {
     "sentence-embedding": _embedding,
     "text-classification": _classes,
     "token-classification": _spans,
     "image-classification": _classes,
-    "tabular": _values,
 }
 
 

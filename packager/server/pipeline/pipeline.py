@@ -75,9 +75,9 @@ class Pipeline:
         taken = set(about.text.inputs) if about.text else {about.image.input} if about.image else inputs
         if taken != inputs:
             raise ValueError(f"the pipeline feeds {sorted(taken)}, the graph takes {sorted(inputs)}")
-        output = getattr(self.about.answer, "output", None)
+        output = self.about.answer.output
         known = {port.name for port in self._interface.outputs}
-        if output is not None and output not in known:
+        if output not in known:
             raise ValueError(f"the pipeline reads the output {quote(output)}, the graph has {sorted(known)}")
 
     def _raw_interface(self) -> Interface:
@@ -152,10 +152,7 @@ class Pipeline:
         if isinstance(about, Classes):
             answers.check_labels(len(about.labels), results[about.output])
             return list(answers.labels(about, results[about.output], top))
-        if isinstance(about, Spans):
-            return self._spans(about, results[about.output], prepared)
-        names = sorted(results)
-        return [{name: results[name][index].tolist() for name in names} for index in range(prepared.count)]
+        return self._spans(about, results[about.output], prepared)
 
     def vectors(self, results: Mapping[str, Array], prepared: Prepared) -> Array:
         """Return the vectors of an embedding, one per row. Raises RequestError for another task."""
