@@ -49,6 +49,7 @@ ROOMS = (
     "transport",
     "sources",
     "exporters",
+    "pipelines",
     "runtimes",
     "lock",
     "policy",

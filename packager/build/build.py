@@ -15,7 +15,8 @@ from pathlib import Path
 from packager import canonical, plugins
 from packager.actions import scan
 from packager.actions.runner import Runner
-from packager.build import generation
+from packager.build import generation, raw_inputs
+from packager.build.raw_inputs import RawInputs
 from packager.bundle import diff
 from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, card_name, read
 from packager.bundle.readers import StoredBundle
@@ -160,6 +161,7 @@ def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: lock
         )
     recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
     place = _with_answers(recipe, lock, Place(runner, source, graph, here.base, environment))
+    pipeline = raw_inputs.build(recipe, lock, source, graph, runner, environment, _export_options(recipe))
     artefacts = runner.each(lambda target: _artefact(recipe, lock, place, target), recipe.targets())
     if place.answers is None:
         place = replace(place, graph=_as_measured(graph, artefacts))
@@ -168,8 +170,9 @@ def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: lock
     vectors = _vectors(place, artefacts)
     outputs = Tree.of({path: blob for path, blob in vectors if path in OUTPUTS})
     inputs = Tree.of({path: blob for path, blob in vectors if path not in OUTPUTS and not path.startswith(MISSES)})
-    files = _assemble(recipe, lock, place, artefacts, inputs, wheels)
-    return Assembled(files, _measured(recipe, place.graph, artefacts), outputs, _misses(runner.store, artefacts))
+    files = _assemble(recipe, lock, place, artefacts, inputs, wheels, pipeline)
+    measured = {**_measured(recipe, place.graph, artefacts), **(pipeline.facts if pipeline else {})}
+    return Assembled(files, measured, outputs, _misses(runner.store, artefacts))
 
 
 def _with_answers(recipe: Recipe, lock: Lock, place: Place) -> Place:
@@ -448,6 +451,7 @@ def _assemble(
     artefacts: list[Artefact],
     vectors: Tree,
     wheels: Mapping[str, Mapping[str, Blob]],
+    pipeline: RawInputs | None,
 ) -> Tree:
     """Put the files of the bundle together: the graph, the artefacts, and our records about them."""
     store, graph = place.runner.store, place.graph
@@ -458,6 +462,7 @@ def _assemble(
     if recipe.card and card is not None:
         files[card_name(recipe.card)] = store.put(card)
     files |= {f"vectors/{path}": blob for path, blob in vectors}
+    files |= pipeline.files if pipeline else {}
     for runtime, sets in lock.dependencies.wheels.items():
         carried = wheels.get(runtime, {})
         files |= {f"deps/{runtime}/wheels/{name}": blob for name, blob in carried.items()}
@@ -466,7 +471,7 @@ def _assemble(
     paths = {artefact.target.name: artefact.path for artefact in artefacts}
     compiled = {artefact.target.name: artefact.graph for artefact in artefacts if artefact.graph}
     about = {artefact.target.name: artefact.about for artefact in artefacts}
-    promise = contract.derive(recipe, graph.facts, paths, compiled, about)
+    promise = contract.derive(recipe, graph.facts, paths, compiled, about, pipeline.promise if pipeline else None)
     diff.check_step(recipe, promise, store, place.base)
     files[CONTRACT] = store.put(canonical.dump(promise))
     files[knobs.FILE] = store.put(catalogue.schema_bytes(promise))

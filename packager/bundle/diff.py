@@ -102,6 +102,7 @@ def contracts(old: Contract, new: Contract) -> list[Change]:
     return [
         *interface(old, new),
         *_classes(old, new),
+        *_pipelines(old, new),
         *_runtimes(old, new),
         *_targets(old, new),
         *_objectives(old.slo, new.slo),
@@ -156,6 +157,19 @@ def _classes(old: Contract, new: Contract) -> Iterator[Change]:
     for name in sorted(set(old.classes) & set(new.classes)):
         if old.classes[name] != new.classes[name]:
             yield Change("interface", name, "columns are other classes, or in another order", "major")
+
+
+def _pipelines(old: Contract, new: Contract) -> Iterator[Change]:
+    """Yield what senders of raw inputs notice."""
+    before, after = old.pipeline, new.pipeline
+    if before is None and after is not None:
+        yield Change("interface", "pipeline", f"raw inputs are taken: {after.task}", "minor")
+    elif before is not None and after is None:
+        yield Change("interface", "pipeline", "raw inputs are not taken any more", "major")
+    elif before is not None and after is not None and before.task != after.task:
+        yield Change("interface", "pipeline", f"answers {after.task}, was {before.task}", "major")
+    elif before is not None and after is not None and before.digest != after.digest:
+        yield Change("interface", "pipeline", "raw inputs become other tensors, or results other answers", "minor")
 
 
 def _input(old: Contract, new: Contract, before: Port, after: Port) -> Iterator[Change]:

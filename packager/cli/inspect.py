@@ -97,6 +97,9 @@ def _text(
             rows.append(f"  {kind[:-1]:10} {port['name']}: {port['dtype']}[{', '.join(map(str, port['shape']))}]")
     for name, labels in contract.get("classes", {}).items():
         rows.append(f"  classes    {name}: {', '.join(map(str, labels[:12]))}{' …' if len(labels) > 12 else ''}")
+    if raw := contract.get("pipeline"):
+        compared = f"{raw['inputs']} inputs compared with {raw['reference']}"
+        rows.append(f"  pipeline   {raw['task']}, {compared}, the largest difference {raw['largest']:g}")
     rows += [f"  {row.partition(' ')[0]:10} {row.partition(' ')[2]}" for row in taken]
     for name, promise in contract["runs-on"].items():
         rows.append(f"  runs on    {name} {promise['versions']}")

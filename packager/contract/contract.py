@@ -28,7 +28,7 @@ from packager.recipe.lengths import OF_DATA, Measured, evaluate
 from packager.recipe.recipe import Recipe, RunsOn, Target, Tolerance
 from packager.runtime import Reproducibility
 from packager.server.generation.settings import Generation
-from packager.types import check_path
+from packager.types import check_digest, check_path
 
 MAX_CONTRACT = 4 << 20
 STABILITIES: tuple[Reproducibility, ...] = get_args(Reproducibility)
@@ -42,11 +42,13 @@ def derive(
     artefacts: Artefacts,
     compiled: Graphs | None = None,
     about: Graphs | None = None,
+    pipeline: Mapping[str, JSON] | None = None,
 ) -> JSON:
     """Return the contract as JSON. `exported` are the facts of the export step, `compiled` those of other graphs.
 
     `about` says of a target what its artefact is; its `reproducibility` is what a rebuild gives: the same bytes
-    (`bitwise`, by default), or other bytes with the same function (`recorded`).
+    (`bitwise`, by default), or other bytes with the same function (`recorded`). `pipeline` is what is said of the raw
+    inputs that the bundle takes besides tensors.
 
     Raises StepError when a promise is known not to hold.
     """
@@ -76,6 +78,7 @@ def derive(
         },
     }
     value |= {key: exported[key] for key in ("classes", "generation") if exported.get(key)}
+    value |= {"pipeline": pipeline} if pipeline else {}
     return value | ({"slo": recipe.slo.to_json()} if recipe.slo else {})
 
 
@@ -253,6 +256,23 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
+class RawInputs:
+    """The pipeline that turns raw inputs into tensors and results into answers: its document by path and digest.
+
+    `inputs` is how many texts or images were compared with the source's own tokenizer or processor, `largest` by how
+    much one differs (of 255; equal token ids are 0), `tolerance` how far answers may be from its own pipeline's.
+    """
+
+    task: str
+    path: str
+    digest: str
+    reference: str
+    inputs: int
+    largest: float
+    tolerance: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Contract:
     """A parsed contract. `dimensions` says of a name which lengths were measured, and which are taken.
 
@@ -273,6 +293,7 @@ class Contract:
     classes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     generation: Generation | None = None
     document: Mapping[str, JSON] = field(default_factory=dict, compare=False, repr=False)
+    pipeline: RawInputs | None = None
 
     def describe(self) -> list[str]:
         """Return a line for every free axis and every input with a limit of values: what was measured, and is taken."""
@@ -292,7 +313,7 @@ def parse(data: bytes, subject: str = "contract.json") -> Contract:
 def _contract(value: JSON) -> Contract:
     new = ("values",) if isinstance(value, dict) and value.get("format") != 1 else ()
     needed = ("format", "interface", "ranges", "graph", "runs-on", "targets", *new)
-    _members(value, needed, ("slo", "classes", *(("missing", "generation") if new else ())), "the contract")
+    _members(value, needed, ("slo", "classes", *(("missing", "generation", "pipeline") if new else ())), "the contract")
     if not is_readable(value):
         raise ValueError(f"it is of format {value['format']!s:.20}")
     graph = _facts(value["graph"])
@@ -306,6 +327,21 @@ def _contract(value: JSON) -> Contract:
         _mapping(value.get("classes", {}), lambda labels: tuple(map(_class, _list(labels)))),
         Generation.from_json(value["generation"]) if "generation" in value else None,
         value,
+        _pipeline(value["pipeline"]) if "pipeline" in value else None,
+    )
+
+
+def _pipeline(value: JSON) -> RawInputs:
+    _members(value, ("task", "path", "digest", "reference", "inputs", "largest", "tolerance"), (), "pipeline")
+    bounds = _members(value["tolerance"], ("atol", "rtol"), (), "pipeline.tolerance")
+    return RawInputs(
+        _text(value["task"]),
+        check_path(value["path"]),
+        check_digest(value["digest"], subject="pipeline"),
+        _text(value["reference"]),
+        _whole(value["inputs"]),
+        _number(value["largest"]),
+        {key: _number(number) for key, number in bounds.items()},
     )
 
 

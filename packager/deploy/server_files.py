@@ -78,6 +78,9 @@ def config(bundle: Bundle, target: str, prefix: str = "bundle") -> bytes:
     promised |= {"files": prefix} if contract.generation else {}
     if bundle.tree.get(f"{VECTORS}/index.json") is not None:
         promised["reference"] = f"{prefix}/{VECTORS}"
+    if contract.pipeline is not None:
+        named = contract.pipeline
+        promised["pipeline"] = {"path": f"{prefix}/{named.path}", "digest": named.digest}
     return canonical.dump(
         {
             **promised,
@@ -102,6 +105,13 @@ def artefact(bundle: Bundle, target: str) -> list[str]:
 def reference(bundle: Bundle) -> list[str]:
     """Return the paths of the reference inputs, which the server warms up on where they are."""
     return [path for path, _ in bundle.tree if PurePosixPath(path).is_relative_to(VECTORS)]
+
+
+def pipeline(bundle: Bundle) -> list[str]:
+    """Return the paths of the files that turn raw inputs into tensors; none for a bundle that takes tensors only."""
+    named = bundle.contract.pipeline
+    folder = PurePosixPath(named.path).parent if named else None
+    return [path for path, _ in bundle.tree if folder and PurePosixPath(path).is_relative_to(folder)]
 
 
 def tuning(values: Resolved) -> str:

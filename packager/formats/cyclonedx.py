@@ -28,7 +28,13 @@ PREDICATE = "https://cyclonedx.org/bom"  # of a statement that repeats the SBOM
 DEFAULT_VERSION = "1.6"
 VERSIONS = ("1.6", "1.7")
 _NAMESPACE = uuid.UUID("0e8b7f9c-6f0e-5d1b-9a55-2f6c3a1d7e44")  # ours; never changes: serial numbers depend on it
-_ROLES = {"model/": "graph", "targets/": "artefact", "tokenizer/": "tokenizer", "deps/": "dependency lock"}
+_ROLES = {
+    "model/": "graph",
+    "targets/": "artefact",
+    "tokenizer/": "tokenizer",
+    "pipeline/": "pipeline",
+    "deps/": "dependency lock",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from packager.errors import UsageError
 from packager.knobs import knobs
 from packager.runtime import load_runtime
 from packager.server.declaration import Knob
-from packager.server.knobs import BATCH_KNOBS, SERVING_KNOBS
+from packager.server.knobs import BATCH_KNOBS, PIPELINE_KNOBS, SERVING_KNOBS
 
 BATCH = BATCH_KNOBS[0].name
 _MOST_ROWS = 2**20
@@ -30,7 +30,8 @@ def knobs_for(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
     runtime_knobs = [knob for name in runtimes for knob in _runtime_knobs(name, contract)]
     served = any(load_runtime(name).served for name in runtimes)
     server_knobs = (*SERVING_KNOBS, *_BENTOML, *_deployment_knobs(contract)) if served else ()
-    return (*_batch_knobs(contract), *server_knobs, *runtime_knobs)
+    pipeline_knobs = PIPELINE_KNOBS if served and "pipeline" in contract else ()
+    return (*_batch_knobs(contract), *server_knobs, *pipeline_knobs, *runtime_knobs)
 
 
 def _runtime_knobs(name: str, contract: Mapping[str, JSON]) -> tuple[Knob, ...]:

@@ -23,6 +23,7 @@ from packager.errors import MissingToolError, PackagerError, SourceError
 from packager.files import digest_of
 from packager.lock import library_ages, origins
 from packager.lock.inspection import can_inspect, describe_input, describe_span, files_of, lines
+from packager.pipelines import propose
 from packager.sandbox.worker import host_version
 from packager.strictyaml import Scalar, Where
 from packager.types import Tree
@@ -44,6 +45,7 @@ _TOOLCHAIN = (
     "# toolchain: host                # locked: export with the versions the source was made with, in an environment "
     "of its own"
 )
+_PIPELINE = "# pipeline: sentence-embedding     # or {task: text-classification, max-length: 256, top: 3}, …"
 _ML = "ai.onnx.ml"
 _OLDEST = "1.17"  # what a recipe promises that states nothing
 _ALIAS_OR_VERSION = re.compile(r"@[^@/]*$|/([0-9]+|latest)$", re.IGNORECASE)
@@ -71,6 +73,11 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
         inputs=_promised(known["inside"]) if _ran(known) else _shapes(known.get("inputs"), known.get("dynamic")),
         oldest=json.dumps(f">={_oldest(known.get('inside'))}"),
         domains=_domains(known.get("inside")),
+        pipeline=_line(
+            f"pipeline: {known['task']}", "found in the source; `build` compares it with the source's own", ""
+        )
+        if known.get("task")
+        else _PIPELINE,
         pickle=_line("allow-pickle: false", known.get("executes"), _PICKLE),
         code=_code(known.get("code")),
         toolchain=_toolchain(known),
@@ -165,6 +172,8 @@ def _found(files: Mapping[str, Path | None], kind: str, payload: str) -> dict[st
     origin = origins.read(files, lambda path: _head(files[path]), payload)
     module = plugins.load("exporters", kind)
     found: dict[str, JSON] = {}
+    if task := propose.task(kind, payload, files, lambda path: _head(files[path])):
+        found["task"] = task
     if module.EXECUTES:
         found["executes"] = f"`{payload}` is {getattr(module, 'IS', 'a pickle')}: true runs the code inside, sandboxed"
         if code := {path: file for path, file in files.items() if path.startswith(CODE)}:

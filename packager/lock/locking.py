@@ -25,7 +25,7 @@ from packager.errors import (
 from packager.events import Note, OnEvent, Warned
 from packager.formats import platforms
 from packager.formats.wheel_locks import Dependencies
-from packager.lock import library_ages, lockers, origins, toolchains
+from packager.lock import library_ages, lockers, origins, pipeline_tools, toolchains
 from packager.lock.lock import Environment, Level, Lock
 from packager.recipe.fields import PRECISIONS
 from packager.recipe.recipe import Recipe, RunsOn, no_tolerance
@@ -84,6 +84,7 @@ def resolve(recipe: Recipe, runner: Runner, context: BuildContext, memo: Memo, e
     origin = origins.read([path for path, _ in tree], _payload_reader(runner, tree), payload)
     reads = choose_level(recipe, exporter)
     environment = _environment(recipe, exporter, origin, context, runner)
+    tools = _toolchain(recipe, exporter, environment, origin, runner.on_event)
     return Lock(
         recipe=lock_inputs_digest(recipe, context.base),
         source=pin.to_json(),
@@ -91,8 +92,8 @@ def resolve(recipe: Recipe, runner: Runner, context: BuildContext, memo: Memo, e
         kind=exporter,
         payload=payload,
         level=reads,
-        toolchain=_toolchain(recipe, exporter, environment, origin, runner.on_event),
-        dependencies=_dependencies(recipe, runner, context, engine),
+        toolchain=tools,
+        dependencies=_dependencies(recipe, runner, context, engine, tools),
         environment=environment,
     )
 
@@ -182,6 +183,8 @@ def lock_inputs_digest(recipe: Recipe, base: Path) -> str:
         asked["devices"] = devices
     if recipe.platforms:
         asked["platforms"] = list(recipe.platforms)
+    if recipe.pipeline:
+        asked["pipeline"] = recipe.pipeline.task
     if recipe.dependencies:
         asked["dependencies"] = canonical.sha256(_read_lock_file(recipe.dependencies, base))
     return canonical.sha256(canonical.dump(asked))
@@ -293,8 +296,12 @@ def explain_unsupported_operator(recipe: Recipe, error: TooNewError) -> StepErro
 def tools_of(recipe: Recipe, exporter: str, origin: origins.Origin) -> list[str]:
     """Return the distributions that can change a byte of this bundle."""
     module = plugins.load("exporters", exporter)
-    names: set[str] = {*module.TOOLCHAIN, *(set(getattr(module, "MAYBE", ())) & set(origin.packages))}
-    names |= {*OF_TASK} if recipe.task else set()
+    names: set[str] = {
+        *module.TOOLCHAIN,
+        *pipeline_tools.tools(recipe.pipeline),
+        *(OF_TASK if recipe.task else ()),
+        *(set(getattr(module, "MAYBE", ())) & set(origin.packages)),
+    }
     for target in recipe.targets():
         names |= set(load_runtime(target.runtime).toolchain)
     return sorted(names)
@@ -305,6 +312,7 @@ def _extras(recipe: Recipe, exporter: str) -> dict[str, str]:
     runtimes = [load_runtime(target.runtime) for target in recipe.targets()]
     module = plugins.load("exporters", exporter)
     found = {name: runtime.extra for runtime in runtimes for name in runtime.toolchain}
+    found |= dict.fromkeys(pipeline_tools.tools(recipe.pipeline), pipeline_tools.EXTRA)
     return found | dict.fromkeys(module.TOOLCHAIN, module.EXTRA)
 
 
@@ -439,13 +447,19 @@ def toolchain_environment(lock: Lock, runner: Runner, context: BuildContext) -> 
     return lambda: toolchains.prepare(environment, builds, runner.store, context.environment, runner.on_event)
 
 
-def _dependencies(recipe: Recipe, runner: Runner, context: BuildContext, engine: str) -> Dependencies:
+def _dependencies(
+    recipe: Recipe, runner: Runner, context: BuildContext, engine: str, tools: Mapping[str, str]
+) -> Dependencies:
     from packager.formats import project_locks
     from packager.lock import runtime_wheels  # a warm build, which starts here too, does without the tools of locking
 
     more = GENERATION_REQUIREMENTS if recipe.task else ()
     runtimes = {
-        promise.runtime: (*load_runtime(promise.runtime).requirements(promise.versions, promise.devices), *more)
+        promise.runtime: (
+            *load_runtime(promise.runtime).requirements(promise.versions, promise.devices),
+            *more,
+            *pipeline_tools.requirements(recipe.pipeline, promise.runtime, tools),
+        )
         for promise in recipe.runs_on
     }
     name = recipe.dependencies

@@ -21,9 +21,10 @@ from packager import canonical, strictyaml
 from packager.canonical import JSON
 from packager.edits import Edit
 from packager.errors import UsageError, close_match, did_you_mean
-from packager.recipe import fields
+from packager.recipe import fields, pipeline
 from packager.recipe.fields import DEVICE, DIMENSION, DTYPES, PRECISIONS, RUNTIME
 from packager.recipe.lengths import Axis
+from packager.recipe.pipeline import PipelineSpec
 from packager.strictyaml import Node, Scalar, Table
 
 _PROMISE = ("versions", "precision", "devices", "timing-cache")
@@ -213,6 +214,7 @@ class Recipe:
     vendor: tuple[str, ...] = ()
     dependencies: str | None = None
     datasets: tuple[Dataset, ...] = ()
+    pipeline: PipelineSpec | None = None
 
     def targets(self) -> tuple[Target, ...]:
         """Return what the artefacts are compiled for, sorted by name."""
@@ -282,6 +284,7 @@ class Recipe:
             "vendor": list(self.vendor) or None,
             "dependencies": self.dependencies,
             "datasets": [item.to_json() for item in self.datasets] or None,
+            "pipeline": self.pipeline and self.pipeline.to_json(),
         }
         return {key: member for key, member in value.items() if member is not None}
 
@@ -477,4 +480,5 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "vendor": fields.platform_names("vendor"),
     "dependencies": fields.dependencies,
     "datasets": _datasets,
+    "pipeline": pipeline.read,
 }

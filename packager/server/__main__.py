@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from packager.server import config
+from packager.server import batch, config
 from packager.server.admission.admission import Limits
 from packager.server.declaration import Knob
 from packager.server.errors import StartError
@@ -62,6 +62,8 @@ class Arguments:
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the server until a signal and end the process."""
     words = sys.argv[1:] if argv is None else argv
+    if words[:1] == [batch.FLAG]:
+        sys.exit(batch.main(words[1:]))
     arguments = _parse_arguments(words)
     values = arguments.values
     logging.config.dictConfig(logs.settings(values["log.level"], values["log.format"]))
@@ -204,6 +206,7 @@ def _settings(arguments: Arguments) -> Settings:
         if values["tracing.host"]
         else None,
         inherited=arguments.inherited,
+        page=values["server.page"],
         systemd=systemd.Systemd() if arguments.inherited else _systemd(),
         limits=Limits(
             max_body=values["server.max_body"],

@@ -9,8 +9,9 @@
 
 `artefact` is relative to the configuration's own directory. `device` is `cpu` where it is left out; `ranges` (plausible
 values, by input), `values` (those that are allowed), `missing` (inputs in which a number may be missing), `slo`,
-`reference`, the folder of the bundle's reference inputs, and `generation`, what the contract of a bundle that
-generates text says, with `files`, the folder of the bundle, may be left out. Unknown keys are refused.
+`reference`, the folder of the bundle's reference inputs, `pipeline`, `path` and `digest` of the document that says how
+raw inputs become tensors, and `generation`, what the contract of a bundle that generates text says, with `files`, the
+folder of the bundle, may be left out. Unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -34,6 +35,14 @@ _RUNTIME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineFile:
+    """The document of a pipeline, and the digest that the contract states."""
+
+    path: Path
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One installed model: its identity, runtime, artefact and interface."""
 
@@ -50,6 +59,7 @@ class Config:
     reference: Path | None = None
     generation: Generation | None = None
     files: Path | None = None
+    pipeline: PipelineFile | None = None
 
     def with_limits(self, to: str) -> Config:
         """Return this configuration with the limits that the contract states, or `measured` ones."""
@@ -78,7 +88,17 @@ def _parse(data: bytes, directory: Path) -> Config:
         orjson.loads(data),
         "the document",
         _KEYS,
-        optional={"device", "ranges", "slo", "values", "missing", "reference", "generation", "files"},
+        optional={
+            "device",
+            "ranges",
+            "slo",
+            "values",
+            "missing",
+            "reference",
+            "generation",
+            "files",
+            "pipeline",
+        },
     )
     words = {key: text(fields[key], key) for key in sorted(_KEYS - {"interface"})}
     if not _RUNTIME.fullmatch(words["runtime"]):
@@ -97,7 +117,13 @@ def _parse(data: bytes, directory: Path) -> Config:
         reference=directory / text(fields["reference"], "reference") if "reference" in fields else None,
         generation=Generation.from_json(fields["generation"]) if "generation" in fields else None,
         files=directory / text(fields["files"], "files") if "files" in fields else None,
+        pipeline=_pipeline(fields["pipeline"], directory) if "pipeline" in fields else None,
     )
+
+
+def _pipeline(value: Any, directory: Path) -> PipelineFile:
+    fields = record(value, "pipeline", {"path", "digest"})
+    return PipelineFile(directory / text(fields["path"], "pipeline.path"), text(fields["digest"], "pipeline.digest"))
 
 
 def _interface(fields: Mapping[str, Any]) -> Interface:

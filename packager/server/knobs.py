@@ -259,7 +259,17 @@ SERVING_KNOBS = (
         {},
     ),
 )
-KNOBS = {knob.name: knob for knob in (*BATCH_KNOBS, *SERVING_KNOBS)}
+PIPELINE_KNOBS = (
+    Knob(
+        "server.page",
+        "boolean",
+        "Serve a page at `/` where a person can try the model. It is static and requests nothing from elsewhere.",
+        True,
+        needs="reload",
+    ),
+)
+"""Knobs of bundles that take raw inputs."""
+KNOBS = {knob.name: knob for knob in (*BATCH_KNOBS, *SERVING_KNOBS, *PIPELINE_KNOBS)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ class Settings:
     inherited: Inherited | None = None
     collector: Collector | None = None
     systemd: Systemd = field(default_factory=Systemd)
+    page: bool = True
 
 
 async def serve(config: Config, settings: Settings) -> None:
@@ -93,7 +94,7 @@ async def serve(config: Config, settings: Settings) -> None:
         raise StartError("a model that generates text is not served over gRPC", hint="leave `server.grpc_port` out")
     address, port = _address(settings)
     engine = Engine(config, settings.limits, settings.execution, settings.knobs, settings.collector)
-    server = _server(App(engine, settings.guard, settings.proxies), address, settings)
+    server = _server(App(engine, settings.guard, settings.proxies, page=settings.page), address, settings)
     stop = _signals()
     if own:
         own.watch(stop)

@@ -210,7 +210,8 @@ def config_data(bundle: Bundle, values: Resolved, options: Mapping[str, str]) ->
     target = server_files.choose_target(contract, options["target"] or None)
     runtime = contract.targets[target].target.runtime
     platform, _ = _deployment.carried(bundle, runtime, options["platform"])
-    paths = {f"{_MODEL}/bundle/{path}": path for path in server_files.artefact(bundle, target)}
+    served = (*server_files.artefact(bundle, target), *server_files.pipeline(bundle))
+    paths = {f"{_MODEL}/bundle/{path}": path for path in served}
     record = _deployment.record("kubernetes", bundle, values, {"platform": platform}, _deployment.blobs(bundle, paths))
     config = server_files.config(bundle, target, f"{_MODEL}/bundle")
     return found | {"serve.json": config.decode(), _deployment.RECORD: record.decode()}

@@ -48,6 +48,7 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
     program = {path: data for path, data in server_files.program(runtime).items() if path.startswith("packager/")}
     config = canonical.load(server_files.config(bundle, target), limit=1 << 20)
     config["artefact"] = f"model/{_GRAPH}"
+    config.pop("pipeline", None)  # a Bento takes tensors
     made = {
         **program,
         "service.py": _deployment.template("bentoml/service.py"),

@@ -68,6 +68,7 @@ def _model(bundle: Bundle, target: str) -> dict[str, str]:
     paths = {
         *server_files.artefact(bundle, target),
         *server_files.reference(bundle),
+        *server_files.pipeline(bundle),
         *(path for path in _RECORDS if bundle.tree.get(path)),
     }
     return {f"model/bundle/{path}": path for path in sorted(paths)}

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from packager.server.admission import costs
 from packager.server.admission.admission import Admission, Lease, Limits, not_ready_error
@@ -36,6 +37,9 @@ from packager.server.protocol.tensors import Array
 from packager.server.telemetry.logs import event
 from packager.server.telemetry.metrics import Metrics
 from packager.server.telemetry.traces import Collector, Tracer
+
+if TYPE_CHECKING:
+    from packager.server.pipeline.pipeline import Pipeline
 
 # Run time may depend on values, which warm-up does not show. So long a run in the event loop is measured again.
 _LONG_RUN_SECONDS = 0.05
@@ -80,7 +84,8 @@ class Engine:
         collector: Collector | None = None,
     ) -> None:
         self.config, self.knobs = config, knobs or Knobs()
-        largest = None if config.generation else config.interface.largest_body()  # of texts no contract says it
+        # an image is larger than its tensor, and of texts no contract says the size
+        largest = None if config.generation or config.pipeline else config.interface.largest_body()
         self.admission = Admission(limits.narrowed_to(largest))
         attributes = {"service.name": config.name, "service.version": config.version, "packager.digest": config.digest}
         self.tracer = Tracer(collector, attributes)
@@ -89,6 +94,7 @@ class Engine:
         self.pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="run")
         self.draining = False
         self._settings = settings
+        self.pipeline: Pipeline | None = None
         self._session: Session | None = None
         self.texts: Texts | None = None
         self._warm_up_inputs = WarmUpInputs(config.interface)
@@ -128,6 +134,7 @@ class Engine:
         if config.generation:
             return await self._load_texts()
         session = await loop.run_in_executor(self.pool, self._open_session)
+        self.pipeline = await loop.run_in_executor(self.pool, _open_pipeline, config)
         self._warm_up_inputs = WarmUpInputs.of(config)
         self._warm_up = await loop.run_in_executor(self.pool, model.warm_up, session, self._warm_up_inputs)
         if settings.worker_settings:  # the event loop must not wait for another process
@@ -332,6 +339,20 @@ class Engine:
                     return
         finally:
             self._testing.release()
+
+
+def _open_pipeline(config: Config) -> Pipeline | None:
+    """Open what turns raw inputs into tensors; None where the bundle takes tensors only. Raises StartError."""
+    if config.pipeline is None:
+        return None
+    from packager.server.pipeline import pipeline  # its libraries are there where a bundle needs them
+
+    try:
+        return pipeline.open_checked(config.pipeline.path, config.pipeline.digest, config.interface)
+    except (ValueError, OSError, ImportError) as error:
+        raise StartError(
+            f"the pipeline {quote(config.pipeline.path)} cannot be opened: {error}", hint="install the bundle again"
+        ) from None
 
 
 def _batch_policy(session: Session, interface: Interface, inputs: WarmUpInputs, requested: BatchPolicy) -> BatchPolicy:

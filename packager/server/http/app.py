@@ -26,27 +26,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-import orjson
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 
 from packager.server.admission import costs
 from packager.server.admission.admission import Lease
 from packager.server.admission.shared_timeout import SharedTimeout
 from packager.server.errors import RequestError, quote
-from packager.server.execution import batching
 from packager.server.execution.engine import VERSION_ALIAS, Engine
 from packager.server.http import bodies, openapi
 from packager.server.http.auth import Guard
 from packager.server.http.header_cache import HeaderCache
 from packager.server.http.pace import Pace
 from packager.server.http.proxies import Proxies
+from packager.server.http.raw_requests import RawRequests
+from packager.server.http.responses import JSON_FIELDS, Response, Route, json_response, refusal
 from packager.server.http.texts import Answer, Streamed, TextRoutes
+from packager.server.http.waiting import parse_timeout, wait_result
 from packager.server.protocol import protocol, triton_extensions
 from packager.server.protocol.protocol import Body, Request
 from packager.server.protocol.tensors import Array
@@ -55,34 +52,13 @@ from packager.server.telemetry.logs import LOGGER, event
 # JSON is parsed and written at about 100 MB/s: a longer document would hold up the event loop for a millisecond.
 _INLINE_DOCUMENT_BYTES = costs.SMALL
 _INLINE_BYTES = 2**20  # of numbers: 0.1 ms to copy, where they have to be
-_WATCH_SECONDS = 0.05  # before this the client is not watched for a disconnect
 _NO_CONTENT = 204
 _CLIENT_CLOSED = 499  # nginx's code for a client that disconnected; only counted, never sent
-_JSON = [("content-type", "application/json")]
 _BINARY = ("content-type", "application/octet-stream")
 _VARIES = ("vary", "accept-encoding")
-_HEALTH = "health"  # the route that needs no token: probes have none
-_PROBES = (_HEALTH, "metrics")  # requested for ever, also while the server drains
-
-
-class Response(NamedTuple):
-    """Status, header fields and body of an answer."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-
-
+_PUBLIC = ("health", "page")  # routes that need no token: probes have none, and the page holds nothing of the model
+_PROBES = ("health", "metrics")  # requested for ever, also while the server drains
 AnyResponse: TypeAlias = "Response | Answer | Streamed"
-Handler: TypeAlias = Callable[[Scope, HTTPProtocol], Awaitable[AnyResponse]]
-
-
-class Route(NamedTuple):
-    """The route of a path: its name in the metrics, the methods allowed, and the handler."""
-
-    name: str
-    methods: tuple[str, ...]
-    handler: Handler
 
 
 class ReceivedRequest(NamedTuple):
@@ -102,12 +78,13 @@ class ReceivedRequest(NamedTuple):
 class App:
     """One engine over HTTP."""
 
-    def __init__(self, engine: Engine, guard: Guard, proxies: Proxies) -> None:
+    def __init__(self, engine: Engine, guard: Guard, proxies: Proxies, *, page: bool = True) -> None:
         self._engine, self._guard, self._proxies = engine, guard, proxies
+        self._body_timeout, self._pace = SharedTimeout(engine.admission.limits.body_timeout), Pace()
+        self._raw = RawRequests(engine, self._body_timeout, page=page)
         self._base = f"/v2/models/{engine.config.name}"
         self._routes = self._table()
         self._header_cache = HeaderCache(engine.config.interface, engine.config.name, engine.config.version)
-        self._body_timeout, self._pace = SharedTimeout(engine.admission.limits.body_timeout), Pace()
         self._plain = not any(tensor.dtype in ("string", "bool") for tensor in engine.config.interface.inputs)
 
     def _table(self) -> dict[str, Route]:
@@ -126,7 +103,7 @@ class App:
             table["/v2/models/stats"] = Route("model", read, self._describe_statistics)
         for version in (self._engine.config.version, VERSION_ALIAS):
             table |= self._of_model(f"{self._base}/versions/{version}")
-        return table | self._of_model(self._base)
+        return table | self._of_model(self._base) | self._raw.routes()
 
     def _tasks(self, read: tuple[str, ...]) -> dict[str, Route]:
         """Return the routes of a model that generates text: its graph takes no single requests."""
@@ -186,23 +163,23 @@ class App:
 
     async def _answer(self, route: Route | None, path: str, scope: Scope, proto: HTTPProtocol) -> AnyResponse:
         try:
-            if route is None or route.name != _HEALTH:
+            if route is None or route.name not in _PUBLIC:
                 self._guard.check(scope.headers.get("authorization"))
             if route is None:
                 raise self._not_found(path)
             if scope.method not in route.methods:
                 allowed = ", ".join(route.methods)
-                return _refusal(405, f"expected method {allowed}, got {quote(scope.method)}", ("allow", allowed))
+                return refusal(405, f"expected method {allowed}, got {quote(scope.method)}", ("allow", allowed))
             return await route.handler(scope, proto)
         except RequestError as error:
             extra = [("retry-after", str(error.retry_after))] if error.retry_after else []
             extra += [("www-authenticate", "Bearer")] if error.status == 401 else []
-            return _refusal(error.status, error.message, *extra)
+            return refusal(error.status, error.message, *extra)
         except ProtocolClosed:
             raise
         except Exception:  # the outer boundary: the reason goes to the log, not to the client
             event("request failed", logging.ERROR, failure=True, path=path)
-            return _refusal(500, "the request failed inside the server; its log has the reason")
+            return refusal(500, "the request failed inside the server; its log has the reason")
 
     def _count(self, route: Route | None, status: int, scope: Scope) -> None:
         self._engine.metrics.count("other" if route is None else route.name, status)
@@ -219,7 +196,7 @@ class App:
         return RequestError(f"unknown path {quote(path)}", status=404)
 
     async def _describe_server(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        return _json(
+        return json_response(
             {
                 "name": "packager",
                 "version": protocol.VERSION,
@@ -228,17 +205,17 @@ class App:
         )
 
     async def _describe_paths(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        return _json(openapi.document(self._engine.config, self._proxies.base(scope.headers)))
+        return json_response(openapi.document(self._engine.config, self._proxies.base(scope.headers)))
 
     async def _describe_knobs(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        return _json(self._engine.knobs.to_json())
+        return json_response(self._engine.knobs.to_json())
 
     async def _live(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        return _json({"live": True})
+        return json_response({"live": True})
 
     async def _readiness(self, scope: Scope, proto: HTTPProtocol) -> Response:
         ready = self._engine.ready
-        return _json({"ready": ready}, 200 if ready else 503)
+        return json_response({"ready": ready}, 200 if ready else 503)
 
     async def _exposition(self, scope: Scope, proto: HTTPProtocol) -> Response:
         body, content_type = self._engine.metrics.render(scope.headers.get("accept", ""))
@@ -247,7 +224,7 @@ class App:
     async def _describe_model(self, scope: Scope, proto: HTTPProtocol) -> Response:
         config, knobs = self._engine.config, self._engine.knobs
         parameters = {"digest": config.digest, "target": config.target}
-        return _json(
+        return json_response(
             {
                 "name": config.name,
                 "versions": [config.version],
@@ -259,18 +236,22 @@ class App:
         )
 
     async def _describe_configuration(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        return _json(triton_extensions.configuration(self._engine.config))
+        return json_response(triton_extensions.configuration(self._engine.config))
 
     async def _describe_statistics(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        return _json(triton_extensions.statistics(self._engine.config, self._engine.metrics))
+        return json_response(triton_extensions.statistics(self._engine.config, self._engine.metrics))
 
     async def _infer(self, scope: Scope, proto: HTTPProtocol) -> Response:
         engine, headers = self._engine, scope.headers
-        deadline = engine.deadline(_parse_timeout(headers.get("x-request-timeout")))
+        deadline = engine.deadline(parse_timeout(headers.get("x-request-timeout")))
         with engine.lease() as lease:
             encoding = bodies.content_encoding(headers)
             body = await bodies.read_body(headers, proto, lease, self._body_timeout)
             header_length = headers.get("inference-header-content-length")
+            if self._raw.offered:
+                body, encoding = await self._raw.inflated(body, encoding, lease)
+                if await self._raw.takes(body, header_length):
+                    return await self._raw.infer(body, header_length, lease, proto, deadline)
             wanted = bodies.wanted_encoding(headers.get("accept-encoding"))
             received = ReceivedRequest(
                 body, encoding, header_length, lease, not encoding and self._is_brief(header_length, len(body)), wanted
@@ -300,7 +281,7 @@ class App:
             request = self._parse(received)
         else:
             request = await loop.run_in_executor(engine.pool, self._parse, received)
-        results = engine.name_results(await _wait_result(engine.queue(request, deadline), proto, deadline))
+        results = engine.name_results(await wait_result(engine.queue(request, deadline), proto, deadline))
         if _is_brief(request, results):
             return self._render(request, results, received)
         return await loop.run_in_executor(engine.pool, self._render, request, results, received)
@@ -316,7 +297,7 @@ class App:
     def _render(self, request: Request, results: dict[str, Array], received: ReceivedRequest) -> Response:
         """Write an answer. The header length is that before content encoding, as Triton's clients expect."""
         reply = self._header_cache.render(request, results, received.lease.hold)
-        fields = _JSON
+        fields = JSON_FIELDS
         if reply.header_length is not None:
             fields = [_BINARY, ("inference-header-content-length", str(reply.header_length))]
         if not received.wanted or len(reply.body) < bodies.MIN_ENCODED_BYTES:
@@ -342,49 +323,3 @@ def _is_brief(request: Request, results: dict[str, Array]) -> bool:
     binary = sum(results[wanted.name].nbytes for wanted in request.wanted if wanted.binary)
     listed = sum(results[wanted.name].nbytes for wanted in request.wanted if not wanted.binary)
     return binary <= _INLINE_BYTES and listed <= _INLINE_DOCUMENT_BYTES
-
-
-async def _wait_result(answer: Future[Sequence[Array]], proto: HTTPProtocol, deadline: float | None) -> Sequence[Array]:
-    """Wait for a result until its deadline, or until the client disconnects; a run that has not begun is then dropped.
-
-    Raises RequestError with status 504, and ProtocolClosed.
-    """
-    result = asyncio.wrap_future(answer)
-    left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
-    try:
-        await asyncio.wait((result,), timeout=min(left, _WATCH_SECONDS))
-        if result.done():
-            return result.result()
-        await _wait_result_or_disconnect(result, proto, left - _WATCH_SECONDS)
-        return result.result()
-    finally:
-        result.cancel()
-
-
-async def _wait_result_or_disconnect(result: asyncio.Future[Sequence[Array]], proto: HTTPProtocol, left: float) -> None:
-    """Return when `result` is done. Raises RequestError after `left` seconds, ProtocolClosed on a disconnect."""
-    disconnected = asyncio.ensure_future(proto.client_disconnect())
-    try:
-        timeout = None if left == math.inf else max(0.0, left)
-        await asyncio.wait((result, disconnected), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if not result.done():
-            raise ProtocolClosed if disconnected.done() else batching.deadline_error()
-    finally:
-        disconnected.cancel()
-
-
-def _parse_timeout(value: str | None) -> float | None:
-    """Parse `x-request-timeout`. Raises RequestError."""
-    if value is None:
-        return None
-    if not (len(value) <= 18 and value.isascii() and value.replace(".", "", 1).isdigit()):
-        raise RequestError(f"`X-Request-Timeout`: expected seconds, got {quote(value)}")
-    return float(value)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(status, _JSON, orjson.dumps(value))
-
-
-def _refusal(status: int, message: str, *headers: tuple[str, str]) -> Response:
-    return Response(status, [*_JSON, *headers], orjson.dumps({"error": message}))

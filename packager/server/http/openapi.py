@@ -29,6 +29,8 @@ def document(config: Config, base: str) -> Json:
         f"{model}/stats": {"get": _operation("modelStatistics", "What was counted", named)},
         "/metrics": {"get": _operation("metrics", "Prometheus metrics", {"200": {"description": "the metrics"}})},
     }
+    if config.pipeline:
+        paths |= _raw_paths()
     return {
         "openapi": "3.1.0",
         "info": {"title": config.name, "version": config.version, "description": f"bundle {config.digest}"},
@@ -39,6 +41,31 @@ def document(config: Config, base: str) -> Json:
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _raw_paths() -> Json:
+    """Describe what a bundle takes besides tensors; `/predict/about` says which of it."""
+    rows = {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}, "minItems": 1}
+    asked = {"type": "object", "required": ["rows"], "properties": {"rows": rows, "top": {"type": "integer"}}}
+    texts = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    formats = {"enum": ["float", "base64"]}
+    wanted = {
+        "type": "object",
+        "required": ["input"],
+        "properties": {"input": texts, "model": {"type": "string"}, "encoding_format": formats},
+    }
+    described = {"200": _json_response("name, task and kind of rows")}
+    return {
+        "/predict": {"post": _posted("predict", "Answer rows as people have them", asked)},
+        "/predict/about": {"get": _operation("predictAbout", "What a row is, and what an answer", described)},
+        "/v1/embeddings": {"post": _posted("createEmbedding", "Embeddings as OpenAI's API has them", wanted)},
+    }
+
+
+def _posted(name: str, summary: str, schema: Json) -> Json:
+    refused = {"description": "the request is refused", "content": _ERROR}
+    found = _operation(name, summary, {"200": _json_response("the answers"), "4XX": refused})
+    return found | {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 _ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}

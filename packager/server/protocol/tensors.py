@@ -43,9 +43,11 @@ DATATYPES = {
     "float32": "FP32",
     "float64": "FP64",
     "string": "BYTES",
+    "bytes": "BYTES",  # raw inputs of a pipeline only: no text
 }
+_TEXTS = ("string", "bytes")
 
-_WIRE = {np.dtype(name): datatype for name, datatype in DATATYPES.items() if name != "string"}
+_WIRE = {np.dtype(name): datatype for name, datatype in DATATYPES.items() if name not in _TEXTS}
 # The one float32 (of 2**31 non-negative ones) whose shortest digits, 7.038531e-26, a reader that rounds to double and
 # then to float turns into its neighbour.
 _ROUNDED_TWICE = np.uint32(0x15AE43FD).view(np.float32)
@@ -82,7 +84,7 @@ _MISSING = {
 
 def dtype_of(name: str) -> np.dtype[Any]:
     """Return the numpy dtype of an interface's dtype name; strings are Python objects, as runtimes take them."""
-    return np.dtype(object if name == "string" else name)
+    return np.dtype(object if name in _TEXTS else name)
 
 
 def datatype_of(array: Array) -> str:
@@ -99,8 +101,8 @@ def from_binary(raw: memoryview, dtype: str, count: int, subject: str, charge: C
 
     `charge` gets the bytes that this allocates before it does, above `costs.SMALL`. Raises RequestError.
     """
-    if dtype == "string":
-        return _strings(raw, count, subject, charge)
+    if dtype in _TEXTS:
+        return _strings(raw, count, subject, charge, _utf8 if dtype == "string" else _plain)
     size = count * dtype_of(dtype).itemsize
     if len(raw) != size:
         raise RequestError(f"{subject}: expected a `binary_data_size` of {size} for its shape, got {len(raw)}")
@@ -139,11 +141,13 @@ def aligned(array: Array, charge: Charge = no_charge) -> Array:
     return array.copy()
 
 
-def _strings(raw: memoryview, count: int, subject: str, charge: Charge) -> Array:
+def _strings(
+    raw: memoryview, count: int, subject: str, charge: Charge, read: Callable[[memoryview, int, str], str | bytes]
+) -> Array:
     costs.check_values(count)
     if len(raw) > costs.SMALL:
         charge(len(raw) + TEXT * min(count, len(raw) // _LENGTH.size))
-    values: list[str] = []
+    values: list[str | bytes] = []
     offset = 0
     while offset < len(raw):
         if len(values) == count:
@@ -152,10 +156,14 @@ def _strings(raw: memoryview, count: int, subject: str, charge: Charge) -> Array
         if start > len(raw) or start + _LENGTH.unpack_from(raw, offset)[0] > len(raw):
             raise RequestError(f"{subject}: element {len(values)} is longer than the data")
         offset = start + _LENGTH.unpack_from(raw, offset)[0]
-        values.append(_utf8(raw[start:offset], len(values), subject))
+        values.append(read(raw[start:offset], len(values), subject))
     if len(values) != count:
         raise RequestError(f"{subject}: expected {count} elements for its shape, got {len(values)}")
     return _objects(values)
+
+
+def _plain(raw: memoryview, index: int, subject: str) -> bytes:
+    return bytes(raw)
 
 
 def _utf8(raw: memoryview, index: int, subject: str) -> str:
@@ -165,7 +173,7 @@ def _utf8(raw: memoryview, index: int, subject: str) -> str:
         raise RequestError(f"{subject}: element {index} is not UTF-8") from None
 
 
-def _objects(values: Sequence[str]) -> Array:
+def _objects(values: Sequence[str | bytes]) -> Array:
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array

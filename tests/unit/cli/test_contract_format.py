@@ -61,6 +61,7 @@ OPENS_NONE = {
     "pull": "opens what `import` opens, from a registry: tests/unit/transport",
     "rm": "removes names",
     "rollback": "starts what was installed",
+    "run": "starts what was installed",
     "schema": "prints schemas",
     "serve": "starts what was installed",
     "status": "reads an installation's records",

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answer every row of a file with an installed bundle: JSON lines, CSV, Parquet, or a folder of images.
+
+Each row keeps its columns and gets an `answer`; rows that are refused go to OUT.refused.jsonl with the reason, and
+OUT.run.json names the bundle. Columns are those of the bundle: `text`, or the names of its inputs. An interrupted run
+goes on where it was when the same command is repeated, and gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from packager.cli.console import Console
+
+FOR = "site"
+HELP = "answer every row of a file with an installed bundle"
+EXAMPLES = """  packager run /srv/encoder reviews.jsonl -o vectors.parquet
+  packager run /srv/moods reviews.csv -o moods.csv --column text=review
+  packager run /srv/animals photos/ -o labels.jsonl --processes 8"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", type=Path, help="directory given to `packager install`")
+    parser.add_argument("input", metavar="IN", type=Path, help=".jsonl, .csv, .parquet, or a folder of images")
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help=".jsonl, .csv or .parquet")
+    parser.add_argument(
+        "--column", action="append", default=[], metavar="NAME=COLUMN", help="take COLUMN of the input as NAME"
+    )
+    parser.add_argument("--processes", type=int, metavar="N", help="worker processes (one per core)")
+    parser.add_argument("--chunk", type=int, metavar="ROWS", help="rows of a chunk, which is done or is not (1024)")
+    parser.add_argument("--restart", action="store_true", help="drop what an interrupted run did")
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager.deploy.batch import CHUNK, BatchSettings, run_batch
+    from packager.deploy.install import current
+    from packager.errors import UsageError
+
+    pairs = [text.partition("=") for text in args.column]
+    if wrong := [pair for pair in pairs if not (pair[0] and pair[2])]:
+        raise UsageError(f"`--column {''.join(wrong[0])}`: expected NAME=COLUMN")
+    processes = args.processes or len(os.sched_getaffinity(0))
+    chunk = CHUNK if args.chunk is None else args.chunk
+    if not (1 <= processes <= 1024 and 1 <= chunk <= 1 << 20):
+        raise UsageError("expected 1 to 1024 processes, and chunks of 1 to 1048576 rows")
+    settings = BatchSettings(chunk, processes, {name: column for name, _, column in pairs}, args.restart)
+    with console:
+        done = run_batch(current(args.directory), args.input, args.output, settings, console)
+    words = f"{done['rows']} rows answered in {args.output}, {done['refused']} refused"
+    console.result(done, words if not done["resumed"] else f"{words}; {done['resumed']} chunks were done before")
+    return 0

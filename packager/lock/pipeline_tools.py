@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The libraries that a pipeline runs on: the same versions at the site as where it was compared with the source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from packager.recipe.pipeline import PipelineSpec
+from packager.runtime import load_runtime
+
+EXTRA = "transformers"
+_LIBRARIES: Mapping[str, tuple[str, ...]] = {
+    "sentence-embedding": ("tokenizers",),
+    "text-classification": ("tokenizers",),
+    "token-classification": ("tokenizers",),
+    "image-classification": ("pillow",),
+}
+_BUILD = ("onnxruntime", "numpy")  # what the graph runs on while answers are compared
+
+
+def tools(spec: PipelineSpec | None) -> tuple[str, ...]:
+    """Return the distributions whose version can change what a pipeline answers."""
+    return () if spec is None else (*_LIBRARIES[spec.task], *_BUILD)
+
+
+def requirements(spec: PipelineSpec | None, runtime: str, versions: Mapping[str, str]) -> Sequence[str]:
+    """Return what a server on a runtime needs besides, at the versions of the toolchain; nothing where ours is none."""
+    if spec is None or not load_runtime(runtime).served:
+        return ()
+    return [f"{name}=={versions[name]}" for name in _LIBRARIES[spec.task]]

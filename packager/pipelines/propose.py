@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Propose a pipeline for a source by its small files, before anything is opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+
+from packager.canonical import JSON
+
+_HEADS = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForImageClassification": "image-classification",
+}
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+
+
+def task(kind: str, payload: str, files: Collection[str], read: Callable[[str], bytes]) -> str | None:
+    """Return the task that a source was made for; None where its files do not say, or lack what a pipeline needs."""
+    if kind != "transformers":
+        return None
+    folder = "" if payload == "." else f"{payload}/"
+    names = {path.rpartition("/")[2] for path in files}
+    if f"{folder}modules.json" in files:
+        return "sentence-embedding" if names & {*_TOKENIZERS} else None
+    heads = _object(read(f"{folder}config.json")).get("architectures")
+    named = str(heads[0]) if isinstance(heads, list) and heads else ""
+    found = next((name for suffix, name in _HEADS.items() if named.endswith(suffix)), None)
+    needed = _PROCESSORS if found == "image-classification" else _TOKENIZERS
+    return found if names & {*needed} else None
+
+
+def _object(data: bytes) -> Mapping[str, JSON]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures to pixel values: decoded by Pillow within limits, then resized, cropped, scaled and normalised.
+
+The order and the arithmetic are those of transformers' image processors on Pillow (5.23): the picture is turned as its
+EXIF says, converted to the channels of the model, and resized by Pillow's own filters.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import importlib
+import io
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from packager.server.errors import RequestError, quote
+from packager.server.pipeline.document import Image
+from packager.server.protocol.tensors import Array
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 1 << 26
+_MOST_BYTES = 8  # of one pixel while it is decoded and converted
+_MODES = {1: "L", 3: "RGB"}
+
+
+class Images:
+    """Makes the pixel values of pictures; several threads may use it."""
+
+    def __init__(self, about: Image) -> None:
+        """Import Pillow. Raises ImportError."""
+        self._about = about
+        self._library = importlib.import_module("PIL.Image")
+        self._turn = importlib.import_module("PIL.ImageOps").exif_transpose
+        self._filter = self._library.Resampling[about.resampling.upper()]
+
+    def pixels(self, data: bytes, subject: str, hold: Callable[[int], None]) -> Array:
+        """Return channels, rows and columns of a picture as float32. Raises RequestError."""
+        picture = self._decoded(data, subject, hold)
+        about = self._about
+        if about.size is not None:
+            width, height = self._resized(picture.size, subject)
+            hold(4 * width * height)
+            picture = picture.resize((width, height), resample=self._filter)
+        values = np.asarray(picture)
+        values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+        if about.crop is not None:
+            values = _cropped(values, about.crop)
+        if about.scale is not None:
+            values = (values.astype(np.float64) * about.scale).astype(np.float32)
+        values = values.astype(np.float32)
+        if about.mean:
+            mean, deviation = (np.array(part, np.float32)[:, None, None] for part in (about.mean, about.deviation))
+            values = (values - mean) / deviation
+        return values
+
+    def _decoded(self, data: bytes, subject: str, hold: Callable[[int], None]) -> Any:
+        try:
+            picture = self._library.open(io.BytesIO(data), formats=FORMATS)
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise RequestError(f"{subject}: expected at most {MAX_PIXELS} pixels, got {width}x{height}", status=413)
+            hold(_MOST_BYTES * width * height)
+            picture.load()
+            return self._turn(picture).convert(_MODES[self._about.channels])
+        except RequestError:
+            raise
+        except self._library.DecompressionBombError:
+            raise RequestError(f"{subject}: expected at most {MAX_PIXELS} pixels, got more", status=413) from None
+        except Exception as error:  # decoders raise what they like for bytes that are no picture
+            known = ", ".join(FORMATS)
+            raise RequestError(f"{subject}: expected a whole image ({known}): {str(error)[:100]}") from None
+
+    def _resized(self, size: tuple[int, int], subject: str) -> tuple[int, int]:
+        """Return width and height after resizing."""
+        edges, (width, height) = self._about.size or (), size
+        if len(edges) == 2:
+            return edges[1], edges[0]
+        short, long = min(size), max(size)
+        longer = int(edges[0] * long / short)
+        if longer * edges[0] > MAX_PIXELS:
+            raise RequestError(f"{subject}: {width}x{height} is too narrow to be resized", status=413)
+        return (edges[0], longer) if width <= height else (longer, edges[0])
+
+
+def _cropped(values: Array, crop: tuple[int, int]) -> Array:
+    """Return the middle of a picture, with zeros around one that is smaller."""
+    height, width = values.shape[-2:]
+    whole = (max(crop[0], height), max(crop[1], width))
+    if whole != (height, width):
+        above, left = math.ceil((whole[0] - height) / 2), math.ceil((whole[1] - width) / 2)
+        larger = np.zeros((values.shape[0], *whole), values.dtype)
+        larger[:, above : above + height, left : left + width] = values
+        top, first = (height - crop[0]) // 2 + above, (width - crop[1]) // 2 + left
+        return larger[:, max(0, top) : min(whole[0], top + crop[0]), max(0, first) : min(whole[1], first + crop[1])]
+    top, first = (height - crop[0]) // 2, (width - crop[1]) // 2
+    return values[:, top : top + crop[0], first : first + crop[1]]
+
+
+def read_row(row: Mapping[str, Any], index: int) -> bytes:
+    """Return the bytes of a picture: those of a file, or a text in base64. Raises RequestError."""
+    if unknown := sorted(set(row) - {"image"}):
+        raise RequestError(f"row {index}: unknown member {quote(unknown[0])}, expected `image`")
+    value = row.get("image")
+    if isinstance(value, bytes | bytearray):
+        return bytes(value)
+    if not isinstance(value, str):
+        raise RequestError(f"row {index}: expected an `image`, a text in base64")
+    try:
+        return base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
+    except (binascii.Error, ValueError):
+        raise RequestError(f"row {index}: `image` is not base64") from None

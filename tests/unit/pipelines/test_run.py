@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`packager run` over a real installation: order, refused rows, forms of files, and kills at any moment."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from packager.deploy import server_files
+from packager.server.pipeline.document import digest_of
+from tests.unit.pipelines.conftest import Made
+from tests.unit.pipelines.test_images import jpeg
+
+BUNDLE = f"sha256:{'1' * 64}"
+
+
+def installation(folder: Path, made: Made, *, raw: bool = True) -> Path:
+    """Lay out what `packager install` makes, with this interpreter's environment."""
+    release = folder / "site" / "releases" / "1"
+    for name, data in server_files.program("onnxruntime").items():
+        (release / "app" / name).parent.mkdir(parents=True, exist_ok=True)
+        (release / "app" / name).write_bytes(data)
+    (release / "env").symlink_to(sys.prefix)
+    pipeline = folder / "pipeline" / "pipeline.json"
+    config: dict[str, Any] = {
+        "name": "model",
+        "version": "1.0.0",
+        "digest": BUNDLE,
+        "runtime": "onnxruntime",
+        "target": "onnxruntime-cpu-fp32",
+        "artefact": str(made.graph / "model" / "model.onnx"),
+        "interface": made.interface,
+    }
+    if raw:
+        config["pipeline"] = {"path": str(pipeline), "digest": digest_of(pipeline.read_bytes())}
+    (release / "serve.json").write_text(json.dumps(config))
+    (folder / "site" / "current").symlink_to("releases/1")
+    return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def moods(classifier: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("moods")
+    classifier.step(folder / "pipeline", {"task": "text-classification", "top": 1}, strings=20)
+    return installation(folder, classifier)
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "packager", "run", *map(str, arguments)]
+
+
+def run(*arguments: str | Path, code: int = 0) -> Any:
+    done = subprocess.run(command(*arguments, "--json"), capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout) if code == 0 else json.loads(done.stdout or "{}") or done.stderr
+
+
+def write_lines(path: Path, count: int) -> Path:
+    rows = [{"id": number, "text": f"text {number} " + "word " * (number % 17)} for number in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_order_and_refused_rows(moods: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    rows = [
+        '{"text": "a", "id": 1}',
+        "no json",
+        '{"text": 3}',
+        "",
+        '["text"]',
+        '{"text": "b", "id": 2}',
+        '{"text": "\\ud800"}',
+        '"c"',
+    ]
+    source.write_text("\n".join(rows))
+    done = run(moods, source, "-o", tmp_path / "out.jsonl")
+    assert (done["rows"], done["refused"], done["bundle"]) == (3, 4, BUNDLE)
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in found] == ["a", "b", "c"] and found[0]["answer"][0]["label"] in (
+        "bad",
+        "fair",
+        "good",
+    )
+    refused = [json.loads(line) for line in (tmp_path / "out.jsonl.refused.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in refused] == [1, 2, 3, 5]
+    assert "not JSON" in refused[0]["reason"] and "expected a `text`" in refused[1]["reason"]
+    assert json.loads((tmp_path / "out.jsonl.run.json").read_text())["bundle"] == BUNDLE
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "in.jsonl",
+        "out.jsonl",
+        "out.jsonl.refused.jsonl",
+        "out.jsonl.run.json",
+    ]
+
+
+def test_csv_and_parquet(moods: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text('review,stars\n"good, really",5\nbad,1\nshort\n')
+    assert run(moods, source, "-o", tmp_path / "out.csv", "--column", "text=review")["refused"] == 1
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["review"] for row in rows] == ["good, really", "bad"] and json.loads(rows[0]["answer"])[0]["score"] > 0
+    table = pyarrow.table({"text": ["one", "two", "three"], "number": [1, 2, 3]})
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    run(moods, tmp_path / "in.parquet", "-o", tmp_path / "out.parquet", "--chunk", "2")
+    found = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert found["number"].to_pylist() == [1, 2, 3] and found.schema.metadata[b"packager.bundle"] == BUNDLE.encode()
+
+
+def test_vectors_in_parquet(encoder: Made, tmp_path: Path) -> None:
+    encoder.step(tmp_path / "pipeline", {"task": "sentence-embedding"}, strings=20)
+    site = installation(tmp_path, encoder)
+    run(site, write_lines(tmp_path / "in.jsonl", 20), "-o", tmp_path / "out.parquet")
+    found = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert found["answer"].type == pyarrow.list_(pyarrow.float64()) and len(found["answer"][0]) == 32
+
+
+def test_a_folder_of_images(pictures_model: Made, tmp_path: Path) -> None:
+    pictures_model.step(tmp_path / "pipeline", {"task": "image-classification", "top": 1})
+    site, folder = installation(tmp_path, pictures_model), tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for name in ("b.jpg", "more/a.jpeg"):
+        (folder / name).write_bytes(jpeg())
+    (folder / "c.png").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("not looked at")
+    (folder / "link.jpg").symlink_to("/etc/passwd")
+    done = run(site, folder, "-o", tmp_path / "out.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["file"] for row in found] == ["b.jpg", "more/a.jpeg"] and done["refused"] == 1
+
+
+def test_a_bundle_that_takes_tensors(classifier: Made, tmp_path: Path) -> None:
+    site = installation(tmp_path, classifier, raw=False)
+    row = {name: [2, 5, 3] for name in ("input_ids", "token_type_ids")} | {"attention_mask": [1, 1, 1]}
+    row["token_type_ids"] = [0, 0, 0]
+    rows = [row, {**row, "input_ids": ["x", 1, 1]}, {**row, "input_ids": [1.5, 1, 1]}, {**row, "input_ids": None}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(item) + "\n" for item in rows))
+    assert run(site, tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")["refused"] == 3
+    found = json.loads((tmp_path / "out.jsonl").read_text())
+    assert len(found["answer"]["logits"]) == 3
+
+
+def test_what_cannot_run(moods: Path, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", 5)
+    for arguments in (
+        (source, "-o", tmp_path / "out.txt"),
+        (tmp_path / "absent.jsonl", "-o", tmp_path / "out.jsonl"),
+        (source, "-o", tmp_path / "out.jsonl", "--column", "text=review"),
+        (source, "-o", tmp_path / "out.jsonl", "--column", "image=review"),
+        (source, "-o", tmp_path / "out.jsonl", "--chunk", "0"),
+    ):
+        run(moods, *arguments, code=2)
+
+
+def test_kills_at_any_moment_change_no_byte(moods: Path, tmp_path: Path) -> None:
+    source, settings = write_lines(tmp_path / "in.jsonl", 1500), ("--chunk", "16", "--processes", "2")
+    run(moods, source, "-o", tmp_path / "whole.jsonl", *settings)
+    out = tmp_path / "out.jsonl"
+    parts, kills = tmp_path / "out.jsonl.parts", 0
+    while not out.exists() and kills < 8:
+        process = subprocess.Popen(command(moods, source, "-o", out, *settings), start_new_session=True)
+        before = len(list(parts.glob("*.jsonl"))) if parts.exists() else 0
+        while process.poll() is None and len(list(parts.glob("*.jsonl")) if parts.exists() else []) < before + 9:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills > 2
+    done = run(moods, source, "-o", out, *settings)
+    assert done["resumed"] > 0 and out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not parts.exists()
+
+
+def test_parts_of_another_run_are_not_taken(moods: Path, tmp_path: Path) -> None:
+    source, out = write_lines(tmp_path / "in.jsonl", 40), tmp_path / "out.jsonl"
+    (tmp_path / "out.jsonl.parts").mkdir()
+    (tmp_path / "out.jsonl.parts" / "state.json").write_text("{}")
+    run(moods, source, "-o", out, code=2)
+    assert run(moods, source, "-o", out, "--restart")["rows"] == 40
