@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from packager.files import locked
 from packager.store.store import Store
 from packager.types import Tree
 from tests.support import forks, outputs
@@ -96,9 +98,32 @@ def make_model(kind: str, folder: Path) -> Path:
     return folder
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a directory that `make` fills once for all processes of a run; nothing changes it afterwards."""
+    base = factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    directory, done = root / f"once-{name}", root / f"once-{name}.done"
+    with locked(root / f"once-{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+            make(directory)
+            done.touch()
+    return directory
+
+
+def copied(made: Path, to: Path) -> Project:
+    """Return a project of its own, copied from one that is made once."""
+    for name in ("project", "store"):
+        shutil.copytree(made / name, to / name, symlinks=True)
+    project = Project(to / "project", to / "store")
+    project.collect()
+    return project
+
+
 @pytest.fixture(scope="session")
 def cnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model("cnn", tmp_path_factory.mktemp("cnn"))
+    return made_once(tmp_path_factory, "cnn", lambda folder: make_model("cnn", folder))
 
 
 @pytest.fixture(scope="session")
@@ -133,37 +158,41 @@ inputs:
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, cnn: Path) -> Project:
-    """The CNN, built and signed; tests copy what they change."""
-    root = tmp_path_factory.mktemp("built")
-    shutil.copytree(cnn, root / "project" / "model")
-    project = Project(root / "project", root / "store")
-    project.write(CNN_RECIPE)
-    project.run("lock")
-    project.run("build", "--locked")
-    project.run("keygen", "release")
-    project.run("sign", "cnn:1.2.3", "--key", "release.pem", "-o", "cnn.bundle.tar")
-    return project
+    """The CNN, built and signed: each file of tests has a copy, in which it may change what it likes."""
+
+    def make(root: Path) -> None:
+        shutil.copytree(cnn, root / "project" / "model")
+        project = Project(root / "project", root / "store")
+        project.write(CNN_RECIPE)
+        project.run("lock")
+        project.run("build", "--locked")
+        project.run("keygen", "release")
+        project.run("sign", "cnn:1.2.3", "--key", "release.pem", "-o", "cnn.bundle.tar")
+
+    return copied(made_once(tmp_path_factory, "built", make), tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture(scope="session")
 def deployable(tmp_path_factory: pytest.TempPathFactory, cnn: Path) -> Project:
     """The CNN with a promise for Triton, objectives and the wheels of one platform: 1.2.3 and 1.3.0, signed."""
-    root = tmp_path_factory.mktemp("deployable")
-    shutil.copytree(cnn, root / "project" / "model")
-    project = Project(root / "project", root / "store")
-    project.run("keygen", "release")
-    more = """runs-on: {onnxruntime: ">=1.17", triton: ">=23.07"}
+
+    def make(root: Path) -> None:
+        shutil.copytree(cnn, root / "project" / "model")
+        project = Project(root / "project", root / "store")
+        project.run("keygen", "release")
+        more = """runs-on: {onnxruntime: ">=1.17", triton: ">=23.07"}
 slo: {p99_ms: 50, at_rps: 20}
 vendor: [linux_x86_64-cp311]
 """
-    for version in ("1.2.3", "1.3.0"):
-        project.write(CNN_RECIPE.replace("1.2.3", version) + more)
-        project.run("lock")
-        project.run("build", "--locked")
-        project.run("sign", f"cnn:{version}", "--key", "release.pem", "-o", f"{version}.bundle.tar")
-    return project
+        for version in ("1.2.3", "1.3.0"):
+            project.write(CNN_RECIPE.replace("1.2.3", version) + more)
+            project.run("lock")
+            project.run("build", "--locked")
+            project.run("sign", f"cnn:{version}", "--key", "release.pem", "-o", f"{version}.bundle.tar")
+
+    return copied(made_once(tmp_path_factory, "deployable", make), tmp_path_factory.mktemp("deployable"))
 
 
 @pytest.fixture(scope="session")

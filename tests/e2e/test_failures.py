@@ -185,7 +185,7 @@ def test_a_step_that_needs_too_much_memory_or_time(project: Callable[..., Projec
     untouched(made)
 
 
-@pytest.mark.xdist_group("cnn")
+@pytest.mark.xdist_group("failures")
 class TestSignatures:
     def test_a_wrong_key(self, built: Project, tmp_path: Path) -> None:
         built.run("keygen", tmp_path / "other")
@@ -225,7 +225,7 @@ class TestSignatures:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-@pytest.mark.xdist_group("cnn")
+@pytest.mark.xdist_group("failures")
 def test_a_full_disk(built: Project, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -25,7 +25,7 @@ from tests.e2e.conftest import Project, tool
 from tests.support import object_store, registry_server
 from tests.support.tools import offline
 
-pytestmark = pytest.mark.xdist_group("cnn")
+pytestmark = pytest.mark.xdist_group("install")
 
 
 @pytest.fixture(scope="module")

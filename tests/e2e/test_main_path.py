@@ -17,7 +17,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.e2e.conftest import CNN_RECIPE, Project, tool
 
-pytestmark = pytest.mark.xdist_group("cnn")
+pytestmark = pytest.mark.xdist_group("main_path")
 
 
 def test_a_second_build_runs_nothing_and_names_the_same_digest(built: Project) -> None:

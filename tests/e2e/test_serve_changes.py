@@ -38,7 +38,7 @@ from suite import protobuf
 from tests.e2e.conftest import HERE, Project
 from tests.support.tools import tool
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cnn")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("serve_changes")]
 
 X = np.random.default_rng(0).random((3, 1, 8, 8)).astype(np.float32)
 HEAD = json.dumps(
