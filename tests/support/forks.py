@@ -99,15 +99,31 @@ RUNNER = Forks()
 """That of this test run; its process ends with the run, because nothing holds the other end of its socket then."""
 
 
+class Refusing:
+    """A finder that refuses libraries which start threads when they are imported; modules that need them wait."""
+
+    names = frozenset({"numpy", "onnx", "onnxruntime", "torch", "pandas", "sklearn", "openvino", "grpc"})
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"`{name}` is imported in forks", name=name)
+
+
 def prepare() -> None:
     """Import what the verbs import, and start no thread."""
+    sys.meta_path.insert(0, refusing := Refusing())  # type: ignore[arg-type]
     for room in pkgutil.iter_modules(packager.__path__):
         if room.name in (*APART, "__main__"):
             continue
         module = importlib.import_module(f"packager.{room.name}")
         for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{module.__name__}."):
             if not found.name.endswith("__main__"):
-                importlib.import_module(found.name)
+                try:
+                    importlib.import_module(found.name)
+                except ModuleNotFoundError as error:
+                    if (error.name or "").partition(".")[0] not in Refusing.names:
+                        raise
+    sys.meta_path.remove(refusing)  # type: ignore[arg-type]
     assert len(os.listdir("/proc/self/task")) == 1, "a fork keeps one thread only"
     gc.collect()
     gc.freeze()  # else every fork copies every page that a collection touches
