@@ -16,8 +16,8 @@ from xml.sax.saxutils import quoteattr
 from packager import escape
 from packager.canonical import JSON
 from packager.files import storage_errors, sync_directory
-from packager.pipeline.driver import Rows
-from packager.pipeline.plan import TASKS, ModelRow, State, TaskRow
+from packager.release_plan.driver import Rows
+from packager.release_plan.plan import TASKS, ModelRow, State, TaskRow
 
 FILES = ("release.json", "junit.xml", "index.html")
 _MARKS: dict[State, str] = {
