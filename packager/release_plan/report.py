@@ -187,8 +187,8 @@ def _html(rows: Rows) -> Iterator[str]:
     head = "".join(f'<th scope="col">{name}</th>' for name in tasks)
     yield (
         '<h2>Models</h2><div class="scroll"><table><thead><tr><th scope="col">model</th>'
-        f'{head}<th scope="col">targets</th><th scope="col" class="n">seconds</th><th scope="col">bundle</th></tr></thead>'
-        "<tbody>"
+        f'{head}<th scope="col">targets</th><th scope="col" class="n">seconds</th><th scope="col">bundle</th></tr>'
+        "</thead><tbody>"
     )
     for row in rows:
         yield _line(row, tasks)
