@@ -138,6 +138,17 @@ def extras() -> dict[str, set[str]]:
     return found
 
 
+def test_every_folder_with_modules_is_in_the_wheel() -> None:
+    """An editable installation has them all, so that nothing else would miss one."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = set()
+    for package, folder in settings["package-dir"].items():
+        own = ROOT / folder
+        parts = [path.relative_to(own).parts for path in own.rglob("*.py") if package != "packager.templates"]
+        found |= {".".join((package, *names[:-1])) for names in parts}
+    assert found - {"packager.templates"} <= set(settings["packages"])
+
+
 def test_every_hint_names_an_extra_of_ours() -> None:
     assert len(extras()) > 8
     for extra in extras():

@@ -61,7 +61,7 @@ ROOMS = (
     "release",
     "passport",
     "workspace",
-    "pipeline",
+    "release_plan",
     "api",
     "cli",
     "__main__",

@@ -347,8 +347,8 @@ def read_schema(document: Literal["recipe", "release", "contract", "trust", "fac
     """
     from packager.contract import contract
     from packager.lock import draft
-    from packager.pipeline import release_file
     from packager.policy import schema
+    from packager.release_plan import release_file
     from packager.trust import model
 
     known = {

@@ -22,23 +22,23 @@ from packager.api._lazy import lazily
 
 if TYPE_CHECKING:
     from packager.canonical import JSON
-    from packager.pipeline.ci import CiFile
-    from packager.pipeline.driver import Rows
-    from packager.pipeline.plan import ModelRow, Problem, TaskRow, Totals
-    from packager.pipeline.release_file import Model, ReleaseFile
+    from packager.release_plan.ci import CiFile
+    from packager.release_plan.driver import Rows
+    from packager.release_plan.plan import ModelRow, Problem, TaskRow, Totals
+    from packager.release_plan.release_file import Model, ReleaseFile
     from packager.workspace import Workspace
 else:
     __getattr__ = lazily(
         __name__,
         {
-            "CiFile": "packager.pipeline.ci",
-            "Model": "packager.pipeline.release_file",
-            "ModelRow": "packager.pipeline.plan",
-            "Problem": "packager.pipeline.plan",
-            "ReleaseFile": "packager.pipeline.release_file",
-            "Rows": "packager.pipeline.driver",
-            "TaskRow": "packager.pipeline.plan",
-            "Totals": "packager.pipeline.plan",
+            "CiFile": "packager.release_plan.ci",
+            "Model": "packager.release_plan.release_file",
+            "ModelRow": "packager.release_plan.plan",
+            "Problem": "packager.release_plan.plan",
+            "ReleaseFile": "packager.release_plan.release_file",
+            "Rows": "packager.release_plan.driver",
+            "TaskRow": "packager.release_plan.plan",
+            "Totals": "packager.release_plan.plan",
         },
     )
 
@@ -68,7 +68,7 @@ def read_release_file(path: Path) -> ReleaseFile:
     Raises UsageError with the line: for what is unknown or twice, recipes that are not there, two models of one name,
     models that wait for each other, two models with one address.
     """
-    from packager.pipeline import release_file
+    from packager.release_plan import release_file
 
     return release_file.load(path)
 
@@ -78,7 +78,7 @@ def list_secrets(file: ReleaseFile) -> Sequence[tuple[str, str]]:
 
     Raises UsageError for a key file that cannot be read.
     """
-    from packager.pipeline import release_file
+    from packager.release_plan import release_file
 
     return release_file.secrets(file.models)
 
@@ -101,7 +101,7 @@ def release_models(
     cache). With `dry` nothing runs, and the rows are the plan. Raises UsageError where another process releases the
     same file now, StorageError where the journal cannot be used; what goes wrong with a model is in its row.
     """
-    from packager.pipeline import driver
+    from packager.release_plan import driver
 
     options = driver.Options(
         store=workspace.store,
@@ -120,28 +120,28 @@ def release_models(
 
 def format_release(rows: Rows) -> Sequence[str]:
     """Return the lines of a table: a row for each model, every problem, the sums. Raises nothing."""
-    from packager.pipeline import report
+    from packager.release_plan import report
 
     return list(report.table(rows))
 
 
 def format_plan(rows: Rows) -> Sequence[str]:
     """Return the lines of a plan: every task with the reason why it will run, or will not. Raises nothing."""
-    from packager.pipeline import report
+    from packager.release_plan import report
 
     return list(report.plan(rows))
 
 
 def describe_release(rows: Rows) -> JSON:
     """Return the result as one document: `ok`, `totals`, `models`. Raises nothing."""
-    from packager.pipeline import report
+    from packager.release_plan import report
 
     return report.document(rows)
 
 
 def write_report(rows: Rows, folder: Path) -> None:
     """Write `release.json`, `junit.xml` and `index.html` into a folder, each whole. Raises StorageError."""
-    from packager.pipeline import report
+    from packager.release_plan import report
 
     report.write(rows, folder)
 
@@ -154,6 +154,6 @@ def render_ci_file(
     `branch` is the one that releases, `extras` those of this package that are installed, `image` where steps run, with
     its digest. Raises UsageError for what cannot stand in such a file, and for an image that is not pinned.
     """
-    from packager.pipeline import ci
+    from packager.release_plan import ci
 
     return ci.render(system, ci.Wanted(file.path.as_posix(), branch, extras, image), file.models)

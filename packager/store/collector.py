@@ -28,7 +28,7 @@ from packager.store import environments
 from packager.store.store import ENVIRONMENT, MAX_STORE_RECORD, Store
 from packager.types import Blob
 
-_RECORDS = ("actions", "bundles", "quarantine", "memo", "locks", "leases", "pipeline")  # folders of small files
+_RECORDS = ("actions", "bundles", "quarantine", "memo", "locks", "leases", "releases")  # folders of small files
 
 
 @dataclass(frozen=True, slots=True)

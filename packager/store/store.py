@@ -12,7 +12,7 @@
       locks/<hex>               single flight per action, also between processes
       environments/<x>/         virtual environments of locked toolchains (packager.lock.toolchains)
       served/<x>/               environments of installations, which are hard links to these
-      pipeline/                 journal of releases (packager.pipeline)
+      releases/                 journal of releases (packager.release_plan)
       leases/<x>                digests and names of environments that a running process found or put here, so that
                                 `cache gc` (`collector`) keeps them; void once its lock is free
 

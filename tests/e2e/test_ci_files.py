@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from packager.pipeline import ci
+from packager.release_plan import ci
 from tests.conftest import Run
 from tests.support import environments
 

@@ -243,7 +243,7 @@ def test_two_releases_of_one_file_do_not_run_at_once(released: tuple[Project, An
     import fcntl
 
     name = canonical.sha256(os.fsencode((project.folder / "release.yaml").resolve())).removeprefix("sha256:")
-    with (project.store / "v1" / "pipeline" / f"{name}.lock").open("ab") as lock:
+    with (project.store / "v1" / "releases" / f"{name}.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another process releases" in project.run("release", code=2).stderr
 

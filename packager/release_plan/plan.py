@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias, get_args
 
 from packager.canonical import JSON
 from packager.errors import NegativeAnswerError, StepError
-from packager.pipeline.release_file import Model, Settings
+from packager.release_plan.release_file import Model, Settings
 
 TASKS = ("lock", "build", "policy", "conform", "sign", "push", "promote")  # in the order in which they run
 State: TypeAlias = Literal["planned", "unchanged", "done", "no", "failed", "skipped"]

@@ -156,7 +156,7 @@ class _Entry:
 
 def schema() -> bytes:
     """Return the JSON Schema of release files."""
-    return resources.files("packager.pipeline").joinpath("release.schema.json").read_bytes()
+    return resources.files("packager.release_plan").joinpath("release.schema.json").read_bytes()
 
 
 def load(path: Path) -> ReleaseFile:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A release process: `python -m packager.pipeline.process`, started by the driver; releases one model after the other.
+"""A release process (`python -m packager.release_plan.process`), started by the driver: one model after the other.
 
 It reads lines of JSON: first what holds for all models, then one model each; it answers with lines of JSON: which task
 begins, and at last the row of the model. It ends with its driver, whatever way that one ends. It is no worker of the
@@ -23,10 +23,10 @@ from packager.canonical import JSON
 from packager.contract import runtime_tables
 from packager.events import Event
 from packager.files import locked, write_atomically
-from packager.pipeline import tasks
-from packager.pipeline.journal import Journal
-from packager.pipeline.plan import stopped_row
-from packager.pipeline.release_file import Model
+from packager.release_plan import tasks
+from packager.release_plan.journal import Journal
+from packager.release_plan.plan import stopped_row
+from packager.release_plan.release_file import Model
 from packager.workspace import Workspace
 
 _PR_SET_PDEATHSIG = 1

@@ -13,8 +13,8 @@ import jsonschema
 import pytest
 
 from packager.errors import UsageError
-from packager.pipeline import release_file
-from packager.pipeline.release_file import Conform, Model, Promote, ReleaseFile, Settings
+from packager.release_plan import release_file
+from packager.release_plan.release_file import Conform, Model, Promote, ReleaseFile, Settings
 
 SCHEMA = jsonschema.Draft202012Validator(json.loads(release_file.schema()))
 RECIPE = "name: {name}\nversion: 1.0.0\nsource: ./model.onnx\n"

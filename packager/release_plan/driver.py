@@ -27,9 +27,9 @@ from packager import canonical
 from packager.canonical import JSON
 from packager.errors import StepError, UsageError
 from packager.events import Finished, OnEvent, Started, Warned, ignore
-from packager.pipeline.journal import Journal
-from packager.pipeline.plan import BAD, TASKS, ModelRow, Problem, Totals, stopped_row, waiting_row
-from packager.pipeline.release_file import Model, ReleaseFile
+from packager.release_plan.journal import Journal
+from packager.release_plan.plan import BAD, TASKS, ModelRow, Problem, Totals, stopped_row, waiting_row
+from packager.release_plan.release_file import Model, ReleaseFile
 from packager.store.store import Store
 
 _LIFE = 100  # models that one process releases before a fresh one takes its place
@@ -89,7 +89,7 @@ def release(file: ReleaseFile, options: Options, on_event: OnEvent = ignore) -> 
     """
     store = Store(options.store)
     store.sweep()
-    folder = store.root / "pipeline"
+    folder = store.root / "releases"
     folder.mkdir(exist_ok=True)
     Journal(folder / "journal.sqlite").close()  # its tables exist before the first process opens it
     with _alone(folder, file.path), store.scratch() as shared:
@@ -194,7 +194,7 @@ class _Run:
     def _start(self) -> _Process:
         log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         (given, jobs), (answers, answering) = os.pipe(), os.pipe()
-        command = [sys.executable, "-m", "packager.pipeline.process"]
+        command = [sys.executable, "-m", "packager.release_plan.process"]
         try:
             popen = subprocess.Popen(command, stdin=given, stdout=answering, stderr=log, start_new_session=True)
         finally:

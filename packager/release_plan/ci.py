@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from packager import DISTRIBUTION, __version__
 from packager.errors import UsageError, did_you_mean
-from packager.pipeline.release_file import Model, signers
+from packager.release_plan.release_file import Model, signers
 
 SYSTEMS: Mapping[str, tuple[str, str]] = {
     "github": ("github.yml", ".github/workflows/release-models.yml"),

@@ -16,8 +16,8 @@ from xml.sax.saxutils import quoteattr
 from packager import escape
 from packager.canonical import JSON
 from packager.files import storage_errors, sync_directory
-from packager.pipeline.driver import Rows
-from packager.pipeline.plan import TASKS, ModelRow, State, TaskRow
+from packager.release_plan.driver import Rows
+from packager.release_plan.plan import TASKS, ModelRow, State, TaskRow
 
 FILES = ("release.json", "junit.xml", "index.html")
 _MARKS: dict[State, str] = {
@@ -35,7 +35,8 @@ h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}p{margin:.3
 code{font-size:.85em;word-break:break-all}.scroll{overflow-x:auto}pre{white-space:pre-wrap;margin:.3rem 0}
 table{border-collapse:collapse;width:100%;font-size:.88rem}caption{text-align:left;padding:.3rem 0}
 th,td{padding:.3rem .5rem;text-align:left;border-bottom:1px solid #dfe3ea;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}.done{background:#d9f0e0}.no,.failed{background:#f8d4d2;font-weight:600}
+th.n,td.n{text-align:right;font-variant-numeric:tabular-nums}
+.done{background:#d9f0e0}.no,.failed{background:#f8d4d2;font-weight:600}
 .skipped,.unchanged{background:#eceef2;color:#3f4857}.planned{background:#dbe7fb}
 @media(prefers-color-scheme:dark){body{background:#15181e;color:#dfe3ea}th,td{border-color:#323846}
 .done{background:#1d4a30}.no,.failed{background:#6d2320}.skipped,.unchanged{background:#2a2f3a;color:#c0c7d3}
@@ -186,7 +187,8 @@ def _html(rows: Rows) -> Iterator[str]:
     head = "".join(f'<th scope="col">{name}</th>' for name in tasks)
     yield (
         '<h2>Models</h2><div class="scroll"><table><thead><tr><th scope="col">model</th>'
-        f'{head}<th scope="col">targets</th><th scope="col">seconds</th><th scope="col">bundle</th></tr></thead><tbody>'
+        f'{head}<th scope="col">targets</th><th scope="col" class="n">seconds</th><th scope="col">bundle</th></tr>'
+        "</thead><tbody>"
     )
     for row in rows:
         yield _line(row, tasks)
@@ -202,7 +204,7 @@ def _html(rows: Rows) -> Iterator[str]:
 def _sums(rows: Rows, tasks: list[str]) -> str:
     totals = rows.totals.to_json()
     states = [state for state in _MARKS if any(totals["tasks"][name][state] for name in tasks)]
-    head = "".join(f'<th scope="col">{state}</th>' for state in states)
+    head = "".join(f'<th scope="col" class="n">{state}</th>' for state in states)
     body = "".join(
         f'<tr><th scope="row">{name}</th>'
         + "".join(f'<td class="n">{totals["tasks"][name][state]}</td>' for state in states)
@@ -210,19 +212,19 @@ def _sums(rows: Rows, tasks: list[str]) -> str:
         for name in tasks
     )
     return (
-        f'<h2>Tasks</h2><table><thead><tr><th scope="col">task</th>{head}<th scope="col">seconds</th></tr></thead>'
-        f"<tbody>{body}</tbody></table>"
+        f'<h2>Tasks</h2><table><thead><tr><th scope="col">task</th>{head}<th scope="col" class="n">seconds</th></tr>'
+        f"</thead><tbody>{body}</tbody></table>"
     )
 
 
 def _line(row: ModelRow, tasks: list[str]) -> str:
     states = {item.task: item for item in row.tasks}
     cells = "".join(_cell(states.get(name)) for name in tasks)
-    where = f"<br><code>{escape.html(row.reference)}</code>" if row.reference else ""
-    digest = f"<code>{escape.html(row.digest)}</code>" if row.digest else ""
+    called = row.reference or row.digest  # the one ends in the other
+    bundle = f"<code>{escape.html(called)}</code>" if called else ""
     return (
         f'<tr><th scope="row">{escape.html(_title(row))}</th>{cells}<td>{escape.html(", ".join(row.targets))}</td>'
-        f'<td class="n">{row.seconds:.1f}</td><td>{digest}{where}</td></tr>'
+        f'<td class="n">{row.seconds:.1f}</td><td>{bundle}</td></tr>'
     )
 
 

@@ -27,11 +27,11 @@ from packager.errors import IntegrityError, LockError, PackagerError, StepError,
 from packager.events import Cached, Event, Finished, Started, Warned, ignore
 from packager.lock.lock import Lock
 from packager.os_errors import translate
-from packager.pipeline.journal import Journal
-from packager.pipeline.plan import TASKS, ModelRow, Problem, TaskRow, skipped, tasks_of
-from packager.pipeline.release_file import Conform, Model, Promote, fill_address
 from packager.policy import engine, facts
 from packager.release import builder, building, provenance
+from packager.release_plan.journal import Journal
+from packager.release_plan.plan import TASKS, ModelRow, Problem, TaskRow, skipped, tasks_of
+from packager.release_plan.release_file import Conform, Model, Promote, fill_address
 from packager.store.store import Store, StoreEntry
 from packager.transport.push import Pushed, push_bundle
 from packager.trust.signers import Signer, open_signer

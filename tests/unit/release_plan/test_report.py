@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from packager.pipeline import report
-from packager.pipeline.driver import Rows
-from packager.pipeline.plan import ModelRow, Problem, State, TaskRow
+from packager.release_plan import report
+from packager.release_plan.driver import Rows
+from packager.release_plan.plan import ModelRow, Problem, State, TaskRow
 
 HOSTILE = "<script src='https://evil.example/x.js'>\x1b[2J\u202e]]>&"
 

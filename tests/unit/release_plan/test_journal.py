@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from packager.errors import StorageError
-from packager.pipeline.journal import Journal
+from packager.release_plan.journal import Journal
 
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from packager.pipeline.journal import Journal
+from packager.release_plan.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 journal.claim("m", "1.0.0", "sign", sys.argv[2])
 journal.remember("m", "sign", {"bundle": sys.argv[2]}, {"statements": []}, 1.5)
