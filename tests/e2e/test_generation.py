@@ -19,6 +19,9 @@ from typing import Any
 import openai
 import pytest
 
+from packager.bundle.bundle import open_bundle
+from packager.deploy import server_files
+from packager.store.store import Store
 from tests.e2e.conftest import Project
 from tests.support import language_models
 
@@ -312,3 +315,11 @@ def test_a_task_needs_a_language_model(project: Project, tmp_path: Path) -> None
     (other.folder / "bundle.yaml").write_text(RECIPE + "inputs: {x: {dtype: float32}}\n")
     done = other.run("lock", code=2)
     assert "`inputs` has no meaning beside `task`" in done.stderr
+
+
+def test_deployment_files_hold_what_makes_texts(project: Project) -> None:
+    bundle = open_bundle(str(project.folder / "tiny.bundle.tar"), lambda: Store(project.store))
+    opened = server_files.artefact(bundle, "onnxruntime-cpu-fp32")
+    assert {"model/model.onnx", "generation/tokenizer.json", "generation/chat_template.jinja"} <= set(opened)
+    done = project.run("render", "bentoml", "tiny.bundle.tar", "bento", "--key", "release.pub", code=2)
+    assert "`tiny` generates text" in done.stderr
