@@ -196,6 +196,7 @@ LIGHT_VERBS = (
     "delta --help",
     "apply --help",
     "cache --help",
+    "chat --help",
     "compat --help",
     "diff --help",
     "doctor --help",

@@ -17,6 +17,7 @@ from packager.contract.contract import Contract
 from packager.errors import UsageError, did_you_mean
 from packager.knobs.knobs import Resolved
 from packager.runtime import load_runtime
+from packager.server.generation.settings import FOLDER
 from packager.server.knobs import SECRETS, Knobs
 
 CONFIG = "serve.json"
@@ -97,9 +98,19 @@ def config(bundle: Bundle, target: str, prefix: str = "bundle") -> bytes:
 
 
 def artefact(bundle: Bundle, target: str) -> list[str]:
-    """Return the paths of the files that the server opens: the artefact and what lies beside it."""
-    folder = PurePosixPath(bundle.contract.targets[target].path).parent
-    return [path for path, _ in bundle.tree if PurePosixPath(path).is_relative_to(folder)]
+    """Return the paths of the files that the server opens: the artefact, what lies beside it, tokenizer, template."""
+    folders = [PurePosixPath(bundle.contract.targets[target].path).parent]
+    folders += [PurePosixPath(FOLDER)] if bundle.contract.generation else []
+    return [path for path, _ in bundle.tree if any(PurePosixPath(path).is_relative_to(at) for at in folders)]
+
+
+def refuse_texts(bundle: Bundle, platform: str) -> None:
+    """Raise UsageError for a bundle that generates text, where a platform's own server would take its tensors."""
+    if bundle.contract.generation is not None:
+        raise UsageError(
+            f"`{bundle.name}` generates text, and {platform} has no loop around its graph",
+            hint="serve it with `packager serve`, or render `container`, `kubernetes` or `systemd`",
+        )
 
 
 def reference(bundle: Bundle) -> list[str]:

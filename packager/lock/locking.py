@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +80,7 @@ def resolve(recipe: Recipe, runner: Runner, context: BuildContext, memo: Memo, e
     exporter, payload = exporters.detect_kind([path for path, _ in tree], _payload_reader(runner, tree))
     check_pickle(recipe, exporter, payload)
     check_signature(recipe, exporter)
-    check_task(recipe, exporter)
+    check_task(recipe, exporter, payload, [path for path, _ in tree], _payload_reader(runner, tree))
     origin = origins.read([path for path, _ in tree], _payload_reader(runner, tree), payload)
     reads = choose_level(recipe, exporter)
     environment = _environment(recipe, exporter, origin, context, runner)
@@ -219,12 +219,21 @@ def check_signature(recipe: Recipe, exporter: str) -> None:
         )
 
 
-def check_task(recipe: Recipe, exporter: str) -> None:
-    """Refuse a task for a source that has none."""
-    if recipe.task and not hasattr(plugins.load("exporters", exporter), "load_generative"):
+def check_task(recipe: Recipe, exporter: str, payload: str, paths: Sequence[str], read: Callable[[str], bytes]) -> None:
+    """Refuse a task for a source that has none, by its small files, before anything is built."""
+    if not recipe.task:
+        return
+    offered = getattr(plugins.load("exporters", exporter), "task", None)
+    if offered is None:
         raise UsageError(
             f"`task` is `{recipe.task}`, and a source of kind `{exporter}` generates no text",
             hint="leave `task` out: it is for directories of transformers and MLflow's flavour of them",
+            edits=[Edit(("task",))],
+        )
+    if offered(payload, paths, read) is None:
+        raise UsageError(
+            f"`task` is `{recipe.task}`, and `{payload}` is no causal language model with a tokenizer",
+            hint="leave `task` out: without it the model becomes a graph of one pass",
             edits=[Edit(("task",))],
         )
 

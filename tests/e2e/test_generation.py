@@ -19,6 +19,9 @@ from typing import Any
 import openai
 import pytest
 
+from packager.bundle.bundle import open_bundle
+from packager.deploy import server_files
+from packager.store.store import Store
 from tests.e2e.conftest import Project
 from tests.support import language_models
 
@@ -293,7 +296,9 @@ def test_a_lying_tokenizer_class_fails_the_build(project: Project, tmp_path: Pat
     other = Project(tmp_path / "lying", tmp_path / "store")
     other.folder.mkdir()
     language_models.write(other.folder / "model")
-    language_models.edit(other.folder / "model" / "tokenizer_config.json", tokenizer_class="RobertaTokenizer")
+    language_models.edit(
+        other.folder / "model" / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer", add_prefix_space=True
+    )
     (other.folder / "bundle.yaml").write_text(RECIPE)
     other.run("lock")
     done = other.run("build", code=1)
@@ -305,9 +310,16 @@ def test_a_task_needs_a_language_model(project: Project, tmp_path: Path) -> None
     other.folder.mkdir()
     language_models.write(other.folder / "model", "bert")
     (other.folder / "bundle.yaml").write_text(RECIPE)
-    other.run("lock")
-    done = other.run("build", code=4)
-    assert "`BertForMaskedLM` takes no key-value cache" in done.stderr and "hint:" in done.stderr
+    done = other.run("lock", code=2)
+    assert "is no causal language model with a tokenizer" in done.stderr and "hint:" in done.stderr
     (other.folder / "bundle.yaml").write_text(RECIPE + "inputs: {x: {dtype: float32}}\n")
     done = other.run("lock", code=2)
     assert "`inputs` has no meaning beside `task`" in done.stderr
+
+
+def test_deployment_files_hold_what_makes_texts(project: Project) -> None:
+    bundle = open_bundle(str(project.folder / "tiny.bundle.tar"), lambda: Store(project.store))
+    opened = server_files.artefact(bundle, "onnxruntime-cpu-fp32")
+    assert {"model/model.onnx", "generation/tokenizer.json", "generation/chat_template.jinja"} <= set(opened)
+    done = project.run("render", "bentoml", "tiny.bundle.tar", "bento", "--key", "release.pub", code=2)
+    assert "`tiny` generates text" in done.stderr

@@ -37,6 +37,7 @@ _RUNTIMES = ("onnxruntime",)
 
 def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rendered:
     """Return the files of the Bento's directory. Raises UsageError if nothing in the bundle runs in it."""
+    server_files.refuse_texts(bundle, "a Bento")
     contract = bundle.contract
     target = server_files.choose_target(contract, options["target"] or None)
     runtime = contract.targets[target].target.runtime

@@ -24,6 +24,7 @@ from packager import canonical
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.contract.contract import Contract, Port, Terms
+from packager.deploy import server_files
 from packager.deploy.renderers._modelconfig import Field, Rendered, Word, config_text, datatype, table, tensor
 from packager.deploy.triton.repository import CONFIG, RECORD
 from packager.errors import MalformedError, UsageError
@@ -67,6 +68,7 @@ def render(bundle: Bundle, values: Resolved, number: int, backend: Backend, site
 
     Raises UsageError if the bundle does not promise Triton, or has nothing for the backend.
     """
+    server_files.refuse_texts(bundle, "Triton")
     contract = bundle.contract
     if _RUNTIME not in contract.runs_on:
         raise UsageError(

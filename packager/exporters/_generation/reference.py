@@ -60,7 +60,21 @@ class Answer:
 
 
 def prompts(decoder: Decoder, tokenizer: Any, steps: int, now: Callable[[str], str]) -> Iterator[Prompt]:
-    """Yield the prompts that fit into the context together with an answer of `steps` tokens."""
+    """Yield the prompts that fit into the context together with an answer of `steps` tokens.
+
+    Raises StepError for a tokenizer that has other tokens than the model.
+    """
+    for prompt in _fitting(decoder, tokenizer, steps, now):
+        if outside := [token for token in prompt.ids if token >= decoder.vocabulary]:
+            raise StepError(
+                f"the tokenizer makes token {outside[0]} of the prompt `{prompt.name}`, "
+                f"outside of the model's vocabulary of {decoder.vocabulary}",
+                hint="it is not the model's own, or `tokenizer_class` in `tokenizer_config.json` names another one",
+            )
+        yield prompt
+
+
+def _fitting(decoder: Decoder, tokenizer: Any, steps: int, now: Callable[[str], str]) -> Iterator[Prompt]:
     room = decoder.context - steps
     for name, text in TEXTS.items():
         ids = _ids(tokenizer, text, special=True)

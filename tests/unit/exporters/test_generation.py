@@ -153,11 +153,18 @@ def test_another_rotary_base_is_found_with_the_prompt_and_the_step(llama: Made, 
 
 
 def test_a_wrong_class_of_the_tokenizer_is_found(llama: Made, tmp_path: Path) -> None:
-    """The class selects code in transformers: with this one texts get tokens around them."""
+    """The class selects code in transformers: with this one texts are split in another way than its file says."""
     other = shutil.copytree(llama.source, tmp_path / "other")
-    language_models.edit(other / "tokenizer_config.json", tokenizer_class="RobertaTokenizer")
+    language_models.edit(other / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer", add_prefix_space=True)
     cases = measure(llama, tmp_path / "m", reference=reference(other, tmp_path / "r"))
     assert any("output `prompt_ids`" in found and "case `prompt " in found for found in findings(cases))
+
+
+def test_a_tokenizer_with_other_tokens_than_the_model_is_refused(llama: Made, tmp_path: Path) -> None:
+    other = shutil.copytree(llama.source, tmp_path / "other")
+    language_models.edit(other / "tokenizer_config.json", tokenizer_class="RobertaTokenizer")
+    with pytest.raises(StepError, match="of the prompt `plain`, outside of the model's vocabulary"):
+        reference(other, tmp_path / "r")
 
 
 def test_onnxruntime_genai_gives_the_same_tokens(llama: Made, tmp_path: Path) -> None:
