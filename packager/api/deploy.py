@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle
     from packager.bundle.knobs import KnobSources
     from packager.canonical import JSON
+    from packager.deploy.batch import BatchSettings
     from packager.deploy.conversation import Answer, Conversation
     from packager.deploy.install import Installed
     from packager.deploy.installation import Installation
@@ -44,6 +45,7 @@ else:
         __name__,
         {
             "Answer": "packager.deploy.conversation",
+            "BatchSettings": "packager.deploy.batch",
             "Conversation": "packager.deploy.conversation",
             "Installation": "packager.deploy.installation",
             "Knob": "packager.server.declaration",
@@ -64,6 +66,7 @@ else:
 
 __all__ = [
     "Answer",
+    "BatchSettings",
     "Conversation",
     "Installation",
     "Knob",
@@ -94,6 +97,7 @@ __all__ = [
     "render_files",
     "render_triton",
     "roll_back",
+    "run_batch",
     "uninstall",
     "upgrade_bundle",
 ]
@@ -205,6 +209,19 @@ def roll_back(directory: Path, workspace: Workspace) -> Path:
     from packager.deploy import rollback
 
     return rollback.roll_back(directory.absolute(), workspace.format_now)
+
+
+def run_batch(
+    directory: Path, source: Path, output: Path, settings: BatchSettings | None = None, on_event: OnEvent = ignore
+) -> dict[str, JSON]:
+    """Answer every row of a file (JSON lines, CSV, Parquet) or folder of images with what is installed in `directory`.
+
+    Returns `output`, the digest of the `bundle`, and the numbers of `rows`, `refused` rows, `chunks`, and chunks that
+    an interrupted run had done (`resumed`): the same call goes on where it was. Raises UsageError, StepError.
+    """
+    from packager.deploy import batch, install
+
+    return batch.run_batch(install.current(directory), source, output, settings or batch.BatchSettings(), on_event)
 
 
 def read_status(directory: Path) -> Status:

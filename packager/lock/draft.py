@@ -74,9 +74,9 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
         oldest=json.dumps(f">={_oldest(known.get('inside'))}"),
         domains=_domains(known.get("inside")),
         pipeline=_line(
-            f"pipeline: {known['task']}", "found in the source; `build` compares it with the source's own", ""
+            f"pipeline: {known['pipeline']}", "found in the source; `build` compares it with the source's own", ""
         )
-        if known.get("task")
+        if known.get("pipeline")
         else _PIPELINE,
         pickle=_line("allow-pickle: false", known.get("executes"), _PICKLE),
         code=_code(known.get("code")),
@@ -172,8 +172,8 @@ def _found(files: Mapping[str, Path | None], kind: str, payload: str) -> dict[st
     origin = origins.read(files, lambda path: _head(files[path]), payload)
     module = plugins.load("exporters", kind)
     found: dict[str, JSON] = {}
-    if task := propose.task(kind, payload, files, lambda path: _head(files[path])):
-        found["task"] = task
+    if pipeline := propose.task(kind, payload, files, lambda path: _head(files[path])):
+        found["pipeline"] = pipeline
     if module.EXECUTES:
         found["executes"] = f"`{payload}` is {getattr(module, 'IS', 'a pickle')}: true runs the code inside, sandboxed"
         if code := {path: file for path, file in files.items() if path.startswith(CODE)}:

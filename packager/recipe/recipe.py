@@ -320,7 +320,7 @@ def parse(data: bytes | str, file: str, known_runtimes: Collection[str] | None =
 
 def _check_task(members: Mapping[str, Node]) -> None:
     """Refuse what says something of single tensors beside a task, whose inputs and measurement follow from the task."""
-    for key in ("inputs", "dynamic", "samples", "calibration"):
+    for key in ("inputs", "dynamic", "samples", "calibration", "pipeline"):
         if key in members:
             raise members[key].where.error(
                 f"`{key}` has no meaning beside `task`: what is measured are prompts and their tokens",
