@@ -20,7 +20,7 @@ def test_the_cells_build_sign_verify_install_and_ask(
     cells, names = CELL.findall(PAGE.read_text("utf-8")), dict[str, Any](__name__="notebook")
     said = []
     for number, cell in enumerate(cells):
-        exec(compile(cell, f"{PAGE.name} cell {number}", "exec", dont_inherit=True), names)  # noqa: S102 - our own page
+        exec(compile(cell, f"{PAGE.name} cell {number}", "exec", dont_inherit=True), names)
         said.append(capsys.readouterr().out)
     assert names["answer"] == [-4.0, 6.0]
     _show, _model, draft, build, sign, verify, _install, _ask, error = said
