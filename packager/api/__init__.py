@@ -40,7 +40,6 @@ used, so that `import packager.api` costs nothing.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -51,6 +50,8 @@ from packager.errors import PackagerError, UsageError, did_you_mean
 from packager.events import OnEvent, ignore
 
 if TYPE_CHECKING:
+    import datetime
+
     from packager.build.build import Built as BuildResult
     from packager.build.project import Project
     from packager.bundle.bundle import Bundle

@@ -10,7 +10,6 @@ For example:
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Literal
 from packager.api._lazy import lazily
 
 if TYPE_CHECKING:
+    import datetime
+
     from packager.bundle.bundle import Bundle
     from packager.canonical import JSON
     from packager.policy.advisories import Database as AdvisoryDatabase

@@ -12,13 +12,14 @@ For example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packager.api._lazy import lazily
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from packager.trust.draft import Period, TrustDraft
     from packager.trust.file import TrustFile
     from packager.trust.keys import PrivateKey
