@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from packager.trust.draft import Period, TrustDraft
     from packager.trust.file import TrustFile
     from packager.trust.keys import PrivateKey
-    from packager.trust.model import Trust
+    from packager.trust.model import Requirement, Revocations, Roots, Trust
 else:
     __getattr__ = lazily(
         __name__,
         {
             "Period": "packager.trust.draft",
+            "Requirement": "packager.trust.model",
+            "Revocations": "packager.trust.model",
+            "Roots": "packager.trust.model",
             "Trust": "packager.trust.model",
             "TrustDraft": "packager.trust.draft",
             "TrustFile": "packager.trust.file",
@@ -37,6 +40,9 @@ else:
 
 __all__ = [
     "Period",
+    "Requirement",
+    "Revocations",
+    "Roots",
     "Trust",
     "TrustDraft",
     "TrustFile",
