@@ -230,8 +230,8 @@ def sign_bundle(
     """Sign a bundle where it is, or into `output` (a directory or `.tar` file); return it, opened again.
 
     In the store that built it, provenance, SBOM and reference outputs are signed as well. With `output` a bundle that
-    is itself a file stays unchanged; with `alone` the output leaves out what others signed. Raises UsageError, or the
-    signer's SourceError.
+    is itself a file stays unchanged; with `alone` the output leaves out what others signed, else a note names them.
+    Raises UsageError, or the signer's SourceError.
     """
     from packager.release.sign import sign_into
 
