@@ -63,10 +63,10 @@ NAMES = {
     """,
     "packager.api.deploy": """
         Answer Conversation Installation Knob KnobSources Override Pipeline RenderOption Rendering Resolved
-        Service ServiceLog Setting Status TritonDeployment TritonModel chat_with_bundle chat_with_installation
-        compare_knobs describe_knob hold_secrets is_installation list_render_options list_renderers
-        read_knob_schema read_pipeline read_status render_ensemble render_files render_triton roll_back
-        uninstall upgrade_bundle
+        Service ServiceLog Setting Status TritonDeployment TritonModel answer_rows chat_with_bundle
+        chat_with_installation compare_knobs describe_knob hold_secrets is_installation list_render_options
+        list_renderers read_knob_schema read_pipeline read_status render_ensemble render_files render_triton
+        roll_back uninstall upgrade_bundle
     """,
     "packager.api.conformance": """
         Endpoint attach_results count_processors format_result merge_results run_conformance sign_result
@@ -123,11 +123,11 @@ LIBRARY = {
     "Event",
 }
 INTERNAL = """
-    Bundle.descriptor Bundle.medium Contract.generation Model.settings Dossier.sections KnobSources.read
-    Lock.dependencies Lock.environment PrivateKey.key PrivateKey.sign Project.here Project.memo Project.open
-    Project.recipe Project.runner PublicKey.key PublicKey.verifies Signer.sign Table.kernels Table.kernels_of
-    TritonModel.repository Trust.timestamping TrustDraft.content Verifier.remember Workspace.open_remote
-    Workspace.open_store Workspace.registry_settings Measured.lengths Measured.limit
+    Bundle.descriptor Bundle.medium Contract.generation Contract.pipeline Dossier.sections KnobSources.read
+    Lock.dependencies Lock.environment Measured.lengths Measured.limit Model.settings PrivateKey.key
+    PrivateKey.sign Project.here Project.memo Project.open Project.recipe Project.runner PublicKey.key
+    PublicKey.verifies Signer.sign Table.kernels Table.kernels_of TritonModel.repository Trust.timestamping
+    TrustDraft.content Verifier.remember Workspace.open_remote Workspace.open_store Workspace.registry_settings
 """
 """Members that are no part of the API: stores, media, runners, keys in memory, signed bytes."""
 
