@@ -29,7 +29,7 @@ from pathlib import Path
 
 import packager
 
-APART = ("exporters", "policies", "runtimes", "scanners", "server", "sources", "steps")
+APART = ("exporters", "pipelines", "policies", "runtimes", "scanners", "server", "sources", "steps")
 """Rooms of plug-ins and of other processes: a call imports what it needs of them."""
 _STARTING = ("PYTHON", "LC_", "LANG", "TZ", "MALLOC")  # read while Python starts
 _LIMIT = 1 << 17  # bytes of a request: below what a packet may have
