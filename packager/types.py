@@ -99,6 +99,7 @@ class Tree:
 
     @staticmethod
     def from_json(value: JSON) -> Tree:
+        """Read what `to_json` wrote."""
         return Tree.of({path: Blob(digest, size) for path, (digest, size) in value.items()})
 
     @property
@@ -108,6 +109,7 @@ class Tree:
 
     @property
     def size(self) -> int:
+        """Bytes of all files."""
         return sum(blob.size for _, blob in self.files)
 
     def __iter__(self) -> Iterator[tuple[str, Blob]]:

@@ -296,6 +296,7 @@ SUBJECTS = (
     "runtimes",
     "deploy",
     "conformance",
+    "releases",
     "passports",
 )
 """The modules of `packager.api`, in the order in which a bundle meets them."""

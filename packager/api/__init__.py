@@ -32,15 +32,15 @@ Build and sign one:
     packager.api.passports     one page for people that says what a bundle is, and checks itself
 
 All these modules follow semantic versioning: within one major version no name is removed, and no argument changes its
-meaning. Errors are `PackagerError` and its subclasses (`packager.errors`), each with an exit `code`, a `message` and a
-`hint`; progress is reported as the records of `packager.events` to a callback. No function prints. `Workspace.default`
-reads the environment; proxies and the home directory are those of the process. Names are imported when they are first
-used, so that `import packager.api` costs nothing.
+meaning. A member of a record belongs to that if its type has a name here, or is one of Python's own. Errors are
+`PackagerError` and its subclasses (`packager.errors`), each with an exit `code`, a `message` and a `hint`; progress is
+reported as the records of `packager.events` to a callback. No function prints. `Workspace.default` reads the
+environment; proxies and the home directory are those of the process. Names are imported when they are first used, so
+that `import packager.api` costs nothing.
 """
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -51,35 +51,53 @@ from packager.errors import PackagerError, UsageError, did_you_mean
 from packager.events import OnEvent, ignore
 
 if TYPE_CHECKING:
+    import datetime
+
     from packager.build.build import Built as BuildResult
     from packager.build.project import Project
     from packager.bundle.bundle import Bundle
     from packager.bundle.knobs import KnobSources
-    from packager.contract.contract import Contract
+    from packager.contract.contract import Contract, Port, Promise, Terms
     from packager.contract.runtime_support import Judgement
     from packager.deploy.install import Installed
+    from packager.formats.intoto import Statement
     from packager.lock.lock import Lock
     from packager.policy.engine import Profile
+    from packager.recipe.lengths import Measured
+    from packager.recipe.recipe import Target
     from packager.store.store import Store
     from packager.transport.writers import Destination
+    from packager.trust.evidence import Evidence
     from packager.trust.signers import Signer
     from packager.trust.verifier import Verifier
-    from packager.trust.verify import Verification
-    from packager.types import Finding, Verdict
+    from packager.trust.verifiers import Attested
+    from packager.trust.verify import Check, Verification
+    from packager.types import Blob, Finding, Tree, Verdict
     from packager.workspace import Workspace, utc_now
 else:
     __getattr__ = lazily(
         __name__,
         {
+            "Target": "packager.recipe.recipe",
+            "Measured": "packager.recipe.lengths",
+            "Statement": "packager.formats.intoto",
+            "Attested": "packager.trust.verifiers",
+            "Blob": "packager.types",
             "BuildResult": "packager.build.build:Built",
             "Bundle": "packager.bundle.bundle",
+            "Check": "packager.trust.verify",
             "Contract": "packager.contract.contract",
+            "Evidence": "packager.trust.evidence",
             "Finding": "packager.types",
             "Installed": "packager.deploy.install",
             "Judgement": "packager.contract.runtime_support",
             "Lock": "packager.lock.lock",
+            "Port": "packager.contract.contract",
             "Project": "packager.build.project",
+            "Promise": "packager.contract.contract",
             "Signer": "packager.trust.signers",
+            "Terms": "packager.contract.contract",
+            "Tree": "packager.types",
             "Verdict": "packager.types",
             "Verification": "packager.trust.verify",
             "Verifier": "packager.trust.verifier",
@@ -89,16 +107,27 @@ else:
     )
 
 __all__ = [
+    "Target",
+    "Measured",
+    "Statement",
+    "Attested",
+    "Blob",
     "BuildResult",
     "Bundle",
+    "Check",
     "Contract",
+    "Evidence",
     "Finding",
     "Installed",
     "Judgement",
     "Lock",
     "PackagerError",
+    "Port",
     "Project",
+    "Promise",
     "Signer",
+    "Terms",
+    "Tree",
     "Verdict",
     "Verification",
     "Verifier",
@@ -201,8 +230,8 @@ def sign_bundle(
     """Sign a bundle where it is, or into `output` (a directory or `.tar` file); return it, opened again.
 
     In the store that built it, provenance, SBOM and reference outputs are signed as well. With `output` a bundle that
-    is itself a file stays unchanged; with `alone` the output leaves out what others signed. Raises UsageError, or the
-    signer's SourceError.
+    is itself a file stays unchanged; with `alone` the output leaves out what others signed, else a note names them.
+    Raises UsageError, or the signer's SourceError.
     """
     from packager.release.sign import sign_into
 

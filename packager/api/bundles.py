@@ -20,7 +20,7 @@ from packager.errors import PackagerError, UsageError
 from packager.events import OnEvent, ignore
 
 if TYPE_CHECKING:
-    from packager.bundle.bundle import Bundle
+    from packager.bundle.bundle import Bundle, Referrer
     from packager.bundle.diff import Change, Difference
     from packager.policy.completeness import Element
     from packager.policy.completeness import Report as SbomReport
@@ -47,6 +47,7 @@ else:
             "Freed": "packager.store.collector",
             "ListedBundle": "packager.transport.listing:Item",
             "Pushed": "packager.transport.push",
+            "Referrer": "packager.bundle.bundle",
             "Removed": "packager.transport.listing",
             "SbomReport": "packager.policy.completeness:Report",
             "StoreCondition": "packager.store.collector:Condition",
@@ -63,6 +64,7 @@ __all__ = [
     "Freed",
     "ListedBundle",
     "Pushed",
+    "Referrer",
     "Removed",
     "SbomReport",
     "StoreCondition",

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle
     from packager.bundle.knobs import KnobSources
     from packager.canonical import JSON
-    from packager.deploy.batch import BatchSettings
     from packager.deploy.conversation import Answer, Conversation
     from packager.deploy.install import Installed
     from packager.deploy.installation import Installation
@@ -45,7 +44,6 @@ else:
         __name__,
         {
             "Answer": "packager.deploy.conversation",
-            "BatchSettings": "packager.deploy.batch",
             "Conversation": "packager.deploy.conversation",
             "Installation": "packager.deploy.installation",
             "Knob": "packager.server.declaration",
@@ -66,7 +64,6 @@ else:
 
 __all__ = [
     "Answer",
-    "BatchSettings",
     "Conversation",
     "Installation",
     "Knob",
@@ -82,6 +79,7 @@ __all__ = [
     "Status",
     "TritonDeployment",
     "TritonModel",
+    "answer_rows",
     "chat_with_bundle",
     "chat_with_installation",
     "compare_knobs",
@@ -97,7 +95,6 @@ __all__ = [
     "render_files",
     "render_triton",
     "roll_back",
-    "run_batch",
     "uninstall",
     "upgrade_bundle",
 ]
@@ -211,19 +208,6 @@ def roll_back(directory: Path, workspace: Workspace) -> Path:
     return rollback.roll_back(directory.absolute(), workspace.format_now)
 
 
-def run_batch(
-    directory: Path, source: Path, output: Path, settings: BatchSettings | None = None, on_event: OnEvent = ignore
-) -> dict[str, JSON]:
-    """Answer every row of a file (JSON lines, CSV, Parquet) or folder of images with what is installed in `directory`.
-
-    Returns `output`, the digest of the `bundle`, and the numbers of `rows`, `refused` rows, `chunks`, and chunks that
-    an interrupted run had done (`resumed`): the same call goes on where it was. Raises UsageError, StepError.
-    """
-    from packager.deploy import batch, install
-
-    return batch.run_batch(install.current(directory), source, output, settings or batch.BatchSettings(), on_event)
-
-
 def read_status(directory: Path) -> Status:
     """Return what is installed, the history, and an operation that was cut off. Raises UsageError where nothing is."""
     from packager.deploy import upgrade
@@ -239,6 +223,37 @@ def uninstall(directory: Path, *, force: bool = False) -> list[str]:
     from packager.deploy import upgrade
 
     return upgrade.uninstall(directory.absolute(), force=force)
+
+
+def answer_rows(
+    directory: Path,
+    source: Path,
+    output: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    processes: int | None = None,
+    chunk: int | None = None,
+    restart: bool = False,
+    on_event: OnEvent = ignore,
+) -> dict[str, JSON]:
+    """Answer every row of a file with what is installed in `directory`; return `rows`, `refused`, `resumed` and more.
+
+    `source` is JSON lines, CSV, Parquet, or a folder of images; `output` ends in `.jsonl`, `.csv` or `.parquet`.
+    `columns` says which column of the source is which input. `processes` (default: one per core, 1 to 1024) answer
+    chunks of `chunk` rows (1024; 1 to 1048576), each of which is done or is not: an interrupted call goes on where it
+    was, unless with `restart`. Raises UsageError, StepError.
+    """
+    import os
+
+    from packager.deploy.batch import CHUNK, BatchSettings, run_batch
+    from packager.deploy.install import current
+    from packager.errors import UsageError
+
+    workers, rows = processes or len(os.sched_getaffinity(0)), CHUNK if chunk is None else chunk
+    if not (1 <= workers <= 1024 and 1 <= rows <= 1 << 20):
+        raise UsageError("expected 1 to 1024 processes, and chunks of 1 to 1048576 rows")
+    settings = BatchSettings(rows, workers, columns or {}, restart)
+    return run_batch(current(directory), source, output, settings, on_event)
 
 
 def hold_secrets(references: Iterable[str], variables: Mapping[str, str]) -> dict[str, str] | None:

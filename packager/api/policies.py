@@ -10,7 +10,6 @@ For example:
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,12 +17,15 @@ from typing import TYPE_CHECKING, Literal
 from packager.api._lazy import lazily
 
 if TYPE_CHECKING:
+    import datetime
+
     from packager.bundle.bundle import Bundle
     from packager.canonical import JSON
     from packager.policy.advisories import Database as AdvisoryDatabase
-    from packager.policy.engine import Profile
+    from packager.policy.engine import Profile, RuleSettings
     from packager.policy.testing import Outcome as RuleTest
     from packager.policy.vulnerabilities import Vulnerabilities
+    from packager.policy.waivers import Waiver
     from packager.trust.verify import Verification
     from packager.types import Finding, Verdict
     from packager.workspace import Workspace
@@ -33,16 +35,20 @@ else:
         {
             "AdvisoryDatabase": "packager.policy.advisories:Database",
             "Profile": "packager.policy.engine",
+            "RuleSettings": "packager.policy.engine",
             "RuleTest": "packager.policy.testing:Outcome",
             "Vulnerabilities": "packager.policy.vulnerabilities",
+            "Waiver": "packager.policy.waivers",
         },
     )
 
 __all__ = [
     "AdvisoryDatabase",
     "Profile",
+    "RuleSettings",
     "RuleTest",
     "Vulnerabilities",
+    "Waiver",
     "describe_rule",
     "describe_verdict",
     "draft_waivers",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle
     from packager.canonical import JSON
     from packager.conform.probing import Probed
-    from packager.contract.fleet import Site
+    from packager.contract.fleet import Device, Site
     from packager.contract.preflight import Cell, Reach, Span, Step
     from packager.contract.runtime_support import Reason
     from packager.contract.runtime_tables import Outcome, Row, Table
@@ -36,6 +36,7 @@ else:
             "Arrival": "packager.deploy.forecast",
             "Cell": "packager.contract.preflight",
             "Compatibility": "packager.release.compatibility",
+            "Device": "packager.contract.fleet",
             "HostReport": "packager.release.compatibility",
             "Outcome": "packager.contract.runtime_tables",
             "Probed": "packager.conform.probing",
@@ -53,6 +54,7 @@ __all__ = [
     "Arrival",
     "Cell",
     "Compatibility",
+    "Device",
     "HostReport",
     "Outcome",
     "Probed",
@@ -76,8 +78,8 @@ __all__ = [
     "read_table",
     "report_compatibility",
     "report_host",
-    "sign_table",
     "run_operator_tests",
+    "sign_table",
     "update_table",
     "use_tables",
     "write_site",

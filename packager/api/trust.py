@@ -12,22 +12,26 @@ For example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packager.api._lazy import lazily
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from packager.trust.draft import Period, TrustDraft
     from packager.trust.file import TrustFile
     from packager.trust.keys import PrivateKey
-    from packager.trust.model import Trust
+    from packager.trust.model import Requirement, Revocations, Roots, Trust
 else:
     __getattr__ = lazily(
         __name__,
         {
             "Period": "packager.trust.draft",
+            "Requirement": "packager.trust.model",
+            "Revocations": "packager.trust.model",
+            "Roots": "packager.trust.model",
             "Trust": "packager.trust.model",
             "TrustDraft": "packager.trust.draft",
             "TrustFile": "packager.trust.file",
@@ -36,6 +40,9 @@ else:
 
 __all__ = [
     "Period",
+    "Requirement",
+    "Revocations",
+    "Roots",
     "Trust",
     "TrustDraft",
     "TrustFile",

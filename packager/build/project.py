@@ -62,6 +62,21 @@ class Project:
         context = BuildContext(base, tracking, dict(variables), registries, clock().date())
         return Project(parsed, path.with_suffix(".lock"), context, runner, Memo(store.root / "memo"), clock)
 
+    @property
+    def policy(self) -> str:
+        """The profile that the recipe names: one that ships, or a file beside it."""
+        return self.recipe.policy
+
+    @property
+    def today(self) -> datetime.date | None:
+        """The day that waivers and advisories are judged for."""
+        return self.here.today
+
+    @property
+    def executed(self) -> int:
+        """How many steps ran so far, rather than being known."""
+        return self.runner.executed
+
     def vendoring(self, names: Sequence[str]) -> Project:
         """Return the same project with a recipe that carries the wheels of more platforms."""
         for name in names:

@@ -88,7 +88,7 @@ def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Fi
         if args.output:
             api.copy_bundle(bundle, args.output, on_event=console)
     _say(built, console)
-    _report(bundle, built, project.runner.executed, args.output, console)
+    _report(bundle, built, project.executed, args.output, console)
     return 0, ()
 
 
@@ -108,7 +108,7 @@ def _refused(built: BuildResult, project: Project, console: Console) -> int:
         console.message(f"wrote the rows that differ most to `{folder.name}/`, as bodies of inference requests")
     errors = [finding for finding in built.verdict.findings if finding.level == "error"]
     console.message(f"no bundle was made: {len(errors)} findings")
-    for row in waivers(project.recipe.policy, errors, project.here.today):
+    for row in waivers(project.policy, errors, project.today):
         console.message(row)
     if console.json:
         console.result(built.verdict.to_json(), "")

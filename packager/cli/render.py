@@ -151,8 +151,7 @@ def _triton(args: argparse.Namespace, console: Console) -> int:
             site=args.site,
             swap=args.swap,
         )
-    model, place = made.model, made.model.repository.label
-    ensembles = {change.model: change.number for change in model.changes if change.model != model.name}
+    model, place, ensembles = made.model, made.model.place, made.model.ensembles
     value = {
         "name": model.name,
         "version": bundle.version,
@@ -176,7 +175,7 @@ def _ensemble(args: argparse.Namespace, console: Console) -> int:
     with console:
         chain = deploy.read_pipeline(Path(args.bundle))
         model = deploy.render_ensemble(chain, args.out, console)
-    steps, place = [step.model for step in chain.steps], model.repository.label
+    steps, place = [step.model for step in chain.steps], model.place
     value = {
         "name": model.name,
         "number": model.number,

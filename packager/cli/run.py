@@ -9,7 +9,6 @@ goes on where it was when the same command is repeated, and gives the same bytes
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from packager.cli.console import Console
@@ -19,8 +18,6 @@ HELP = "answer every row of a file with an installed bundle"
 EXAMPLES = """  packager run /srv/encoder reviews.jsonl -o vectors.parquet
   packager run /srv/moods reviews.csv -o moods.csv --column text=review
   packager run /srv/animals photos/ -o labels.jsonl --processes 8"""
-
-_CHUNK = 1024
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,13 +39,17 @@ def main(args: argparse.Namespace, console: Console) -> int:
     pairs = [text.partition("=") for text in args.column]
     if wrong := [pair for pair in pairs if not (pair[0] and pair[2])]:
         raise UsageError(f"`--column {''.join(wrong[0])}`: expected NAME=COLUMN")
-    processes = args.processes or len(os.sched_getaffinity(0))
-    chunk = _CHUNK if args.chunk is None else args.chunk
-    if not (1 <= processes <= 1024 and 1 <= chunk <= 1 << 20):
-        raise UsageError("expected 1 to 1024 processes, and chunks of 1 to 1048576 rows")
-    settings = deploy.BatchSettings(chunk, processes, {name: column for name, _, column in pairs}, args.restart)
     with console:
-        done = deploy.run_batch(args.directory, args.input, args.output, settings, console)
+        done = deploy.answer_rows(
+            args.directory,
+            args.input,
+            args.output,
+            columns={name: column for name, _, column in pairs},
+            processes=args.processes,
+            chunk=args.chunk,
+            restart=args.restart,
+            on_event=console,
+        )
     words = f"{done['rows']} rows answered in {args.output}, {done['refused']} refused"
     console.result(done, words if not done["resumed"] else f"{words}; {done['resumed']} chunks were done before")
     return 0

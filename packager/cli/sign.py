@@ -61,8 +61,6 @@ def main(args: argparse.Namespace, console: Console) -> int:
         left = signing.list_drafts(before)
         _tell(before, left, console)
         bundle = api.sign_bundle(before, signer, args.output, alone=args.alone, on_event=console)
-        if args.output and not args.alone:
-            _tell_others(before, bundle, args.output, console)
     value = {
         "name": bundle.name,
         "version": bundle.version,
@@ -89,19 +87,6 @@ def _tell(bundle: Bundle, left: list[str], console: Console) -> None:
                 "ask for them will say no; sign it there, or export it there with --to-sign"
             )
         )
-
-
-def _tell_others(before: Bundle, after: Bundle, output: Path, console: Console) -> None:
-    """Say whose statements the output carries besides those that were signed now."""
-    from packager.api import bundles
-
-    known = {statement.digest for statement in bundles.list_statements(before)}
-    signed = bundles.list_statements(after)
-    ours = {statement.claim for statement in signed if statement.digest not in known}
-    others = sorted({statement.claim for statement in signed} - ours)
-    if others:
-        listed = ", ".join(f"`{claim:.64}`" for claim in others[:5])
-        console(Note(f"`{output}` also carries what {listed} signed; --alone leaves that out"))
 
 
 def _remove(args: argparse.Namespace, console: Console) -> int:

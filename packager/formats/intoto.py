@@ -34,6 +34,7 @@ class Statement:
     predicate: JSON
 
     def to_bytes(self) -> bytes:
+        """Return the statement as canonical JSON, the bytes that are signed."""
         subject = {"name": self.subject_name, "digest": {"sha256": self.subject_sha256}}
         value = {
             "_type": STATEMENT,

@@ -35,6 +35,7 @@ class Waiver:
     expires: datetime.date
 
     def covers(self, finding: Finding) -> bool:
+        """Say whether it is for a finding, whatever the day."""
         return finding.rule == self.rule and fnmatch.fnmatchcase(finding.subject, self.subject)
 
     def to_json(self) -> JSON:

@@ -88,6 +88,7 @@ class Target:
 
     @staticmethod
     def from_json(value: JSON) -> Target:
+        """Read what `to_json` wrote."""
         return Target(value["runtime"], value["device"], value["precision"])
 
 

@@ -12,7 +12,7 @@ from packager.bundle.bundle import DRAFT, Bundle
 from packager.bundle.readers import LayoutDirectory, StoredBundle, UnpackedTree
 from packager.canonical import JSON
 from packager.errors import MalformedError, UsageError
-from packager.events import OnEvent, ignore
+from packager.events import Note, OnEvent, ignore
 from packager.formats import dsse
 from packager.formats.intoto import (
     BUNDLE_PREDICATE,
@@ -52,10 +52,16 @@ def sign_into(
 ) -> Bundle:
     """Sign `bundle` and write that where it is, or to `output`; return it, opened again.
 
-    With `alone` the output carries only what is signed now; a store or registry gets that beside what it has.
+    With `alone` the output carries only what is signed now; a store or registry gets that beside what it has. Without
+    it a note says whose statements the output carries besides.
     """
     signed = sign(bundle, signer)
-    if not alone or output is None:
+    if output is None:
+        return copy.attach(signed, on_event=on_event)
+    if not alone:
+        if others := _list_others(signed):
+            listed = ", ".join(f"`{claim:.64}`" for claim in others[:5])
+            on_event(Note(f"`{output}` also carries what {listed} signed; --alone leaves that out"))
         return copy.attach(signed, output, on_event)
     carried = signed.only(lambda referrer: referrer.content.digest in signed.pending)
     if copy.is_in_files(signed):
@@ -63,6 +69,13 @@ def sign_into(
     kept = copy.attach(signed, on_event=on_event)
     copy.save(carried, output, on_event)
     return kept
+
+
+def _list_others(signed: Bundle) -> list[str]:
+    """Return who claims to have signed what is attached, but for the signer of what is in memory."""
+    claims = [*verify.list_statements(signed)]
+    ours = {claim for digest, claim, _ in claims if digest in signed.pending}
+    return sorted({claim for _, claim, _ in claims} - ours)
 
 
 def remove_signatures(bundle: Bundle, who: str, on_event: OnEvent = ignore) -> Bundle:

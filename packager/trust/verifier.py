@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from packager import canonical
 from packager.errors import UsageError
+from packager.events import OnEvent, ignore
 from packager.trust import file as trust_file
 from packager.trust import seen
 from packager.trust.model import MAX_TRUST, CertificateSigner, KeylessSigner, KeySigner, Signer, Trust
@@ -20,14 +21,11 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from packager.bundle.bundle import Bundle
-    from packager.events import OnEvent
     from packager.trust.evidence import Evidence
     from packager.trust.keys import PublicKey
     from packager.trust.verify import Verification
 
 _INSTANCE = "instance"
-
-Passes: TypeAlias = "Callable[[Verification], bool]"
 
 
 def _always(_: Verification) -> bool:
@@ -93,7 +91,9 @@ class Verifier:
         stamping = _authorities(timestamping) if timestamping else ()
         return Verifier(Trust(tuple(signers), timestamping=stamping, instances=instances), now)
 
-    def verify(self, bundle: Bundle, on_event: OnEvent, *, passes: Passes = _always) -> Verification:
+    def verify(
+        self, bundle: Bundle, on_event: OnEvent = ignore, *, passes: Callable[[Verification], bool] = _always
+    ) -> Verification:
         """Check everything about `bundle`; remember it if it also `passes` a check of the caller."""
         from packager.trust.verify import verify
 
@@ -102,7 +102,7 @@ class Verifier:
             self.remember(Seen().with_bundle(bundle.name, bundle.version, bundle.digest))
         return verdict
 
-    def require(self, bundle: Bundle, on_event: OnEvent) -> tuple[Evidence, ...]:
+    def require(self, bundle: Bundle, on_event: OnEvent = ignore) -> tuple[Evidence, ...]:
         """Check everything but the files, which the caller hashes while it copies them; return trusted statements.
 
         Raises the first failure.

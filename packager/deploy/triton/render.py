@@ -69,6 +69,16 @@ class Model:
     target: str
     changes: tuple[Change, ...]
 
+    @property
+    def place(self) -> str:
+        """The repository, as messages call it: a directory, or the address of a folder."""
+        return self.repository.label
+
+    @property
+    def ensembles(self) -> dict[str, int]:
+        """The versions of the ensembles that it is a step of and that changed with it, by name."""
+        return {change.model: change.number for change in self.changes if change.model != self.name}
+
 
 class TritonDeployment(NamedTuple):
     """A bundle as a version of a model, and the knobs that its configuration holds."""
