@@ -41,12 +41,15 @@ VERBS: dict[str, list[list[str]]] = {
     "apply": [["apply", "d.tar", "b.tar", "-o", "new.tar"], ["apply", "b.tar", "b.tar"]],
     "attest": [["attest", "b.tar", "--key", "k.pem", "--predicate", "p.json", "--type", "urn:" + NASTY]],
     "build": [["build", "recipe.yaml"]],
+    "chat": [["chat", "b.tar", "--key", "k.pub"], ["chat", NASTY, "--key", "k.pub"]],
+    "ci": [["ci", "init", NASTY], ["ci", "init", "github", "--branch", NASTY]],
     "compat": [["compat", "b.tar"], ["compat", "b.tar", "--fleet", "fleet.yaml"]],
     "config": [["config", "b.tar"], ["config", "b.tar", "--explain"], ["config", "b.tar", "--set", f"{NASTY}=1"]],
     "conform": [["conform", "b.tar", "--runtime", NASTY]],
     "delta": [["delta", "b.tar", "c.tar", "-o", "d.tar"]],
     "diff": [["diff", "b.tar", "c.tar"], ["diff", "c.tar", "b.tar"]],
     "doctor": [["doctor", "b.tar"], ["doctor", "--name", NASTY]],
+    "dossier": [["dossier", "b.tar", "--key", "k.pub", "-o", "dossier"], ["dossier", NASTY, "-o", "none"]],
     "export": [["export", "b.tar", "out.tar"]],
     "help": [["help", NASTY], ["help", "verify"]],
     "import": [["import", "b.tar"], ["import", "b.tar", "--key", "k.pub"]],
@@ -67,6 +70,7 @@ VERBS: dict[str, list[list[str]]] = {
     "pull": [["pull", "file:///nowhere/" + NASTY]],
     "push": [["push", "b.tar", "file:///nowhere/" + NASTY], ["push", "b.tar", "oci://" + NASTY]],
     "rebuild": [["rebuild", "b.tar", "--key", "k.pub"]],
+    "release": [["release", NASTY, "--dry-run"], ["release", "p.json", "--dry-run"]],
     "render": [
         ["render", kind, "b.tar", f"r-{kind}", "--key", "k.pub", *more]
         for kind, more in {
@@ -79,8 +83,10 @@ VERBS: dict[str, list[list[str]]] = {
         }.items()
     ]
     + [["render", "ensemble", "pipeline.yaml", "r-e"], ["render", NASTY, "b.tar", "x"]],
+    "report": [["report", "b.tar", "--key", "k.pub", "-o", "page.html"], ["report", NASTY, "-o", "none.html"]],
     "rm": [["rm", NASTY], ["rm", "a:" + NASTY], ["rm", "oci://" + NASTY]],
     "rollback": [["rollback", NASTY.replace("\0", "")]],
+    "run": [["run", NASTY, "rows.csv", "-o", "answers.csv"]],
     "runtimes": [["runtimes", "show", NASTY], ["runtimes", "update", "p.json", "--key", "k.pub"]],
     "sbom": [["sbom", "b.tar"], ["sbom", "b.tar", "--report"], ["sbom", "b.tar", "--format", "spdx"]],
     "serve": [["serve", NASTY]],
