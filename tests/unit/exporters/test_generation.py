@@ -18,7 +18,7 @@ from packager.policies import parity
 
 from packager import json_schema, plugins
 from packager.errors import StepError, UsageError
-from packager.lock import locking
+from packager.lock import draft, locking
 from packager.recipe import recipe
 from packager.recipe.recipe import Tolerance
 from tests.support import language_models
@@ -283,3 +283,16 @@ def test_mlflow_keeps_the_tokenizer_apart(llama: Made, tmp_path: Path) -> None:
     expected = {path: (llama.graph / path).read_bytes() for path in made.files()}
     assert made.files() == expected and len(expected) == 2
     assert made.about() == llama.facts["generation"]
+
+
+def test_a_draft_has_a_task_or_a_pipeline_never_both(tmp_path: Path) -> None:
+    def drafted(name: str) -> str:
+        text = draft.draft(name, draft.inspect_source(name, tmp_path))
+        recipe.parse(text, "bundle.yaml")
+        return text
+
+    language_models.write(tmp_path / "causal")
+    language_models.write(tmp_path / "classifier", "bert")
+    language_models.edit(tmp_path / "classifier" / "config.json", architectures=["BertForSequenceClassification"])
+    assert "\ntask: text-generation " in drafted("causal") and "\npipeline:" not in drafted("causal")
+    assert "\npipeline: text-classification" in drafted("classifier") and "\ntask:" not in drafted("classifier")
