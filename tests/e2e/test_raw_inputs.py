@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.e2e.conftest import Project
-from tests.unit.pipelines.test_served import Client
+from tests.support.raw_client import Client
 
 ROOT = Path(__file__).parents[2]
 _WRITE = "import sys; from pathlib import Path; from tests.unit.pipelines.conftest import write_classifier as w; w(Path(sys.argv[1]))"

@@ -29,8 +29,8 @@ def document(config: Config, base: str) -> Json:
         f"{model}/stats": {"get": _operation("modelStatistics", "What was counted", named)},
         "/metrics": {"get": _operation("metrics", "Prometheus metrics", {"200": {"description": "the metrics"}})},
     }
-    if config.pipeline:
-        paths |= _raw_paths()
+    raw = _raw_paths()
+    paths |= raw if config.pipeline else {path: raw[path] for path in ("/predict", "/predict/about")}
     return {
         "openapi": "3.1.0",
         "info": {"title": config.name, "version": config.version, "description": f"bundle {config.digest}"},

@@ -2,7 +2,8 @@
 """Requests with raw inputs: `/predict`, `text` and `image` of the Open Inference Protocol, `/v1/embeddings`, a page.
 
 Bodies are read and answers written on worker threads, never on the event loop; the runs between share batches with all
-other requests. What a row may be is said by the pipeline of the bundle; without one there are no such routes.
+other requests. What a row may be is said by the pipeline of the bundle; without one a row has the inputs by name, and
+`/predict` is the only such route.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from packager.server.execution.engine import Engine
 from packager.server.http import bodies, multipart, page
 from packager.server.http.responses import JSON_FIELDS, Response, Route, json_response
 from packager.server.http.waiting import parse_timeout, wait_result
+from packager.server.pipeline.rows import Table, read_csv
 from packager.server.protocol import protocol
 from packager.server.protocol.protocol import Body, Request
 from packager.server.protocol.tensors import Array
 
 if TYPE_CHECKING:
-    from packager.server.pipeline.pipeline import Pipeline, Prepared
+    from packager.server.pipeline.pipeline import Pipeline
+    from packager.server.pipeline.prepared import Prepared
 
 _NAMED = re.compile(rb'"name"\s*:\s*"(text|image)"')
 _INLINE_SEARCH = 2**17  # bytes that are searched on the event loop: some microseconds
@@ -49,12 +52,12 @@ class Asked:
     encoding: str = "float"
 
 
-Read: TypeAlias = Callable[["Pipeline", Body, str, Lease], Asked]
-Write: TypeAlias = Callable[["Pipeline", Asked, Mapping[str, Array]], Response]
+Read: TypeAlias = Callable[["Pipeline | Table", Body, str, Lease], Asked]
+Write: TypeAlias = Callable[["Pipeline | Table", Asked, Mapping[str, Array]], Response]
 
 
 class RawRequests:
-    """The routes of a bundle that takes raw inputs; `offered` is false for one that takes tensors only."""
+    """The routes of raw inputs. A bundle without a pipeline (`offered` is false) takes rows of its inputs by name."""
 
     def __init__(self, engine: Engine, body_timeout: SharedTimeout, *, page: bool) -> None:
         self._engine, self._body_timeout, self._page = engine, body_timeout, page
@@ -64,11 +67,13 @@ class RawRequests:
 
     def routes(self) -> dict[str, Route]:
         """Return the routes by path."""
-        if not self.offered:
-            return {}
         table = {
             "/predict": Route("predict", ("POST",), self._predict),
             "/predict/about": Route("model", ("GET", "HEAD"), self._describe),
+        }
+        if not self.offered:
+            return table
+        table |= {
             "/v1/embeddings": Route("embeddings", ("POST",), self._embeddings),
         }
         return table | ({"/": Route("page", ("GET", "HEAD"), self._show)} if self._page else {})
@@ -77,23 +82,17 @@ class RawRequests:
         return Response(200, page.FIELDS, page.BODY)
 
     async def _describe(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        about, config = self._pipeline().about, self._engine.config
-        return json_response(
-            {
-                "name": config.name,
-                "version": config.version,
-                "digest": config.digest,
-                "task": about.task,
-                "input": "text" if about.text else "image",
-                "pairs": bool(about.text and about.text.pairs),
-            }
-        )
+        config = self._engine.config
+        known = {"name": config.name, "version": config.version, "digest": config.digest}
+        return json_response({**known, **self._pipeline().describe()})
 
-    def _pipeline(self) -> Pipeline:
+    def _pipeline(self) -> Pipeline | Table:
         found = self._engine.pipeline
-        if found is None:
+        if found is not None:
+            return found
+        if self.offered:
             raise not_ready_error("the model is still loading")
-        return found
+        return Table(self._engine.config.interface)
 
     async def _predict(self, scope: Scope, proto: HTTPProtocol) -> Response:
         return await self._answered(scope, proto, self._read_rows, self._write_answers)
@@ -155,7 +154,8 @@ class RawRequests:
     ) -> Response:
         """Answer a request of the protocol with raw inputs. Raises RequestError."""
 
-        def read(pipeline: Pipeline, body: Body, kind: str, lease: Lease) -> Asked:
+        def read(pipeline: Pipeline | Table, body: Body, kind: str, lease: Lease) -> Asked:
+            pipeline = _raw(pipeline)
             length = protocol.header_length(header_length, len(body))
             request = protocol.parse(body, length, pipeline.interface, lease.hold)
             return Asked(pipeline.prepare(pipeline.rows(request.feeds), lease.hold), request=request)
@@ -163,11 +163,11 @@ class RawRequests:
         with self._engine.admission.admit():
             return await self._run(body, "", lease, proto, deadline, read, self._write_tensors)
 
-    def _write_tensors(self, pipeline: Pipeline, asked: Asked, results: Mapping[str, Array]) -> Response:
+    def _write_tensors(self, pipeline: Pipeline | Table, asked: Asked, results: Mapping[str, Array]) -> Response:
         config = self._engine.config
         if asked.request is None:
             raise ValueError("no request of the protocol")
-        made = pipeline.tensors(results, asked.prepared)
+        made = _raw(pipeline).tensors(results, asked.prepared)
         reply = protocol.render(asked.request, made, config.name, config.version)
         if reply.header_length is None:
             return Response(200, JSON_FIELDS, reply.body)
@@ -175,7 +175,7 @@ class RawRequests:
 
     # -- rows as people have them
 
-    def _read_rows(self, pipeline: Pipeline, body: Body, kind: str, lease: Lease) -> Asked:
+    def _read_rows(self, pipeline: Pipeline | Table, body: Body, kind: str, lease: Lease) -> Asked:
         name = kind.partition(";")[0].strip().lower()
         if name == "text/plain":
             return Asked(pipeline.prepare([{"text": _decoded(body)}], lease.hold))
@@ -184,13 +184,16 @@ class RawRequests:
         if name == "multipart/form-data":
             lease.hold(2 * len(body))
             return Asked(pipeline.prepare([_part(*part) for part in multipart.parts(body, kind)], lease.hold))
+        if name == "text/csv":
+            lease.hold(costs.estimate_json_memory(body))
+            return Asked(pipeline.prepare(read_csv(_decoded(body)), lease.hold))
         if name not in _DOCUMENTS:
-            expected = "application/json, text/plain, an image or multipart/form-data"
+            expected = "application/json, text/csv, text/plain, an image or multipart/form-data"
             raise RequestError(f"`Content-Type`: expected {expected}, got {quote(name)}", status=415)
         rows, top = _rows(_json(body, lease))
         return Asked(pipeline.prepare(rows, lease.hold), top)
 
-    def _write_answers(self, pipeline: Pipeline, asked: Asked, results: Mapping[str, Array]) -> Response:
+    def _write_answers(self, pipeline: Pipeline | Table, asked: Asked, results: Mapping[str, Array]) -> Response:
         config = self._engine.config
         found = pipeline.answers(results, asked.prepared, asked.top)
         model = {"name": config.name, "version": config.version, "digest": config.digest}
@@ -198,10 +201,11 @@ class RawRequests:
 
     # -- OpenAI's embeddings: https://platform.openai.com/docs/api-reference/embeddings/create
 
-    def _read_embeddings(self, pipeline: Pipeline, body: Body, kind: str, lease: Lease) -> Asked:
+    def _read_embeddings(self, pipeline: Pipeline | Table, body: Body, kind: str, lease: Lease) -> Asked:
         document, config = _json(body, lease), self._engine.config
-        if pipeline.about.task != "sentence-embedding":
-            raise RequestError(f"{quote(config.name)} answers {pipeline.about.task}, not embeddings", status=404)
+        task = _raw(pipeline).about.task
+        if task != "sentence-embedding":
+            raise RequestError(f"{quote(config.name)} answers {task}, not embeddings", status=404)
         if not isinstance(document, dict):
             raise RequestError("expected a JSON object")
         model = document.get("model", config.name)
@@ -218,8 +222,8 @@ class RawRequests:
             raise RequestError("`input`: expected a text or a list of texts")
         return Asked(pipeline.prepare(texts, lease.hold), encoding=encoding)
 
-    def _write_embeddings(self, pipeline: Pipeline, asked: Asked, results: Mapping[str, Array]) -> Response:
-        vectors = pipeline.vectors(results, asked.prepared)
+    def _write_embeddings(self, pipeline: Pipeline | Table, asked: Asked, results: Mapping[str, Array]) -> Response:
+        vectors = _raw(pipeline).vectors(results, asked.prepared)
         shown: Sequence[Any] = vectors.tolist()
         if asked.encoding == "base64":
             shown = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
@@ -227,6 +231,13 @@ class RawRequests:
         tokens = asked.prepared.token_count
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return json_response({"object": "list", "data": data, "model": self._engine.config.name, "usage": usage})
+
+
+def _raw(pipeline: Pipeline | Table) -> Pipeline:
+    """Return a pipeline. Raises RequestError for a bundle without one."""
+    if isinstance(pipeline, Table):
+        raise RequestError("this model takes tensors and rows of them only", status=404)
+    return pipeline
 
 
 def _rows(document: Any) -> tuple[list[Any], int | None]:

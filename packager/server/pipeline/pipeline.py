@@ -9,7 +9,6 @@ batch runs where they like. Raw inputs of the Open Inference Protocol have their
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +20,13 @@ from packager.server.pipeline import answers, document, images
 from packager.server.pipeline import text as texts
 from packager.server.pipeline.document import Classes, Document, Embedding, Image, Spans
 from packager.server.pipeline.images import Images
+from packager.server.pipeline.prepared import Prepared
 from packager.server.pipeline.text import Tokenizer, Tokens
 from packager.server.protocol.interface import Interface, Tensor
 from packager.server.protocol.tensors import Array, no_charge
 
 Hold = Callable[[int], None]
 _ROWS = "rows"
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """The inputs of the graph for some rows, and what their answers need.
-
-    `outside` has the dimensions whose sizes the build did not measure.
-    """
-
-    feeds: Mapping[str, Array]
-    rows: Sequence[tuple[str, str | None]]  # of texts
-    tokens: Sequence[Tokens]
-    outside: tuple[str, ...] = ()
-
-    @property
-    def count(self) -> int:
-        return len(next(iter(self.feeds.values())))
-
-    @property
-    def token_count(self) -> int:
-        return sum(len(row.ids) for row in self.tokens)
 
 
 class Pipeline:
@@ -62,6 +41,12 @@ class Pipeline:
             self._tokenizer = texts.open_tokenizer(folder, about.text, interface, spans=isinstance(about.answer, Spans))
         self._images = Images(about.image) if about.image else None
         self.interface = self._raw_interface()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a row and an answer are."""
+        about = self.about
+        pairs = bool(about.text and about.text.pairs)
+        return {"task": about.task, "input": "text" if about.text else "image", "pairs": pairs}
 
     @property
     def most_rows(self) -> int | None:

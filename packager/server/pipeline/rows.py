@@ -7,14 +7,17 @@ become what the input takes. A missing number is NaN where the contract allows t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from packager.server.errors import RequestError, quote
+from packager.server.pipeline.prepared import Prepared
 from packager.server.protocol.interface import Interface, Tensor
-from packager.server.protocol.tensors import Array, dtype_of
+from packager.server.protocol.tensors import Array, dtype_of, no_charge
 
 _FLAGS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -81,3 +84,54 @@ def _shown(value: Any) -> Any:
         return [_shown(item) for item in value] if value.ndim else _shown(value.item())
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+class Table:
+    """The rows of a bundle without a pipeline: its inputs by name."""
+
+    def __init__(self, interface: Interface) -> None:
+        self._interface = interface
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a row and an answer are."""
+        return {
+            "task": "tensors",
+            "input": "table",
+            "columns": [port.to_json() for port in self._interface.inputs],
+            "outputs": [port.name for port in self._interface.outputs],
+        }
+
+    def prepare(self, rows: Sequence[Any], hold: Callable[[int], None] = no_charge) -> Prepared:
+        """Return the inputs of the graph for rows; `hold` gets the bytes that they take. Raises RequestError."""
+        if not rows:
+            raise RequestError("expected at least one row")
+        if not all(isinstance(row, Mapping) for row in rows):
+            raise RequestError("expected rows that are objects, with the inputs of the model by name")
+        known = {port.name for port in self._interface.inputs}
+        if other := sorted({str(name) for row in rows for name in row} - known):
+            raise RequestError(f"unknown column {quote(other[0])}, expected {', '.join(map(quote, sorted(known)))}")
+        made = feeds(self._interface, rows)
+        hold(sum(array.nbytes for array in made.values()))
+        return Prepared(made, (), (), self._interface.outside(_sizes(self._interface, made)))
+
+    def answers(self, results: Mapping[str, Array], prepared: Prepared, top: int | None = None) -> list[Any]:
+        """Return the values of every output for each row."""
+        return answers(results, prepared.count)
+
+
+def _sizes(interface: Interface, made: Mapping[str, Array]) -> dict[str, int]:
+    pairs = [pair for port in interface.inputs for pair in zip(port.shape, made[port.name].shape, strict=True)]
+    return {name: size for name, size in pairs if isinstance(name, str)}
+
+
+def read_csv(text: str) -> list[dict[str, str]]:
+    """Return the rows of a table with a line of names. Raises RequestError."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise RequestError(f"the body is not CSV: line {reader.line_num}: {error}") from None
+    for index, row in enumerate(rows):
+        if None in row or None in row.values():
+            raise RequestError(f"row {index}: expected {len(reader.fieldnames or ())} cells")
+    return rows

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,35 +24,15 @@ import tritonclient.http
 from packager.server.pipeline.document import digest_of
 from packager.server.pipeline.pipeline import open_pipeline
 from packager.server.protocol.interface import Interface
+from tests.support.raw_client import Client
 from tests.unit.pipelines.conftest import Made
 
 TEXTS = ["a small cat", "", "naïve 東京 🙂", "word " * 500]
 
 
-class Client:
-    def __init__(self, port: int) -> None:
-        self.address = f"http://127.0.0.1:{port}"
-
-    def ask(self, path: str, body: Any = None, **fields: str) -> tuple[int, Any]:
-        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        headers = {"content-type": "application/json", **{k.replace("_", "-"): v for k, v in fields.items()}}
-        request = urllib.request.Request(self.address + path, data, headers)
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
-    def predict(self, rows: Any, **more: Any) -> Any:
-        status, answer = self.ask("/predict", {"rows": rows, **more})
-        assert status == 200, answer
-        return answer["answers"]
-
-
 @contextmanager
-def serving(made: Made, folder: Path, *options: str) -> Iterator[Client]:
-    document = (folder / "pipeline.json").read_bytes()
-    config = {
+def serving(made: Made, folder: Path, *options: str, raw: bool = True) -> Iterator[Client]:
+    config: dict[str, Any] = {
         "name": "model",
         "version": "1.0.0",
         "digest": f"sha256:{'0' * 64}",
@@ -61,8 +40,10 @@ def serving(made: Made, folder: Path, *options: str) -> Iterator[Client]:
         "target": "onnxruntime-cpu-fp32",
         "artefact": str(made.graph / "model" / "model.onnx"),
         "interface": made.interface,
-        "pipeline": {"path": "pipeline.json", "digest": digest_of(document)},
     }
+    if raw:
+        digest = digest_of((folder / "pipeline.json").read_bytes())
+        config["pipeline"] = {"path": "pipeline.json", "digest": digest}
     (folder / "serve.json").write_text(json.dumps(config))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -224,3 +205,15 @@ def test_a_changed_tokenizer_does_not_start(encoder: Made, tmp_path: Path) -> No
         open_pipeline(tmp_path, Interface.from_json(encoder.interface))
     with pytest.raises(AssertionError, match=r"tokenizer.json` is damaged"), serving(encoder, tmp_path):
         pass
+
+
+def test_rows_of_a_bundle_without_a_pipeline(classifier: Made, tmp_path: Path) -> None:
+    row = {"input_ids": [2, 5, 3], "token_type_ids": [0, 0, 0], "attention_mask": [1, 1, 1]}
+    with serving(classifier, tmp_path, raw=False) as client:
+        assert len(client.predict([row, row])[1]["logits"]) == 3
+        assert client.ask("/predict", row)[1]["answers"] == client.predict([row])
+        assert client.ask("/predict/about")[1]["outputs"] == ["logits"]
+        for wrong in ("a text", {"rows": []}, {"rows": [{**row, "more": 1}]}, {"rows": [{"input_ids": [1]}]}):
+            assert client.ask("/predict", wrong)[0] == 400
+        assert client.ask("/predict", b"a,b\n1\n", content_type="text/csv")[0] == 400
+        assert client.ask("/v1/embeddings", {"input": "a"})[0] == 404 == client.ask("/", None)[0]
