@@ -18,7 +18,8 @@ from packager.exporters import SourceModel
 from packager.pipelines.source import Own, token_ids
 from packager.pipelines.strings import strings
 from packager.server.pipeline.document import Classes, Embedding, Spans
-from packager.server.pipeline.pipeline import Pipeline, Prepared
+from packager.server.pipeline.pipeline import Pipeline
+from packager.server.pipeline.prepared import Prepared
 
 Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 ROWS = 48  # texts whose answers are compared

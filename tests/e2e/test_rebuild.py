@@ -248,6 +248,8 @@ def test_the_sentence_encoder(encoder: Path, tmp_path: Path) -> None:
     made.run("lock")
     answer = made.run("build", "--locked", "--json")
     made.run("keygen", "release")
-    made.run("sign", f"sentence-encoder:{answer['version']}", "--key", "release.pem", "-o", "encoder.bundle.tar")
-    site = elsewhere(made, tmp_path / "site", "encoder.bundle.tar")
-    assert published(made, site, "encoder", "--source", encoder) == answer["digest"]
+    made.run(
+        "sign", f"sentence-encoder:{answer['version']}", "--key", "release.pem", "-o", "sentence-encoder.bundle.tar"
+    )
+    site = elsewhere(made, tmp_path / "site", "sentence-encoder.bundle.tar")
+    assert published(made, site, "sentence-encoder", "--source", encoder) == answer["digest"]
