@@ -83,6 +83,7 @@ __all__ = [
     "list_unreadable",
     "measure_store",
     "open_delta",
+    "open_extracted",
     "push_bundle",
     "read_origin",
     "remove_bundle",
@@ -135,6 +136,17 @@ def unpack_bundle(
     if verifier is not None:
         verifier.require(bundle, on_event)
     unpack_once(bundle, directory, on_event)
+
+
+def open_extracted(directory: Path, statements: str | Path, workspace: Workspace) -> Bundle:
+    """Open the plain files that another tool wrote, such as `oras pull`, with manifest and statements from elsewhere.
+
+    `statements` is what `open_bundle` opens, of a layout also the part without the files. Verify it as any bundle;
+    modes of files are not judged. Raises UsageError, IntegrityError, SourceError.
+    """
+    from packager.bundle import bundle
+
+    return bundle.open_extracted(directory, str(statements), workspace.open_store, workspace.open_remote)
 
 
 def find_model_signatures(bundle: Bundle, directory: Path) -> list[Path]:

@@ -61,6 +61,7 @@ __all__ = [
     "load_public_key",
     "open_bundle_to_sign",
     "open_gate",
+    "prepare_legacy_signature",
     "promote_bundle",
     "read_predicate",
     "rebuild_bundle",
@@ -172,6 +173,17 @@ def remove_signatures(bundle: Bundle, who: str | Path, on_event: OnEvent = ignor
 
     named = keys.load_public(Path(who)).fingerprint if Path(who).is_file() else str(who)
     return sign.remove_signatures(bundle, named, on_event)
+
+
+def prepare_legacy_signature(address: str, signer: Signer, workspace: Workspace) -> Callable[[Bundle], str]:
+    """Return what signs a bundle at `address` (`oci://…`) in cosign's first form, and returns the tag of that.
+
+    For tools that know no Sigstore bundles. Signatures that are there stay. Raises UsageError for another address, and
+    for a signer without a key of its own, before anything is signed.
+    """
+    from packager.release import cosign_legacy
+
+    return cosign_legacy.prepare(address, signer, workspace.registry_settings)
 
 
 def draft_promise(bundle: Bundle, runtime: str, versions: str) -> PromiseDraft:

@@ -13,11 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packager import canonical, names
-from packager.bundle import single_file
+from packager.bundle.extracted import ExtractedTree
+from packager.bundle.layout_archive import open_archive
 from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, LayoutDirectory, Medium, StoredBundle, UnpackedTree, record
 from packager.canonical import JSON
 from packager.contract.format_numbers import READABLE, is_readable
-from packager.errors import MalformedError, TooLargeError, UsageError, WrongContentError, WrongSubjectError
+from packager.errors import (
+    MalformedError,
+    PackagerError,
+    TooLargeError,
+    UsageError,
+    WrongContentError,
+    WrongSubjectError,
+)
 from packager.formats import dsse, modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY
 from packager.store.store import Store
@@ -33,6 +41,8 @@ SBOM = "sbom.cdx.json"
 CARD = "MODEL_CARD"  # and the suffix of the file that the recipe names
 DRAFT = "application/vnd.packager.draft.v1+json"
 """An unsigned predicate that the build left; it travels to the signer, and verifiers ignore it."""
+CHAIN = "application/pem-certificate-chain"
+"""Certificates between a signing certificate and its root (RFC 8555, 9.1); they prove nothing by being there."""
 _KIND = "org.packager.predicateType"
 INSTALLED = Path("current", "bundle")  # where an installation keeps the bundle that it serves
 MAX_LISTED = 1024  # manifests in an index: the bundle and what is attached to it
@@ -89,6 +99,8 @@ class Bundle:
     targets: Mapping[str, JSON]
     referrers: tuple[Referrer, ...]
     pending: Mapping[str, bytes] = field(default_factory=dict)  # records made in memory, not yet on the medium
+    held: frozenset[str] = frozenset()  # what the index of the medium leads to, besides the files
+    aside: Mapping[str, PackagerError] = field(default_factory=dict)  # manifests of others there, and why
     _contracts: dict[str, Contract] = field(default_factory=dict, compare=False, repr=False)  # by digest
 
     @property
@@ -110,6 +122,11 @@ class Bundle:
     def size(self) -> int:
         """Bytes of all files, each distinct content counted once."""
         return sum(blob.size for blob in {blob for _, blob in self.tree})
+
+    @property
+    def statements(self) -> int:
+        """Return how many statements are attached."""
+        return sum(item.artifact_type == dsse.BUNDLE for item in self.referrers)
 
     @property
     def descriptor(self) -> oci.Descriptor:
@@ -179,6 +196,10 @@ class Bundle:
         notes = {"dev.sigstore.bundle.content": "dsse-envelope", "dev.sigstore.bundle.predicateType": predicate_type}
         return self._with(dsse.BUNDLE, content, notes)
 
+    def with_certificates(self, pem: bytes) -> Bundle:
+        """Return this bundle with the certificates attached that lead from a signer's to its root."""
+        return self._with(CHAIN, pem, {})
+
     def with_draft(self, predicate: bytes, predicate_type: str) -> Bundle:
         """Return this bundle with a predicate attached that is still to be signed."""
         return self._with(DRAFT, predicate, {_KIND: predicate_type})
@@ -227,6 +248,21 @@ def open_bundle(reference: str, store: Callable[[], Store], remote: Callable[[st
     return bundle
 
 
+def open_extracted(
+    root: Path, statements: str, store: Callable[[], Store], remote: Callable[[str], Medium] = no_network
+) -> Bundle:
+    """Open the files that another tool wrote to `root`, with manifest and statements of the bundle `statements`.
+
+    `statements` is whatever `open_bundle` opens; of a layout it may be the part without the files. Raises UsageError.
+    """
+    if not root.is_dir():
+        raise UsageError(f"`{root}` is no directory", hint="expected the files of a bundle, as another tool wrote them")
+    bundle = read(ExtractedTree(root, medium_of(statements, store, remote)))
+    if "://" in statements:
+        names.check_called(statements, bundle.name, bundle.version)
+    return bundle
+
+
 def medium_of(reference: str, store: Callable[[], Store], remote: Callable[[str], Medium] = no_network) -> Medium:
     """Tell which kind of medium `reference` names. Raises UsageError when it names nothing."""
     if "://" in reference:
@@ -244,7 +280,7 @@ def medium_of(reference: str, store: Callable[[], Store], remote: Callable[[str]
             hint="expected an OCI layout, an unpacked bundle or an installation",
         )
     if path.is_file():
-        return single_file.Archive(path)
+        return open_archive(path)
     if ":" not in reference or "/" in reference:
         raise UsageError(
             f"no bundle at `{reference}`",
@@ -258,9 +294,14 @@ def medium_of(reference: str, store: Callable[[], Store], remote: Callable[[str]
 
 
 def read(medium: Medium) -> Bundle:
-    """Open the bundle on `medium`; anything malformed is an IntegrityError naming it."""
+    """Open the bundle on `medium`; anything malformed of it is an IntegrityError naming it.
+
+    Manifests of other tools may lie beside it, such as signatures of another form: they are left aside.
+    """
     models: dict[str, bytes] = {}
-    referrers: dict[str, Referrer] = {}
+    attached: dict[Blob, oci.Manifest] = {}
+    aside: dict[str, PackagerError] = {}
+    held: set[str] = set()
     listed = oci.parse_index(medium.index(), subject=INDEX_FILE)
     if len(listed) > MAX_LISTED:
         raise TooLargeError(
@@ -270,17 +311,53 @@ def read(medium: Medium) -> Bundle:
         data = record(medium, descriptor.blob.digest)
         if len(data) != descriptor.blob.size:
             raise MalformedError(f"`{INDEX_FILE}` lies about the size of {descriptor.blob.digest}", subject=INDEX_FILE)
-        if descriptor.media_type == oci.INDEX:
-            continue  # the tag-schema list repeats what index.json says; `check_extent` compares it
-        manifest = oci.parse_manifest(data, subject=descriptor.blob.digest)
-        if manifest.subject is None:
-            models[descriptor.blob.digest] = data
-        else:
-            referrers[descriptor.blob.digest] = _referrer(descriptor.blob, manifest)
+        held |= {descriptor.blob.digest, *oci.named_blobs(data)}
+        if oci.is_index(data):
+            continue  # the tag-schema list repeats what index.json says
+        try:
+            manifest = oci.parse_manifest(data, subject=descriptor.blob.digest)
+            if manifest.subject is None:
+                modelpack.check_type(manifest, subject=descriptor.blob.digest)
+                models[descriptor.blob.digest] = data
+            else:
+                attached[descriptor.blob] = manifest
+        except MalformedError as error:
+            aside[descriptor.blob.digest] = error
     if len(models) != 1:
-        raise MalformedError(f"expected one bundle in `{medium.label}`, got {len(models)}", subject=INDEX_FILE)
+        raise _not_one(medium, models, aside)
     ((digest, data),) = models.items()
-    return _assemble(medium, digest, data, referrers)
+    bundle = _assemble(medium, digest, data, _referrers(Blob(digest, len(data)), attached, aside))
+    return replace(bundle, held=frozenset(held - {blob.digest for _, blob in bundle.tree}), aside=aside)
+
+
+def _not_one(medium: Medium, models: Mapping[str, bytes], aside: Mapping[str, PackagerError]) -> PackagerError:
+    if not models and aside:
+        return next(iter(aside.values()))
+    hint = "take one of them out: `oras cp` copies one by its tag" if models else None
+    return MalformedError(f"expected one bundle in `{medium.label}`, got {len(models)}", subject=INDEX_FILE, hint=hint)
+
+
+def _referrers(
+    model: Blob, attached: Mapping[Blob, oci.Manifest], aside: dict[str, PackagerError]
+) -> Mapping[str, Referrer]:
+    """Return what is attached to the bundle; what is attached to that, or too large, is added to `aside`.
+
+    Raises WrongSubjectError for what is attached to something that is not here.
+    """
+    found: dict[str, Referrer] = {}
+    for blob, manifest in attached.items():
+        about = manifest.subject.blob if manifest.subject else None
+        if about == model:
+            referrer = _referrer(blob, manifest)
+            if max(item.size for item in (referrer.content, *referrer.others)) > dsse.MAX_BUNDLE:
+                aside[blob.digest] = TooLargeError(f"it holds more than {dsse.MAX_BUNDLE} bytes", subject=blob.digest)
+            else:
+                found[blob.digest] = referrer
+        elif about in attached or (about and about.digest in aside):
+            aside[blob.digest] = WrongSubjectError("it is about something that is attached", subject=blob.digest)
+        else:
+            raise WrongSubjectError(f"referrer `{blob.digest}` belongs to another bundle", subject=blob.digest)
+    return found
 
 
 def _referrer(blob: Blob, manifest: oci.Manifest) -> Referrer:
@@ -293,12 +370,6 @@ def _referrer(blob: Blob, manifest: oci.Manifest) -> Referrer:
 def _assemble(medium: Medium, digest: str, data: bytes, referrers: Mapping[str, Referrer]) -> Bundle:
     manifest = oci.parse_manifest(data, subject=digest)
     tree = modelpack.files(manifest, subject=digest)
-    for referrer in referrers.values():
-        subject = oci.parse_manifest(record(medium, referrer.manifest.digest), subject=referrer.manifest.digest).subject
-        if subject is None or subject.blob != Blob(digest, len(data)):
-            raise WrongSubjectError(
-                f"referrer `{referrer.manifest.digest}` belongs to another bundle", subject=referrer.manifest.digest
-            )
     bare = Bundle(medium, digest, data, manifest.config.blob, tree, "", "", {}, tuple(referrers.values()))
     name, version, targets = _identity(bare)
     _check_contract_format(bare)

@@ -2,7 +2,7 @@
 """The places a bundle can be: an OCI layout directory, a single file, an unpacked tree, the local store.
 
 All four answer the same questions, so verifying, inspecting and copying are written once. A medium hands out bytes
-that is not checked yet, except in `record`; and it accounts for every file it has (`check_extent`), because
+that are not checked yet, except in `record`; and it accounts for every file it has (`check_extent`), because
 a file that no signature covers must not be there at all.
 """
 
@@ -86,6 +86,16 @@ def compare_extent(present: Iterable[str], expected: Iterable[str], label: str) 
         )
 
 
+def check_directories(root: Path, expected: Iterable[str]) -> None:
+    """Name the first directory below `root` that holds none of the `expected` files."""
+    known = {str(parent) for name in expected for parent in Path(name).parents}
+    for parent, names, _ in os.walk(root):
+        for name in names:
+            relative = str((Path(parent) / name).relative_to(root))
+            if relative not in known:
+                raise WrongContentError(f"directory `{relative}` belongs to no part of the bundle", subject=relative)
+
+
 class LayoutDirectory:
     """An OCI image layout on disk."""
 
@@ -154,7 +164,7 @@ class UnpackedTree:
         expected = {*(path for path, _ in tree), *(f"{METADATA_DIRECTORY}/{name}" for name in metadata)}
         present = dict(walk_regular(self.root))
         compare_extent(present, expected, self.label)
-        self._check_directories(expected)
+        check_directories(self.root, expected)
         for name, path in present.items():
             mode = stat.S_IMODE(path.lstat().st_mode)
             if mode != modelpack.FILE_MODE:
@@ -163,16 +173,6 @@ class UnpackedTree:
                     subject=name,
                     hint=f"if a copy did this: chmod {modelpack.FILE_MODE:04o} on that file",
                 )
-
-    def _check_directories(self, expected: Iterable[str]) -> None:
-        known = {str(parent) for name in expected for parent in Path(name).parents}
-        for parent, names, _ in os.walk(self.root):
-            for name in names:
-                relative = str((Path(parent) / name).relative_to(self.root))
-                if relative not in known:
-                    raise WrongContentError(
-                        f"directory `{relative}` belongs to no part of the bundle", subject=relative
-                    )
 
 
 class StoredBundle:

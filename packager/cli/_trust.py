@@ -58,13 +58,14 @@ def _from_options(args: argparse.Namespace) -> Verifier:
             "--identity goes with either --ca or --issuer",
             hint="--ca CA.pem --identity NAME for a certificate, --identity NAME --issuer URL for a Sigstore identity",
         )
-    if (args.tsa_ca and not args.ca) or (args.trust_config and not args.issuer):
-        raise UsageError("--tsa-ca goes with --ca, and --trust-config with --issuer")
+    if ((args.tsa_ca or args.ca_intermediates) and not args.ca) or (args.trust_config and not args.issuer):
+        raise UsageError("--tsa-ca and --ca-intermediates go with --ca, and --trust-config with --issuer")
     return api.Verifier.from_signers(
         api.utc_now(),
         keys=args.key,
         identity=args.identity,
         authority=args.ca,
+        intermediates=args.ca_intermediates,
         timestamping=args.tsa_ca,
         issuer=args.issuer,
         root=args.trust_config,

@@ -47,7 +47,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "version": bundle.version,
         "digest": bundle.digest,
         "predicate_type": args.type,
-        "statements": len(bundle.referrers),
+        "statements": bundle.statements,
         "output": str(args.output) if args.output else None,
     }
     text = f"attached {args.type} to {bundle.name}:{bundle.version} {bundle.digest}"

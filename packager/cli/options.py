@@ -105,6 +105,9 @@ def trust(parser: argparse.ArgumentParser, purpose: str = "whom to trust") -> No
     )
     group.add_argument("--ca", type=Path, metavar="PEM", help="authority that issued the signing certificate")
     group.add_argument(
+        "--ca-intermediates", type=Path, metavar="PEM", help="with --ca: certificates between, if none are attached"
+    )
+    group.add_argument(
         "--identity", metavar="NAME", help="exact e-mail address, URI or DNS name in the signing certificate"
     )
     group.add_argument("--tsa-ca", type=Path, metavar="PEM", help="with --ca: require a time stamp of this authority")

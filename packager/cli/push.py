@@ -44,7 +44,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "reference": done.reference,
         "sent": done.sent,
         "size": bundle.size,
-        "statements": len(bundle.referrers),
+        "statements": bundle.statements,
     }
     text = f"pushed {bundle.name}:{bundle.version} ({size(done.sent)} of {size(bundle.size)} were missing there)"
     console.result(value, f"{text}\n{done.reference}")

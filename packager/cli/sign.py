@@ -36,6 +36,7 @@ EXAMPLES = """  packager sign digits:1.4.0 --key release.pem
   packager sign digits:1.4.0 --keyless --trust-config private-sigstore.json --identity-token token.jwt
   packager sign digits:1.4.0 --signer key:release.pem -o dist/digits.bundle.tar
   packager sign unsigned.bundle.tar --key release.pem -o dist/digits.bundle.tar
+  packager sign oci://registry.example.com/models/digits:1.4.0 --key release.pem --also cosign-legacy
   packager sign digits:1.4.0 --remove test.pub"""
 
 
@@ -44,6 +45,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     _signer.arguments(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write a signed directory or .tar file")
     parser.add_argument("--alone", action="store_true", help="with -o: leave out what others signed")
+    parser.add_argument(
+        "--also",
+        choices=("cosign-legacy",),
+        metavar="FORM",
+        help="for a bundle in a registry: add cosign's first form as well, `cosign-legacy`, for tools that know no "
+        "other (tag `sha256-<hex>.sig`)",
+    )
     parser.add_argument("--remove", metavar="WHO", help="take off what a PUB file, a fingerprint or an identity signed")
 
 
@@ -56,20 +64,24 @@ def main(args: argparse.Namespace, console: Console) -> int:
     if args.alone and not args.output:
         raise UsageError("--alone says what OUT carries", hint="give -o OUT as well")
     signer = open_signer(_signer.uri(args), args)
+    legacy = signing.prepare_legacy_signature(args.bundle, signer, options.workspace(args)) if args.also else None
     with console:
         before = _signer.open_own(args, console)
         left = signing.list_drafts(before)
         _tell(before, left, console)
         bundle = api.sign_bundle(before, signer, args.output, alone=args.alone, on_event=console)
+        tag = legacy(before) if legacy else None
     value = {
         "name": bundle.name,
         "version": bundle.version,
         "digest": bundle.digest,
-        "statements": len(bundle.referrers),
+        "statements": bundle.statements,
         "signed": left,
         "output": str(args.output) if args.output else None,
+        "legacy": tag,
     }
     text = f"signed {bundle.name}:{bundle.version} {bundle.digest}"
+    text += f"\ntagged {tag}" if tag else ""
     console.result(value, text + (f"\nwrote {args.output}" if args.output else ""))
     return 0
 
@@ -103,7 +115,7 @@ def _remove(args: argparse.Namespace, console: Console) -> int:
         "name": bundle.name,
         "version": bundle.version,
         "digest": bundle.digest,
-        "statements": len(bundle.referrers),
+        "statements": bundle.statements,
         "removed": gone,
     }
     console.result(value, f"removed {gone} statements of {who} from {bundle.name}:{bundle.version}")

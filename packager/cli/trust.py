@@ -66,6 +66,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--signer", metavar="NAME", help="name of a signer in the file")
     what.add_argument("--key", type=Path, metavar="PUB", help="a public key")
     what.add_argument("--ca", type=Path, metavar="PEM", help="an authority that issues signing certificates")
+    what.add_argument("--ca-intermediates", type=Path, metavar="PEM", help="with --ca: certificates between the two")
     what.add_argument("--identity", metavar="NAME", help="exact name in a certificate")
     what.add_argument("--issuer", metavar="URL", help="who vouches for that identity at a Sigstore instance")
     what.add_argument(
@@ -141,7 +142,7 @@ def _with_signer(args: argparse.Namespace, draft: TrustDraft) -> TrustDraft:
     if args.key and not (args.ca or args.identity or args.issuer):
         return draft.with_key(args.signer, signing.load_public_key(args.key), period)
     if args.ca and args.identity and not (args.key or args.issuer):
-        return draft.with_certificate(args.signer, args.ca, args.identity, period)
+        return draft.with_certificate(args.signer, args.ca, args.identity, period, intermediates=args.ca_intermediates)
     if not (args.identity and args.issuer) or args.key or args.ca:
         raise UsageError(
             "a signer is a key, a certificate or an identity",

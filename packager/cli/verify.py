@@ -10,13 +10,14 @@ remembered as seen. 5: bytes, names, modes or a signature are not what was signe
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.api import Verdict, Verification
+    from packager.api import Bundle, Verdict, Verification
 
 FOR = "site"
 HELP = "check integrity and signature, offline"
@@ -24,6 +25,7 @@ EXAMPLES = """  packager verify digits.bundle.tar --key release.pub
   packager verify digits.bundle.tar --trust acme.trust --json
   packager verify digits.bundle.tar --trust acme.trust --policy airgap
   packager verify /srv/digits --key release.pub
+  packager verify digits/ --statements oci://registry.example.com/models/digits:1.4.0 --key cosign.pub
   packager verify digits.bundle.tar --ca corp-root.pem --identity release@corp.example --tsa-ca tsa.pem
   packager verify digits.bundle.tar --issuer https://token.actions.githubusercontent.com \\
       --identity https://github.com/acme/models/.github/workflows/release.yml@refs/tags/v1"""
@@ -32,6 +34,12 @@ EXAMPLES = """  packager verify digits.bundle.tar --key release.pub
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.bundle(parser)
     options.trust(parser)
+    parser.add_argument(
+        "--statements",
+        metavar="BUNDLE",
+        help="where manifest and statements are, if BUNDLE is a directory that another tool wrote (`oras pull`, an "
+        "image volume): an address, a layout, a .bundle.tar, or a tar of the `.packager` of an unpacked one",
+    )
     parser.add_argument("--policy", metavar="P", help="judge it too: the name of one of our profiles, or a .yaml file")
 
 
@@ -51,9 +59,17 @@ def main(args: argparse.Namespace, console: Console) -> int:
         return all(verdict.ok for verdict in judged)
 
     with console:
-        bundle = options.open_bundle(args)
+        bundle = _opened(args, console)
         verification = judge.verify(bundle, console, passes=passes)
     return _say(verification, judged[0] if judged else None, console)
+
+
+def _opened(args: argparse.Namespace, console: Console) -> Bundle:
+    if args.statements is None:
+        return options.open_bundle(args, console)
+    from packager.api import bundles
+
+    return bundles.open_extracted(Path(args.bundle), args.statements, options.workspace(args, console))
 
 
 def _say(verification: Verification, judged: Verdict | None, console: Console) -> int:

@@ -15,6 +15,7 @@ from packager.errors import UsageError
 from packager.events import OnEvent, Warned, ignore
 from packager.formats import reference_outputs
 from packager.transport import copy
+from packager.trust.attach import with_signed
 from packager.trust.keys import PublicKey
 from packager.trust.signers import Signer
 from packager.trust.verifier import Verifier
@@ -71,9 +72,9 @@ def _check(bundle: Bundle, verifier: Verifier | None, on_event: OnEvent) -> tupl
 def sign_result(result: JSON, bundle: Bundle, signer: Signer, on_event: OnEvent = ignore) -> bytes:
     """Sign a result, attach it to `bundle` where it is, and return the attestation."""
     stated = results.statement(result, bundle)
-    content = signer.sign(stated.to_bytes()).to_bytes()
-    copy.attach(bundle.with_statement(content, stated.predicate_type), on_event=on_event)
-    return content
+    signed = signer.sign(stated.to_bytes())
+    copy.attach(with_signed(bundle, signed, stated.predicate_type), on_event=on_event)
+    return signed.to_bytes()
 
 
 def merge_results(paths: Sequence[Path], keys: Sequence[PublicKey]) -> dict[str, JSON]:

@@ -2,11 +2,13 @@
 """Read and write DSSE envelopes inside Sigstore bundles v0.3, in the three kinds that this program supports.
 
     Key           `publicKey.hint`, the SHA-256 of the PEM of the public key
-    Certificates  `x509CertificateChain` of an enterprise authority, leaf first, with RFC 3161 timestamps
+    Certificates  `certificate` of an enterprise authority without a log entry, with RFC 3161 timestamps
     Logged        `certificate` of a Sigstore instance, one transparency log entry, RFC 3161 timestamps
 
-Unknown fields, other media types, several signatures and non-canonical base64 are refused. Variants of other tools are
-read: protobuf's JSON omits empty members, OpenSSF Model Signing 0.x wrote the key itself and no key id.
+Version 0.3 allows one certificate: those between it and the root travel beside the bundle or in trust files. A chain
+inside (`x509CertificateChain`), as OpenSSF Model Signing has it and this program wrote it before, is read. Unknown
+fields, other media types, several signatures and non-canonical base64 are refused. Variants of other tools are read:
+protobuf's JSON omits empty members, OpenSSF Model Signing 0.x wrote the key itself and no key id.
 Sources: secure-systems-lab/dsse v1.0 (protocol.md, envelope.md); sigstore protobuf-specs, bundle v0.3; OpenSSF Model
 Signing v1.0 for the hint.
 """
@@ -32,7 +34,7 @@ _STAMPS = "timestampVerificationData"
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Signed by a plain key; `hint` is the SHA-256 of its PEM."""
+    """Signed by a plain key; `hint` is the SHA-256 of its PEM, or what another tool writes to select a key."""
 
     hint: str
 
@@ -43,7 +45,10 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Signed by the key of the first certificate (DER); `timestamps` are RFC 3161 responses for the signature."""
+    """Signed by the key of the first certificate (DER); `timestamps` are RFC 3161 responses for the signature.
+
+    The others lead to the root; version 0.3 has no place for them.
+    """
 
     chain: tuple[bytes, ...]
     timestamps: tuple[bytes, ...] = ()
@@ -77,12 +82,13 @@ class SignedStatement:
     signature: bytes
     material: Material
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, *, chain: bool = False) -> bytes:
+        """Return the Sigstore bundle; with `chain` it holds all certificates, as OpenSSF Model Signing wants it."""
         if isinstance(self.material, Logged):
             return self.material.document
         value = {
             "mediaType": BUNDLE,
-            "verificationMaterial": _material_json(self.material),
+            "verificationMaterial": _material_json(self.material, chain=chain),
             "dsseEnvelope": {
                 "payload": encode(self.payload),
                 "payloadType": IN_TOTO,
@@ -92,11 +98,12 @@ class SignedStatement:
         return canonical.dump(value)
 
 
-def _material_json(material: Key | Certificates) -> JSON:
+def _material_json(material: Key | Certificates, *, chain: bool) -> JSON:
     if isinstance(material, Key):
         return {"publicKey": {"hint": material.hint}, "tlogEntries": []}
-    chain = [{"rawBytes": encode(certificate)} for certificate in material.chain]
-    value: JSON = {"x509CertificateChain": {"certificates": chain}, "tlogEntries": []}
+    rows = [{"rawBytes": encode(certificate)} for certificate in material.chain]
+    value: JSON = {"x509CertificateChain": {"certificates": rows}} if chain else {"certificate": rows[0]}
+    value["tlogEntries"] = []
     if material.timestamps:
         value[_STAMPS] = {"rfc3161Timestamps": [{"signedTimestamp": encode(stamp)} for stamp in material.timestamps]}
     return value
@@ -131,7 +138,11 @@ def _material(value: JSON, data: bytes) -> Material:
         return _key(members(value, "verification material", "publicKey", "tlogEntries"))
     if "x509CertificateChain" in value:
         return _certificates(members(value, "verification material", "x509CertificateChain", f"tlogEntries {_STAMPS}"))
-    return _logged(members(value, "verification material", "certificate tlogEntries", _STAMPS), data)
+    fields = members(value, "verification material", "certificate", f"tlogEntries {_STAMPS}")
+    if fields.get("tlogEntries"):
+        return _logged(fields, data)
+    items(fields.get("tlogEntries", []), "log entries", 0, 0)
+    return Certificates((_raw(fields["certificate"]),), _timestamps(fields))
 
 
 def _key(value: dict[str, JSON]) -> Key:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read and write in-toto statements v1: our bundle statement, and the OpenSSF Model Signing statement.
 
-Sources: in-toto attestation spec v1 (statement.md); OpenSSF Model Signing v1.0. The subject of a bundle statement
-is the manifest digest. The subject digest of a Model Signing statement does not bind file names, so it is never
-used as an identity: its resource list is compared with the manifest's files instead.
+Sources: in-toto attestation spec v1 (statement.md); OpenSSF Model Signing v1.0; cosign 3, whose `sign` states a digest
+and nothing else (`COSIGN_SIGN_PREDICATE`). The subject of a bundle statement is the manifest digest. The subject digest
+of a Model Signing statement does not bind file names, so it is never used as an identity: its resource list is compared
+with the manifest's files instead.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from packager.canonical import JSON
 from packager.types import Tree, set_digest
 
 STATEMENT = "https://in-toto.io/Statement/v1"
+_STATEMENT_0_1 = "https://in-toto.io/Statement/v0.1"  # what `cosign attest` writes; the same members
 BUNDLE_PREDICATE = "urn:packager:bundle:v1"
 MODEL_SIGNING_PREDICATE = "https://model_signing/signature/v1.0"
+COSIGN_SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
 METADATA_DIRECTORY = ".packager"
 # The Model Signing spec excludes git's files; our verifier refuses them as unlisted, whatever this list says.
 IGNORED = (METADATA_DIRECTORY, ".git", ".gitattributes", ".github", ".gitignore")
@@ -50,14 +53,14 @@ def parse(payload: bytes, *, limit: int) -> Statement:
     value = canonical.load(payload, limit=limit)
     if not isinstance(value, dict) or set(value) != {"_type", "subject", "predicateType", "predicate"}:
         raise ValueError("expected an in-toto statement with `_type`, `subject`, `predicateType` and `predicate`")
-    if value["_type"] != STATEMENT or not isinstance(value["predicateType"], str):
+    if value["_type"] not in (STATEMENT, _STATEMENT_0_1) or not isinstance(value["predicateType"], str):
         raise ValueError(f"expected statement type {STATEMENT}, got {value['_type']!s:.100}")
     subjects = value["subject"]
     try:
         (subject,) = subjects
-        name, sha256 = subject["name"], subject["digest"]["sha256"]
-    except (TypeError, KeyError, ValueError):
-        raise ValueError("expected exactly one subject with a name and a sha256 digest") from None
+        name, sha256 = subject.get("name", ""), subject["digest"]["sha256"]  # cosign gives the digest alone
+    except (AttributeError, TypeError, KeyError, ValueError):
+        raise ValueError("expected exactly one subject with a sha256 digest") from None
     if not isinstance(name, str) or not isinstance(sha256, str):
         raise ValueError("the subject's name and digest must be strings")
     return Statement(value["predicateType"], name, sha256, value["predicate"])

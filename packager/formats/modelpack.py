@@ -101,8 +101,7 @@ def files(manifest: oci.Manifest, *, subject: str) -> Tree:
     Raises IntegrityError for another artifact type, a layer that is not one raw file, metadata that contradicts
     the layer, and for unsafe, duplicate or colliding paths.
     """
-    if manifest.artifact_type != ARTIFACT or manifest.config.media_type != CONFIG or manifest.subject:
-        raise MalformedError(f"`{subject}` is not a ModelPack artifact", subject=subject)
+    check_type(manifest, subject=subject)
     found: dict[str, Blob] = {}
     for item in manifest.layers:
         path = item.annotations.get(FILEPATH)
@@ -117,6 +116,12 @@ def files(manifest: oci.Manifest, *, subject: str) -> Tree:
         _check_metadata(item.annotations, path, item.blob)
         found[path] = item.blob
     return Tree.of(found)
+
+
+def check_type(manifest: oci.Manifest, *, subject: str) -> None:
+    """Raise MalformedError unless this is the manifest of a ModelPack artifact."""
+    if manifest.artifact_type != ARTIFACT or manifest.config.media_type != CONFIG or manifest.subject:
+        raise MalformedError(f"`{subject}` is not a ModelPack artifact", subject=subject)
 
 
 def _check_metadata(annotations: Mapping[str, str], path: str, blob: Blob) -> None:

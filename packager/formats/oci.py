@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from packager import canonical
 from packager.canonical import JSON
 from packager.errors import MalformedError
-from packager.types import Blob, check_digest
+from packager.types import DIGEST, Blob, check_digest
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -135,6 +135,31 @@ def parse_listing(data: bytes, *, subject: str) -> tuple[Descriptor, ...]:
         with contextlib.suppress(MalformedError):
             found += parse_index(canonical.dump({"manifests": [row]}), subject=subject)
     return tuple(found)
+
+
+def is_index(data: bytes) -> bool:
+    """Return whether these are the bytes of an image index, by themselves: who names them may call them otherwise."""
+    try:
+        value = canonical.load(data, limit=MAX_MANIFEST)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.get("mediaType") == INDEX
+
+
+def named_blobs(data: bytes) -> frozenset[str]:
+    """Return the digests that a manifest or index of any tool names as its content; empty for anything else."""
+    try:
+        value = canonical.load(data, limit=MAX_MANIFEST)
+    except ValueError:
+        return frozenset()
+    table = value if isinstance(value, dict) else {}
+    rows = [table.get("config"), *(row for key in ("layers", "blobs", "manifests") for row in _rows(table.get(key)))]
+    named = (row.get("digest") for row in rows if isinstance(row, dict))
+    return frozenset(digest for digest in named if isinstance(digest, str) and DIGEST.fullmatch(digest))
+
+
+def _rows(value: JSON) -> list[JSON]:
+    return value if isinstance(value, list) else []
 
 
 def referrers_tag(digest: str) -> str:

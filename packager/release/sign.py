@@ -23,6 +23,7 @@ from packager.formats.intoto import (
 )
 from packager.transport import copy
 from packager.trust import verify
+from packager.trust.attach import with_signed
 from packager.trust.signers import Signer
 
 _SHORTEST = 8  # characters of a fingerprint that may stand for it
@@ -162,7 +163,7 @@ def attest(bundle: Bundle, predicate_type: str, predicate: JSON, signer: Signer)
 
 
 def _attach(bundle: Bundle, statement: Statement, signer: Signer) -> Bundle:
-    return bundle.with_statement(signer.sign(statement.to_bytes()).to_bytes(), statement.predicate_type)
+    return with_signed(bundle, signer.sign(statement.to_bytes()), statement.predicate_type)
 
 
 def _is_key(claim: str, who: str) -> bool:

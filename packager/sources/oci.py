@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from packager.bundle import bundle, readers, single_file
+from packager.bundle import bundle, readers
+from packager.bundle.layout_archive import open_archive
 from packager.errors import IntegrityError, SourceError
 from packager.events import OnEvent
 from packager.files import CHUNK, copy, storage_errors
@@ -101,7 +102,7 @@ def _local(ref: str, settings: Settings) -> _Artifact:
     path = local_path(ref.removeprefix(_SCHEME), settings.base)
     if path is None or not path.exists():
         raise SourceError(f"`{redact_address(ref)}` does not exist", hint="write `oci:PATH`, or `oci://host/name:tag`")
-    medium: readers.Medium = readers.LayoutDirectory(path) if path.is_dir() else single_file.Archive(path)
+    medium: readers.Medium = readers.LayoutDirectory(path) if path.is_dir() else open_archive(path)
 
     def manifest() -> tuple[str, bytes]:
         found = oci.parse_index(medium.index(), subject=readers.INDEX_FILE)

@@ -16,6 +16,7 @@ against the digest in `delta.json`.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -191,7 +192,7 @@ def open_delta(path: Path, old: Bundle) -> Bundle:
     bundle = read(medium)
     if bundle.digest != medium.new:
         raise IntegrityError(f"`{path}` does not hold what it announces: {medium.new}", subject=str(path))
-    medium.check_extent(bundle.tree, bundle.records)
+    medium.check_extent(bundle.tree, bundle.held)
     return bundle
 
 
@@ -226,7 +227,7 @@ class DeltaMedium:
     def open_record(self, digest: str) -> BinaryIO:
         if blob_path(digest) in self._tar.members:
             return self._tar.open(blob_path(digest))
-        return self._old.medium.open_record(digest)
+        return io.BytesIO(self._old.record_bytes(digest))
 
     def open_file(self, path: str, blob: Blob) -> BinaryIO:
         if base := self._patches.get(blob.digest):

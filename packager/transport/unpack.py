@@ -18,7 +18,7 @@ def unpack_once(bundle: Bundle, directory: Path, on_event: OnEvent = ignore) -> 
 
     Raises UsageError for a directory with something else in it, IntegrityError for what is damaged here or there.
     """
-    bundle.medium.check_extent(bundle.tree, bundle.records)
+    bundle.medium.check_extent(bundle.tree, bundle.held)
     if not _is_there(bundle, directory, on_event):
         copy.unpack(bundle, directory, on_event)
 

@@ -9,21 +9,25 @@ no files: bytes and the time are passed in.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
 from packager.errors import UnfitCertificateError, UntrustedSignerError, UsageError
+from packager.formats.dsse import Certificates, SignedStatement
 
 TIME_STAMPING = ExtendedKeyUsageOID.TIME_STAMPING.dotted_string
 Extension = TypeVar("Extension", bound=x509.ExtensionType)
 MAX_PEM = 1 << 20  # bytes of a file of certificates
+MAX_ATTACHED = 4096  # certificates that others may have attached
+_MAX_CANDIDATES = 64
 _MAX_DEPTH = 4  # intermediates between a leaf and its root
 
 
@@ -163,6 +167,44 @@ def check_path(
         raise UntrustedSignerError(
             f"the certificate `{leaf.subject.rfc4514_string()}` does not lead to a trusted authority: {reason}"
         ) from None
+
+
+def with_path(signed: SignedStatement, pool: Sequence[x509.Certificate]) -> SignedStatement:
+    """Return a statement with those certificates of `pool` that signed its own, one after the other.
+
+    That they did keeps the number small, whatever others attach; whether they may sign is decided by `check_path`.
+    """
+    material = signed.material
+    if not isinstance(material, Certificates) or len(material.chain) != 1:
+        return signed
+    try:
+        found = _issuers(parse_der(material.chain[0]), pool)
+    except ValueError:
+        return signed  # the verifier reports it
+    return replace(signed, material=replace(material, chain=(material.chain[0], *map(der, found))))
+
+
+def _issuers(leaf: x509.Certificate, pool: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    found: list[x509.Certificate] = []
+    level = [leaf]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            issuer
+            for issuer in pool
+            if issuer not in found and any(_issued(issuer, certificate) for certificate in level)
+        ]
+        found += level
+    return found[:_MAX_CANDIDATES]
+
+
+def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    if issuer.subject != certificate.issuer or issuer == certificate:
+        return False
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def _leaf_policy() -> ExtensionPolicy:

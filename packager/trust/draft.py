@@ -76,9 +76,21 @@ class TrustDraft:
         """Return the draft with a public key of a signer, beside others of that name."""
         return self._with_signer(signer, {"key": key.pem.decode(), **period.to_json()})
 
-    def with_certificate(self, signer: str, authority: Path, identity: str, period: Period = ALWAYS) -> TrustDraft:
-        """Return the draft with a signer by certificate: an exact `identity`, issued below the PEM `authority`."""
-        return self._with_signer(signer, {"ca": _pems(authority), "identity": identity, **period.to_json()})
+    def with_certificate(
+        self,
+        signer: str,
+        authority: Path,
+        identity: str,
+        period: Period = ALWAYS,
+        *,
+        intermediates: Path | None = None,
+    ) -> TrustDraft:
+        """Return the draft with a signer by certificate: an exact `identity`, issued below the PEM `authority`.
+
+        `intermediates` (PEM) may lie between the two, where they do not travel with the bundle.
+        """
+        between = {"intermediates": _pems(intermediates)} if intermediates else {}
+        return self._with_signer(signer, {"ca": _pems(authority), **between, "identity": identity, **period.to_json()})
 
     def with_identity(
         self, signer: str, identity: str, issuer: str, root: Path | None = None, period: Period = ALWAYS

@@ -112,8 +112,11 @@ def authenticate(
     trust: Trust,
     now: datetime | None,
     skipped: dict[str, PackagerError] | None = None,
+    others: dict[str, str] | None = None,
 ) -> tuple[Evidence, ...]:
     """Return the statements of trusted signers; statements that cannot be checked are added to `skipped`.
+
+    Those of signers who are not trusted are added to `others`, with the reason.
 
     Raises BadSignatureError for the first forgery in a trusted signer's name; without any trusted statement,
     UnsignedError, or the most specific error of a statement.
@@ -130,6 +133,8 @@ def authenticate(
             ) from None
         except NegativeAnswerError as error:
             doubts.append(error)
+            if others is not None:
+                others[digest] = error.message
             continue
         except (MalformedError, MissingToolError) as error:
             skipped[digest] = error
@@ -179,7 +184,9 @@ def _no_signer_error(
         return specific[0]
     if not signed:
         return UnsignedError(
-            "the bundle is not signed", hint="get the signed bundle from its publisher; `packager sign` signs one"
+            "the bundle is not signed",
+            hint="get the signed bundle from its publisher; `packager sign` signs one; `skopeo copy` "
+            "leaves signatures behind, `packager pull` and `oras cp -r` take them along",
         )
     wanted = ", ".join(signer.name[:16] for signer in trust.signers)
     got = ", ".join(sorted({statement.material.claim for statement in signed.values()}))
@@ -220,7 +227,7 @@ def check_subjects(subject: Subject, evidence: Iterable[Evidence]) -> None:
 def check_requirements(evidence: Sequence[Evidence], trust: Trust, now: datetime | None) -> str:
     """Raise MissingStatementError, OutdatedError or UntrustedTimeError unless each requirement is met."""
     for requirement in trust.required:
-        same = [item for item in evidence if item.statement.predicate_type == requirement.predicate_type]
+        same = [item for item in evidence if _meets(item.statement.predicate_type, requirement)]
         allowed = [item for item in same if not requirement.signers or item.attested.signer in requirement.signers]
         fitting = [item for item in allowed if _matches(item.statement.predicate, requirement)]
         if not fitting:
@@ -240,6 +247,17 @@ def statements_of_type(evidence: Iterable[Evidence], trust: Trust, predicate_typ
         for item in evidence
         if item.statement.predicate_type == predicate_type and all(item.attested.signer in names for names in entitled)
     )
+
+
+def _meets(predicate_type: str, requirement: Requirement) -> bool:
+    """Return whether a statement is of the required type.
+
+    Where a signature of the bundle is all that is required, that of `cosign sign` is one: its subject is the manifest
+    digest, which covers name, version and files.
+    """
+    if predicate_type == intoto.COSIGN_SIGN_PREDICATE and not requirement.predicate:
+        return requirement.predicate_type in (intoto.BUNDLE_PREDICATE, intoto.COSIGN_SIGN_PREDICATE)
+    return predicate_type == requirement.predicate_type
 
 
 def _matches(predicate: object, requirement: Requirement) -> bool:

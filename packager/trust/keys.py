@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from packager.errors import UsageError
 from packager.files import write_atomically
-from packager.formats.dsse import Key, SignedStatement, pae
+from packager.formats.dsse import Key, SignedStatement, encode, pae
 
 CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1()}
 _HASHES: dict[str, hashes.HashAlgorithm] = {"secp256r1": hashes.SHA256(), "secp384r1": hashes.SHA384()}
@@ -40,6 +40,12 @@ class PublicKey:
     def fingerprint(self) -> str:
         """SHA-256 of the PEM, in hexadecimal."""
         return hashlib.sha256(self.pem).hexdigest()
+
+    @property
+    def hints(self) -> frozenset[str]:
+        """What selects this key in signatures: our fingerprint, and Sigstore's, base64 of the SHA-256 of the DER."""
+        der = self.key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return frozenset({self.fingerprint, encode(hashlib.sha256(der).digest())})
 
     def verifies(self, statement: SignedStatement) -> bool:
         """Return whether this key signed the statement's original bytes."""

@@ -59,13 +59,17 @@ class KeySigner:
 
 @dataclass(frozen=True, slots=True)
 class CertificateSigner:
-    """A signer with a certificate of an enterprise authority, for `purpose`, with exactly this `identity` in it."""
+    """A signer with a certificate of an enterprise authority, for `purpose`, with exactly this `identity` in it.
+
+    `intermediates` may lie between that certificate and an authority; they are trusted as far as an authority goes.
+    """
 
     name: str
     authorities: tuple[x509.Certificate, ...]
     identity: str
     purpose: str = CODE_SIGNING
     period: Period = Period()
+    intermediates: tuple[x509.Certificate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +196,19 @@ def _signer(name: str, value: JSON) -> Signer:
         entry = members(table, what, "key", period)
         return KeySigner(name, _key(entry["key"], what), _period(entry))
     if "ca" in table:
-        entry = members(table, what, "ca identity", f"purpose {period}")
+        entry = members(table, what, "ca identity", f"intermediates purpose {period}")
         from packager.trust import certificates
 
         purpose = _text(entry.get("purpose", CODE_SIGNING))
         if not certificates.is_purpose(purpose):
             raise ValueError(f"the purpose of {what} is not an object identifier")
         return CertificateSigner(
-            name, tuple(_certificates(entry["ca"], 1)), _text(entry["identity"]), purpose, _period(entry)
+            name,
+            tuple(_certificates(entry["ca"], 1)),
+            _text(entry["identity"]),
+            purpose,
+            _period(entry),
+            tuple(_certificates(entry.get("intermediates", []), 0)),
         )
     entry = members(table, what, "identity issuer", f"instance {period}")
     instance = _name(entry["instance"]) if "instance" in entry else None

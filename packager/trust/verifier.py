@@ -65,20 +65,22 @@ class Verifier:
         keys: Iterable[Path] = (),
         identity: str | None = None,
         authority: Path | None = None,
+        intermediates: Path | None = None,
         timestamping: Path | None = None,
         issuer: str | None = None,
         root: Path | None = None,
     ) -> Verifier:
         """Trust public keys (PEM files), and one `identity`, exactly as it is written.
 
-        The identity is in a certificate issued below `authority` (PEM; with `timestamping` a time stamp of that
-        authority is required), or `issuer` vouches for it at a Sigstore instance, a private one where `root` is its
+        The identity is in a certificate issued below `authority` (PEM; `intermediates` may lie between, with
+        `timestamping` a time stamp of that authority is required), or `issuer` vouches for it at a Sigstore instance, a private one where `root` is its
         pinned trusted root. Raises UsageError.
         """
         signers: list[Signer] = [KeySigner(key.fingerprint, key) for key in map(_load_key, keys)]
         instances = {}
         if identity and authority:
-            signers.append(CertificateSigner("certificate", _authorities(authority), identity))
+            between = _authorities(intermediates) if intermediates else ()
+            signers.append(CertificateSigner("certificate", _authorities(authority), identity, intermediates=between))
         elif identity and issuer:
             if root:
                 instances[_INSTANCE] = read_trusted_root(root)
@@ -110,7 +112,7 @@ class Verifier:
         from packager.trust.verify import require_signature
 
         found = require_signature(bundle, self.trust, on_event, now=self.now, seen=self._seen)
-        bundle.medium.check_extent(bundle.tree, bundle.records)
+        bundle.medium.check_extent(bundle.tree, bundle.held)
         self.remember(Seen().with_bundle(bundle.name, bundle.version, bundle.digest))
         return found
 

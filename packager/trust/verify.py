@@ -16,15 +16,18 @@ are passed in. The first failing check ends verification, because later ones wou
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
-from packager.bundle.bundle import ALLOWED_SUFFIXES, Bundle
+from packager.bundle.bundle import ALLOWED_SUFFIXES, CHAIN, DRAFT, Bundle
 from packager.bundle.readers import record
 from packager.canonical import JSON
 from packager.errors import (
@@ -48,9 +51,13 @@ from packager.trust.model import Trust, as_trust
 from packager.trust.seen import NOTHING, Seen
 from packager.types import Blob
 
-MAX_STATEMENTS = 256
+if TYPE_CHECKING:
+    from cryptography import x509
+
+MAX_STATEMENTS = 1024
 MAX_STATEMENT_BYTES = 128 << 20
 MAX_NOTES = 5
+NO_OTHERS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,7 @@ class Verification:
     checks: tuple[Check, ...]
     failure: PackagerError | None
     skipped: Mapping[str, PackagerError] = field(default_factory=dict)  # statements that could not be checked
+    others: Mapping[str, str] = field(default_factory=dict)  # what others attached, by digest, and why it is no matter
 
     @property
     def signers(self) -> tuple[str, ...]:
@@ -91,7 +99,7 @@ class Verification:
     @property
     def notes(self) -> list[str]:
         """Return a sentence for each of the first statements that could not be checked, and one for the rest."""
-        return skipped_notes(self.skipped)
+        return skipped_notes(self.skipped, self.others)
 
     def raise_for_failure(self) -> None:
         """Raise the first failure, if there is one."""
@@ -108,6 +116,7 @@ class Verification:
             "signers": list(self.signers),
             "statements": [_statement_json(item) for item in self.evidence],
             "skipped": [{"digest": digest, "reason": why.message} for digest, why in self.skipped.items()],
+            "others": [{"digest": digest, "reason": why} for digest, why in sorted(self.others.items())],
             "checks": [check.to_json() for check in self.checks],
             "refusal": type(self.failure).__name__ if self.failure else None,
         }
@@ -160,6 +169,7 @@ def verify(
         tuple(checks),
         failure,
         case.skipped,
+        case.others,
     )
 
 
@@ -181,10 +191,33 @@ def require_signature(
     return case.evidence
 
 
-def skipped_notes(skipped: Mapping[str, PackagerError]) -> list[str]:
-    """Return a sentence for each of the first skipped statements, and one for the number of the rest."""
+def skipped_notes(skipped: Mapping[str, PackagerError], others: Mapping[str, str] = NO_OTHERS) -> list[str]:
+    """Return a sentence for each of the first skipped statements, and one for the number of the rest.
+
+    What others attached makes one sentence for each reason, because a signer usually makes several statements.
+    """
     found = [f"`{digest}` is skipped: {why.message:.300}" for digest, why in [*skipped.items()][:MAX_NOTES]]
-    return found + ([f"{len(skipped) - MAX_NOTES} more statements are skipped"] if len(skipped) > MAX_NOTES else [])
+    found += [f"{len(skipped) - MAX_NOTES} more statements are skipped"] if len(skipped) > MAX_NOTES else []
+    reasons = collections.Counter(others.values()).most_common()
+    found += [
+        f"`{next(digest for digest, other in others.items() if other == why)}` "
+        f"{f'and {count - 1} more are' if count > 1 else 'is'} of others: {why:.300}"
+        for why, count in reasons[:MAX_NOTES]
+    ]
+    rest = sum(count for _, count in reasons[MAX_NOTES:])
+    return found + ([f"{rest} more things are of others"] if rest else [])
+
+
+def _of_other_tools(bundle: Bundle) -> dict[str, str]:
+    """Return what is attached and is no statement, or of another form, by digest, with the reason."""
+    known = {dsse.BUNDLE, CHAIN, DRAFT}
+    found = {digest: f"a manifest of another form: {why.message:.200}" for digest, why in bundle.aside.items()}
+    for item in bundle.referrers:
+        if item.artifact_type not in known:
+            found[item.manifest.digest] = f"`{item.artifact_type:.100}` says nothing to this program"
+        elif item.others and item.artifact_type == dsse.BUNDLE:
+            found[item.manifest.digest] = "a statement in several parts is of another form"
+    return found
 
 
 class _Checks:
@@ -195,6 +228,7 @@ class _Checks:
         self.subject = Subject(bundle.name, bundle.version, bundle.digest, bundle.tree)
         self.signed: dict[str, SignedStatement] = {}
         self.skipped: dict[str, PackagerError] = {}
+        self.others: dict[str, str] = _of_other_tools(bundle)
         self.evidence: tuple[Evidence, ...] = ()
 
     def plan(self) -> Sequence[tuple[str, Callable[[], str]]]:
@@ -208,11 +242,11 @@ class _Checks:
         )
 
     def _structure(self) -> str:
-        self.signed, self.skipped = evidence.split_readable(dict(_records(self.bundle)))
+        self.signed, self.skipped = split_readable(self.bundle)
         return f"{len(self.bundle.tree.files)} files, {len(self.signed)} attached statements"
 
     def _signature(self) -> str:
-        self.evidence = evidence.authenticate(self.signed, self.trust, self.now, self.skipped)
+        self.evidence = evidence.authenticate(self.signed, self.trust, self.now, self.skipped, self.others)
         return f"signed by {', '.join(sorted({item.attested.identity[:80] for item in self.evidence}))}"
 
     def _statement(self) -> str:
@@ -244,20 +278,20 @@ class AttachedStatement(NamedTuple):
 
 def list_statements(bundle: Bundle) -> Iterator[AttachedStatement]:
     """Yield every readable statement of `bundle`, unverified."""
-    for digest, signed in evidence.split_readable(dict(_records(bundle)))[0].items():
+    for digest, signed in split_readable(bundle)[0].items():
         stated = intoto.parse(signed.payload, limit=dsse.MAX_BUNDLE)
         yield AttachedStatement(digest, _claim(signed.material), stated.predicate_type)
 
 
 def read_statements(bundle: Bundle) -> Iterator[intoto.Statement]:
     """Yield every readable attached statement, unverified."""
-    for signed in evidence.split_readable(dict(_records(bundle)))[0].values():
+    for signed in split_readable(bundle)[0].values():
         yield intoto.parse(signed.payload, limit=dsse.MAX_BUNDLE)
 
 
 def list_unreadable(bundle: Bundle) -> Mapping[str, PackagerError]:
     """Return the errors of unreadable attached statements, by the digest of their blob."""
-    return evidence.split_readable(dict(_records(bundle)))[1]
+    return split_readable(bundle)[1]
 
 
 def _claim(material: Material) -> str:
@@ -272,28 +306,64 @@ def _claim(material: Material) -> str:
         return material.claim
 
 
-def _records(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
-    """Yield the attached statements as bytes, within the limits of their number and size."""
-    blobs = {r.content.digest: r.content for r in bundle.referrers if r.artifact_type == dsse.BUNDLE and not r.others}
-    total = sum(blob.size for blob in blobs.values())
-    if len(blobs) > MAX_STATEMENTS or total > MAX_STATEMENT_BYTES:
-        raise TooLargeError(
-            f"too much is attached: expected at most {MAX_STATEMENTS} statements and {MAX_STATEMENT_BYTES} bytes, "
-            f"got {len(blobs)} and {total}",
-            subject=bundle.name,
-        )
-    for digest, blob in blobs.items():
-        limit = min(dsse.MAX_BUNDLE, blob.size)
-        pending = bundle.pending.get(digest)
-        yield digest, record(bundle.medium, digest, limit=limit) if pending is None else pending
+def split_readable(bundle: Bundle) -> tuple[dict[str, SignedStatement], dict[str, PackagerError]]:
+    """Return the attached statements that can be read, and why others cannot, by the digest of their blob."""
+    found, skipped = _records(bundle)
+    signed, unreadable = evidence.split_readable(found)
+    if any(isinstance(one.material, Certificates) and len(one.material.chain) == 1 for one in signed.values()):
+        signed = _with_paths(bundle, signed)
+    return signed, {**unreadable, **skipped}
+
+
+def _records(bundle: Bundle) -> tuple[dict[str, bytes], dict[str, PackagerError]]:
+    """Return the attached statements as bytes, and the errors of those that are not read.
+
+    The smallest are read first, up to limits of number and size: large ones that others attach displace none of ours.
+    """
+    found: dict[str, bytes] = {}
+    skipped: dict[str, PackagerError] = {}
+    room = MAX_STATEMENT_BYTES
+    for blob in _attached(bundle, dsse.BUNDLE):
+        room -= blob.size
+        if blob.size > dsse.MAX_BUNDLE or room < 0 or len(found) == MAX_STATEMENTS:
+            skipped[blob.digest] = TooLargeError(
+                f"too much is attached: at most {MAX_STATEMENTS} statements, of {dsse.MAX_BUNDLE} bytes each and "
+                f"{MAX_STATEMENT_BYTES} together, are read; this one has {blob.size} bytes",
+                subject=blob.digest,
+            )
+        else:
+            found[blob.digest] = _content(bundle, blob)
+    return found, skipped
+
+
+def _attached(bundle: Bundle, kind: str) -> list[Blob]:
+    """Return the blobs of everything attached of one artifact type, small ones first."""
+    blobs = {item.content for item in bundle.referrers if item.artifact_type == kind and not item.others}
+    return sorted(blobs, key=lambda blob: (blob.size, blob.digest))
+
+
+def _content(bundle: Bundle, blob: Blob) -> bytes:
+    pending = bundle.pending.get(blob.digest)
+    return record(bundle.medium, blob.digest, limit=blob.size) if pending is None else pending
+
+
+def _with_paths(bundle: Bundle, signed: Mapping[str, SignedStatement]) -> dict[str, SignedStatement]:
+    """Return the statements with the attached certificates that lead from each signer's on; proven later."""
+    from packager.trust import certificates
+
+    pool: list[x509.Certificate] = []
+    for blob in _attached(bundle, CHAIN):
+        if blob.size <= certificates.MAX_PEM and len(pool) < certificates.MAX_ATTACHED:
+            with contextlib.suppress(ValueError):  # anyone can attach anything
+                pool += certificates.parse_pem(_content(bundle, blob))
+    return {digest: certificates.with_path(statement, pool) for digest, statement in signed.items()}
 
 
 def check_files(bundle: Bundle, on_event: OnEvent = ignore) -> str:
     """Check every file, on all cores, and that the medium contains nothing else."""
-    bundle.medium.check_extent(bundle.tree, bundle.records)
-    for digest in sorted(bundle.records):
-        if digest not in bundle.pending:
-            record(bundle.medium, digest, limit=dsse.MAX_BUNDLE)
+    bundle.medium.check_extent(bundle.tree, bundle.held)
+    for digest in sorted(bundle.held & bundle.records.keys()):
+        record(bundle.medium, digest, limit=dsse.MAX_BUNDLE)
     done, total = 0, bundle.tree.size
 
     def moved(count: int) -> None:

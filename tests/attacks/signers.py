@@ -93,9 +93,7 @@ def authority_for_servers_only(stage: Stage, folder: Path) -> Attempt:
 def certificate_of_another_key(stage: Stage, folder: Path) -> Attempt:
     """Anybody can attach a certificate; its key must have signed."""
     document = json.loads(stage.document(stage.certificate(stage.middle.signer(), stamp=lambda s: [])))
-    material(document)["x509CertificateChain"]["certificates"][0]["rawBytes"] = base64.b64encode(
-        stage.leaf.der
-    ).decode()
+    material(document)["certificate"]["rawBytes"] = base64.b64encode(stage.leaf.der).decode()
     return stage.attempt(stage.with_documents(stage.bundle, [json.dumps(document).encode()]), folder)
 
 

@@ -144,10 +144,10 @@ class Stage:
         return sign(bundle or self.bundle, signer or self.key)
 
     def with_documents(self, bundle: Bundle, documents: Iterable[bytes]) -> Bundle:
-        """Attach signature files as they are."""
+        """Attach signature files as they are, and the certificate that those of a certificate need."""
         for document in documents:
             bundle = bundle.with_statement(document, "any")
-        return bundle
+        return bundle.with_certificates(self.middle.pem)
 
     def bent(self, change: Callable[[JSON], object], signer: Signer | None = None) -> Bundle:
         """Sign soundly, then change the signature file of the statement about the manifest."""

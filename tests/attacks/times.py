@@ -13,6 +13,7 @@ from pathlib import Path
 from packager.errors import (
     BadSignatureError,
     MalformedError,
+    UntrustedSignerError,
     UntrustedTimeError,
 )
 from packager.trust import timestamps
@@ -180,10 +181,14 @@ variants(
 variants(
     MalformedError,
     "Without its parts a proof of inclusion proves nothing.",
-    no_log_entry=_logged(lambda stage, d: material(d).update(tlogEntries=[])),
     two_log_entries=_logged(lambda stage, d: material(d).update(tlogEntries=[log_entry(d)] * 2)),
     no_inclusion_proof=_logged(lambda stage, d: log_entry(d).pop("inclusionProof")),
     negative_log_index=_logged(lambda stage, d: log_entry(d).update(logIndex="-1")),
+)
+variants(
+    UntrustedSignerError,
+    "Without a log entry it is a certificate of some authority, and this one's is no authority of the verifier.",
+    no_log_entry=_logged(lambda stage, d: material(d).update(tlogEntries=[])),
 )
 
 

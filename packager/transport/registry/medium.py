@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from packager import canonical
@@ -19,11 +22,34 @@ from packager.transport.registry.wire import Settings
 from packager.types import Blob, Tree
 
 _NOTES = 5
+_CONNECTIONS = 8
 _ATTACHED = 128 << 20  # bytes of everything attached to one bundle; it is kept in memory
 
 
 class _LeftOutError(Exception):
     """A referrer is skipped, for the reason in the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    """The manifest of a referrer, and the blobs that it names."""
+
+    digest: str
+    data: bytes
+    manifest: oci.Manifest
+    held: Mapping[str, Blob]
+
+    @property
+    def size(self) -> int:
+        return sum(blob.size for blob in self.held.values())
+
+
+def _summed(attached: Sequence[_Attached]) -> Iterator[tuple[int, _Attached]]:
+    """Yield each with the size of it and all before it."""
+    total = 0
+    for one in attached:
+        total += one.size
+        yield total, one
 
 
 class RegistryBundle:
@@ -34,7 +60,6 @@ class RegistryBundle:
         self._repository, self._on_event = Repository(reference, settings), on_event
         self._small: dict[str, bytes] = {}  # manifests, and what is derived from them
         self._sizes: dict[str, int] = {}
-        self._room = _ATTACHED
 
     @property
     def name(self) -> str:
@@ -47,7 +72,7 @@ class RegistryBundle:
         manifest = oci.parse_manifest(data, subject=digest)
         self._know([manifest.config, *manifest.layers])
         model = oci.Descriptor(oci.MANIFEST, Blob(digest, len(data)))
-        referrers = list(self._referrers(model))
+        referrers = self._referrers(model)
         listed = oci.index(referrers)  # the registry's own list may name more; this is the one that `Bundle` states
         self._small |= {canonical.sha256(content): content for content in (listed, oci.EMPTY_BYTES)}
         return oci.index([model, *referrers])
@@ -55,20 +80,55 @@ class RegistryBundle:
     def _know(self, descriptors: Sequence[oci.Descriptor]) -> None:
         self._sizes |= {item.blob.digest: item.blob.size for item in descriptors}
 
-    def _referrers(self, model: oci.Descriptor) -> Iterator[oci.Descriptor]:
-        """Fetch the referrers; everyone may attach anything, so unreadable ones are skipped with a warning."""
-        left: list[str] = []
-        for item in self._repository.referrers(model.blob.digest):
-            try:
-                yield self._referrer(item.blob.digest, model)
-            except _LeftOutError as why:
-                left.append(f"`{item.blob.digest}` in `{self.label}` is left out: {why}")
-        for note in left[:_NOTES]:
-            self._on_event(Warned(note))
-        if left[_NOTES:]:
+    def _referrers(self, model: oci.Descriptor) -> list[oci.Descriptor]:
+        """Fetch the referrers; everyone may attach anything, so unreadable ones are skipped with a warning.
+
+        The smallest are fetched first, up to a limit of all together: large ones displace no statement of ours.
+        """
+        listed = self._repository.referrers(model.blob.digest)
+        left: dict[str, str] = {}
+        found: list[oci.Descriptor] = []
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            manifests = list(pool.map(lambda item: self._manifest(item.blob.digest, model), listed))
+            for item, why in zip(listed, manifests, strict=True):
+                if isinstance(why, _LeftOutError):
+                    left[item.blob.digest] = str(why)
+            read = sorted(
+                (one for one in manifests if isinstance(one, _Attached)), key=lambda one: (one.size, one.digest)
+            )
+            within = list(itertools.takewhile(lambda one: one[0] <= _ATTACHED, _summed(read)))
+            left |= {one.digest: f"more than {_ATTACHED} bytes are attached" for one in read[len(within) :]}
+            contents = pool.map(lambda one: self._contents(one[1]), within)
+            for (_, attached), content in zip(within, contents, strict=True):
+                if isinstance(content, _LeftOutError):
+                    left[attached.digest] = str(content)
+                    continue
+                self._know([attached.manifest.config, *attached.manifest.layers])
+                self._small |= {**content, attached.digest: attached.data}
+                blob = Blob(attached.digest, len(attached.data))
+                found.append(oci.Descriptor(oci.MANIFEST, blob, {}, attached.manifest.artifact_type))
+        self._tell(left)
+        return sorted(found, key=lambda item: item.blob.digest)
+
+    def _tell(self, left: Mapping[str, str]) -> None:
+        for digest in sorted(left)[:_NOTES]:
+            self._on_event(Warned(f"`{digest}` in `{self.label}` is left out: {left[digest]}"))
+        if len(left) > _NOTES:
             self._on_event(Warned(f"{len(left) - _NOTES} more things in `{self.label}` are left out"))
 
-    def _referrer(self, digest: str, model: oci.Descriptor) -> oci.Descriptor:
+    def _manifest(self, digest: str, model: oci.Descriptor) -> _Attached | _LeftOutError:
+        try:
+            return self._attached(digest, model)
+        except _LeftOutError as why:
+            return why
+
+    def _contents(self, attached: _Attached) -> dict[str, bytes] | _LeftOutError:
+        try:
+            return {name: self._content(blob) for name, blob in attached.held.items() if name not in self._small}
+        except _LeftOutError as why:
+            return why
+
+    def _attached(self, digest: str, model: oci.Descriptor) -> _Attached:
         try:
             data = self._repository.manifest(digest)
             if data is None:
@@ -81,18 +141,12 @@ class RegistryBundle:
         held = {item.blob.digest: item.blob for item in (*manifest.layers, manifest.config)}
         if max(blob.size for blob in held.values()) > dsse.MAX_BUNDLE:
             raise _LeftOutError(f"it holds more than {dsse.MAX_BUNDLE} bytes")
-        read = {name: self._content(blob) for name, blob in held.items() if name not in self._small}
-        self._know([manifest.config, *manifest.layers])
-        self._small |= {**read, digest: data}
-        return oci.Descriptor(oci.MANIFEST, Blob(digest, len(data)), {}, manifest.artifact_type)
+        return _Attached(digest, data, manifest, held)
 
     def _content(self, blob: Blob) -> bytes:
         """Read an attached blob early, so that a broken one can still be skipped."""
         if blob == Blob(canonical.sha256(oci.EMPTY_BYTES), len(oci.EMPTY_BYTES)):
             return oci.EMPTY_BYTES
-        self._room -= blob.size
-        if self._room < 0:
-            raise _LeftOutError(f"more than {_ATTACHED} bytes are attached")
         try:
             with self._repository.open(blob) as file:
                 data = file.read(blob.size + 1)

@@ -30,7 +30,7 @@ from packager.types import DIGEST, Blob
 _DOCKER, _DOCKER_LIST = (f"application/vnd.docker.distribution.manifest.{form}+json" for form in ("v2", "list.v2"))
 _ACCEPT = f"{oci.MANIFEST}, {oci.INDEX}, {_DOCKER}, {_DOCKER_LIST}"
 _IMAGES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
-_REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}")
+_REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}(\.(sig|att|sbom))?")  # and where cosign put them at first
 _NOT_THERE = (400, 404, 405)  # of registries that cannot delete by tag, or at all
 _MAX_REFERRERS = 1000
 _PAGES = 50

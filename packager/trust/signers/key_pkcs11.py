@@ -33,21 +33,29 @@ class TokenKey:
 
     def sign(self, payload: bytes) -> SignedStatement:
         """Sign an in-toto payload, in a separate session."""
+        signature, public = self._signed(pae(payload))
+        return SignedStatement(payload, signature, Key(public.fingerprint))
+
+    def sign_bytes(self, message: bytes) -> bytes:
+        """Return the DER signature of `message`, made in a separate session."""
+        return self._signed(message)[0]
+
+    def _signed(self, message: bytes) -> tuple[bytes, PublicKey]:
         library = _library()
         try:
             with _session(library, self.location, self.secret()) as session:
                 public = _public(library, session, self.location)
                 private = _one(library, session, library.ObjectClass.PRIVATE_KEY, self.location)
-                raw = private.sign(keys.digest(public, pae(payload)), mechanism=library.Mechanism.ECDSA)
+                raw = private.sign(keys.digest(public, message), mechanism=library.Mechanism.ECDSA)
         except library.PKCS11Error as error:
             raise SourceError(
                 f"the token refused: {type(error).__name__} {error}".rstrip(),
                 hint="check the PIN, the token and the key's rights",
             ) from error
         signature = importlib.import_module("pkcs11.util.ec").encode_ecdsa_signature(raw)
-        if not public.signed(signature, pae(payload)):
+        if not public.signed(signature, message):
             raise SourceError("the token made a signature that its own public key does not accept")
-        return SignedStatement(payload, signature, Key(public.fingerprint))
+        return signature, public
 
 
 def open_signer(location: str, secret: Secret) -> Signer:

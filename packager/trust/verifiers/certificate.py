@@ -104,7 +104,7 @@ def _first_issued(
     for signer in candidates:
         try:
             certificates.check_fitness(leaf, signer.purpose, at)
-            certificates.check_path(leaf, others, signer.authorities, signer.purpose, at)
+            certificates.check_path(leaf, [*others, *signer.intermediates], signer.authorities, signer.purpose, at)
         except (UntrustedSignerError, UnfitCertificateError) as error:
             doubt = error
         else:

@@ -17,8 +17,9 @@ def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attes
     if not isinstance(material, Key):
         raise UntrustedSignerError("this is no signature of a plain key")
     for signer in trust.signers:
-        if isinstance(signer, KeySigner) and signer.key.fingerprint == material.hint:
+        if isinstance(signer, KeySigner) and material.hint in signer.key.hints:
             if not signer.key.verifies(signed):
                 raise BadSignatureError("the signature does not match its statement", subject=signer.name)
-            return Attested(signed.payload, signer.name, material.hint, None, key=material.hint)
+            fingerprint = signer.key.fingerprint
+            return Attested(signed.payload, signer.name, fingerprint, None, key=fingerprint)
     raise UntrustedSignerError(f"no trusted key signed: got {material.hint[:16]:.16}")

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attach a signed statement to a bundle in memory, with what a verifier needs besides it."""
+
+from __future__ import annotations
+
+from packager.bundle.bundle import Bundle
+from packager.formats.dsse import Certificates, SignedStatement
+from packager.formats.intoto import MODEL_SIGNING_PREDICATE
+
+
+def with_signed(bundle: Bundle, signed: SignedStatement, predicate_type: str) -> Bundle:
+    """Return `bundle` with a signed statement attached, and the certificates between its signer's and the root."""
+    content = signed.to_bytes(chain=predicate_type == MODEL_SIGNING_PREDICATE)
+    bundle = bundle.with_statement(content, predicate_type)
+    if isinstance(signed.material, Certificates) and signed.material.chain[1:]:
+        from packager.trust import certificates
+
+        pem = "".join(certificates.pem(certificates.parse_der(raw)) for raw in signed.material.chain[1:])
+        bundle = bundle.with_certificates(pem.encode())
+    return bundle
