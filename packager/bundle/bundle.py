@@ -43,6 +43,8 @@ DRAFT = "application/vnd.packager.draft.v1+json"
 """An unsigned predicate that the build left; it travels to the signer, and verifiers ignore it."""
 CHAIN = "application/pem-certificate-chain"
 """Certificates between a signing certificate and its root (RFC 8555, 9.1); they prove nothing by being there."""
+EVIDENCE = "application/vnd.packager.evidence.v1"
+"""What a signed statement names by digest and is too large for it; it proves nothing without that statement."""
 _KIND = "org.packager.predicateType"
 INSTALLED = Path("current", "bundle")  # where an installation keeps the bundle that it serves
 MAX_LISTED = 1024  # manifests in an index: the bundle and what is attached to it
@@ -199,6 +201,20 @@ class Bundle:
     def with_certificates(self, pem: bytes) -> Bundle:
         """Return this bundle with the certificates attached that lead from a signer's to its root."""
         return self._with(CHAIN, pem, {})
+
+    def with_evidence(self, content: bytes) -> Bundle:
+        """Return this bundle with the content of something attached that a statement names by digest."""
+        return self._with(EVIDENCE, content, {})
+
+    def evidence(self, digest: str) -> bytes:
+        """Return attached evidence, checked against its digest. Raises WrongContentError if it is not attached."""
+        if not any(item.artifact_type == EVIDENCE and item.content.digest == digest for item in self.referrers):
+            raise WrongContentError(
+                f"`{digest:.80}`, which a statement names, is not attached to `{self.medium.label}`",
+                subject=digest,
+                hint="a copy may have left it behind: pull the bundle again from where it was signed",
+            )
+        return self.record_bytes(digest)
 
     def with_draft(self, predicate: bytes, predicate_type: str) -> Bundle:
         """Return this bundle with a predicate attached that is still to be signed."""

@@ -61,7 +61,7 @@ def _check(bundle: Bundle, verifier: Verifier | None, on_event: OnEvent) -> tupl
     found = verifier.verify(bundle, on_event)
     found.raise_for_failure()
     stated = [
-        reference_outputs.read(item.statement.predicate, bundle.tree, item.digest)
+        reference_outputs.read(item.statement.predicate, bundle.tree, item.digest, bundle.evidence)
         for item in found.evidence
         if item.statement.predicate_type == reference_outputs.PREDICATE
     ]

@@ -2,13 +2,15 @@
 """Read and write reference outputs: the source's outputs for the reference inputs of a bundle, as a predicate.
 
 They depend on the instructions of the CPU that computed them, so they are in a statement about the bundle, not in the
-bundle. Their inputs are named by digest; the files are those that the measurement writes (`vectors/`).
+bundle. Their inputs are named by digest; the files are those that the measurement writes (`vectors/`). What is signed
+names the outputs by digest as well, and they travel beside it (`detach`), because other tools refuse large statements;
+a draft holds them, and so do statements of earlier versions.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from packager import canonical
 from packager.canonical import JSON
@@ -27,14 +29,25 @@ def predicate(tree: Tree, outputs: Mapping[str, bytes]) -> dict[str, JSON]:
     return {"inputs": inputs, "outputs": files}
 
 
-def read(stated: JSON, tree: Tree, subject: str) -> dict[str, bytes]:
+def detach(stated: JSON) -> tuple[JSON, dict[str, bytes]]:
+    """Return the predicate without the contents of its outputs, and these by digest. Raises MalformedError."""
+    try:
+        bare = [{key: value for key, value in item.items() if key != "content"} for item in stated["outputs"]]
+        contents = [_content(item, _absent) for item in stated["outputs"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MalformedError(f"the draft states no reference outputs: {error}", subject=PREDICATE) from None
+    return {**stated, "outputs": bare}, {canonical.sha256(data): data for data in contents}
+
+
+def read(stated: JSON, tree: Tree, subject: str, fetch: Callable[[str], bytes]) -> dict[str, bytes]:
     """Return the files (name to content) of a predicate by a trusted signer about the bundle of `tree`.
 
-    Raises MalformedError, and WrongSubjectError when they belong to other inputs than the bundle has.
+    `fetch` returns what is attached to the bundle, by digest. Raises what it raises, MalformedError, and
+    WrongSubjectError when they belong to other inputs than the bundle has.
     """
     try:
         inputs = {item["name"]: f"sha256:{item['digest']['sha256']}" for item in stated["inputs"]}
-        files = {item["name"]: _content(item) for item in stated["outputs"]}
+        files = {item["name"]: _content(item, fetch) for item in stated["outputs"]}
         if not set(files) <= {f"outputs{suffix}" for suffix in _KINDS}:
             raise ValueError("it holds other files than outputs")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -44,8 +57,13 @@ def read(stated: JSON, tree: Tree, subject: str) -> dict[str, bytes]:
     return files
 
 
-def _content(item: JSON) -> bytes:
-    data = base64.b64decode(item["content"], validate=True)
-    if canonical.sha256(data) != f"sha256:{item['digest']['sha256']}":
+def _absent(digest: str) -> bytes:
+    raise ValueError(f"it lacks the content of `{digest:.80}`")
+
+
+def _content(item: JSON, fetch: Callable[[str], bytes]) -> bytes:
+    digest = f"sha256:{item['digest']['sha256']}"
+    data = base64.b64decode(item["content"], validate=True) if "content" in item else fetch(digest)
+    if canonical.sha256(data) != digest:
         raise ValueError(f"`{item['name']!s:.40}` does not match its digest")
     return data

@@ -26,7 +26,7 @@ from packager.formats.wheel_locks import Wheel
 from packager.lock.lock import Lock
 from packager.policy import facts
 from packager.recipe.recipe import Recipe
-from packager.release.sign import MAX_PREDICATE
+from packager.release.sign import MAX_PREDICATE, MAX_STATED
 from packager.store.store import Store
 from packager.types import Action, Result
 
@@ -53,9 +53,11 @@ def keep(recipe: Recipe, lock: Lock, built: Built, bundle: Bundle, runner: Runne
         cyclonedx.PREDICATE: store.get(sbom.digest) if sbom else b"",
         facts.SCAN: canonical.dump(_unsigned(built.facts["scans"][0])),
     }
-    for kind in [kind for kind, data in predicates.items() if len(data) > MAX_PREDICATE]:
-        size = len(predicates.pop(kind))
-        runner.on_event(Warned(f"`{kind}` cannot be signed: expected at most {MAX_PREDICATE} bytes, got {size}"))
+    limits = {reference_outputs.PREDICATE: MAX_PREDICATE}  # outputs travel beside the statement
+    for kind, data in list(predicates.items()):
+        if len(data) > (limit := limits.get(kind, MAX_STATED)):
+            del predicates[kind]
+            runner.on_event(Warned(f"`{kind}` cannot be signed: expected at most {limit} bytes, got {len(data)}"))
     entry = store.draft(bundle.name, bundle.version, {k: store.put(v).digest for k, v in predicates.items()})
     return replace(bundle, medium=StoredBundle(store, entry, bundle.medium.label))
 

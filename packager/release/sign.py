@@ -13,7 +13,7 @@ from packager.bundle.readers import LayoutDirectory, StoredBundle, UnpackedTree
 from packager.canonical import JSON
 from packager.errors import MalformedError, UsageError
 from packager.events import Note, OnEvent, ignore
-from packager.formats import dsse
+from packager.formats import dsse, reference_outputs
 from packager.formats.intoto import (
     BUNDLE_PREDICATE,
     MODEL_SIGNING_PREDICATE,
@@ -24,11 +24,12 @@ from packager.formats.intoto import (
 from packager.transport import copy
 from packager.trust import verify
 from packager.trust.attach import with_signed
-from packager.trust.signers import Signer
+from packager.trust.signers import Repeating, Signer
 
 _SHORTEST = 8  # characters of a fingerprint that may stand for it
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:[\x21-\x7e]{1,1000}")
-MAX_PREDICATE = dsse.MAX_BUNDLE // 2  # bytes; base64 and a certificate chain come on top
+MAX_PREDICATE = dsse.MAX_BUNDLE // 2  # bytes of a draft or a file
+MAX_STATED = 700_000  # bytes of a payload, which base64 and a certificate make a third larger
 
 
 def sign(bundle: Bundle, signer: Signer) -> Bundle:
@@ -36,14 +37,18 @@ def sign(bundle: Bundle, signer: Signer) -> Bundle:
 
     One binds name, version, files and manifest digest and is what `verify` asks for; the other is an OpenSSF Model
     Signing statement over the same files, so that `model_signing verify` accepts the unpacked bundle. In the store
-    where it was built, a bundle also has provenance, its SBOM and reference outputs (`drafts`).
+    where it was built, a bundle also has provenance, its SBOM and reference outputs (`drafts`). Signing again what the
+    same signer signed adds nothing.
     """
-    for statement in (
-        bundle_statement(bundle.name, bundle.version, bundle.digest, bundle.tree),
-        model_signing_statement(bundle.name, bundle.version, bundle.tree),
-    ):
-        bundle = _attach(bundle, statement, signer)
+    bundle = _attach(bundle, bundle_statement(bundle.name, bundle.version, bundle.digest, bundle.tree), signer)
+    files = model_signing_statement(bundle.name, bundle.version, bundle.tree)
+    if len(files.to_bytes()) <= MAX_STATED:  # some 5000 files; `verify` does not need it
+        bundle = _attach(bundle, files, signer)
     for kind, predicate in drafts(bundle).items():
+        if kind == reference_outputs.PREDICATE:
+            predicate, contents = reference_outputs.detach(predicate)
+            for content in contents.values():
+                bundle = bundle.with_evidence(content)
         bundle = attest(bundle, kind, predicate, signer)
     return bundle.only(lambda referrer: referrer.artifact_type != DRAFT)
 
@@ -163,7 +168,12 @@ def attest(bundle: Bundle, predicate_type: str, predicate: JSON, signer: Signer)
 
 
 def _attach(bundle: Bundle, statement: Statement, signer: Signer) -> Bundle:
-    return with_signed(bundle, signer.sign(statement.to_bytes()), statement.predicate_type)
+    signed = signer.sign(statement.to_bytes())
+    if isinstance(signer, Repeating):
+        there = verify.split_readable(bundle)[0].values()
+        if any(old.payload == signed.payload and signer.repeats(old, signed) for old in there):
+            return bundle
+    return with_signed(bundle, signed, statement.predicate_type)
 
 
 def _is_key(claim: str, who: str) -> bool:

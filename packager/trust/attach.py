@@ -4,13 +4,25 @@
 from __future__ import annotations
 
 from packager.bundle.bundle import Bundle
+from packager.errors import UsageError
 from packager.formats.dsse import Certificates, SignedStatement
 from packager.formats.intoto import MODEL_SIGNING_PREDICATE
 
+MAX_STATEMENT = 1 << 20  # bytes of what is attached; admission controllers read no larger ones
+
 
 def with_signed(bundle: Bundle, signed: SignedStatement, predicate_type: str) -> Bundle:
-    """Return `bundle` with a signed statement attached, and the certificates between its signer's and the root."""
+    """Return `bundle` with a signed statement attached, and the certificates between its signer's and the root.
+
+    Raises UsageError for a statement that is larger than other tools read.
+    """
     content = signed.to_bytes(chain=predicate_type == MODEL_SIGNING_PREDICATE)
+    if len(content) > MAX_STATEMENT:
+        raise UsageError(
+            f"the statement `{predicate_type:.80}` is too large: expected at most {MAX_STATEMENT} bytes, "
+            f"got {len(content)}",
+            hint="name what is large by its digest, and keep it elsewhere",
+        )
     bundle = bundle.with_statement(content, predicate_type)
     if isinstance(signed.material, Certificates) and signed.material.chain[1:]:
         from packager.trust import certificates

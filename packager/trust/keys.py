@@ -51,6 +51,11 @@ class PublicKey:
         """Return whether this key signed the statement's original bytes."""
         return self.signed(statement.signature, pae(statement.payload))
 
+    def made(self, statement: SignedStatement) -> bool:
+        """Return whether this key, named as such, signed the statement."""
+        material = statement.material
+        return isinstance(material, Key) and material.hint in self.hints and self.verifies(statement)
+
     def signed(self, signature: bytes, message: bytes) -> bool:
         """Return whether `signature` is this key's, of `message`."""
         try:
@@ -74,6 +79,10 @@ class PrivateKey:
     def sign(self, payload: bytes) -> SignedStatement:
         """Sign an in-toto payload."""
         return SignedStatement(payload, self.sign_bytes(pae(payload)), Key(self.public.fingerprint))
+
+    def repeats(self, old: SignedStatement, new: SignedStatement) -> bool:
+        """Return whether `old` is a signature by this key."""
+        return self.public.made(old)
 
     def sign_bytes(self, message: bytes) -> bytes:
         """Return the DER signature of `message`; equal messages give equal signatures."""

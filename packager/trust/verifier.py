@@ -73,8 +73,8 @@ class Verifier:
         """Trust public keys (PEM files), and one `identity`, exactly as it is written.
 
         The identity is in a certificate issued below `authority` (PEM; `intermediates` may lie between, with
-        `timestamping` a time stamp of that authority is required), or `issuer` vouches for it at a Sigstore instance, a private one where `root` is its
-        pinned trusted root. Raises UsageError.
+        `timestamping` a time stamp of that authority is required), or `issuer` vouches for it at a Sigstore instance,
+        a private one where `root` is its pinned trusted root. Raises UsageError.
         """
         signers: list[Signer] = [KeySigner(key.fingerprint, key) for key in map(_load_key, keys)]
         instances = {}

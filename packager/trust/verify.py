@@ -27,7 +27,7 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from packager.bundle.bundle import ALLOWED_SUFFIXES, CHAIN, DRAFT, Bundle
+from packager.bundle.bundle import ALLOWED_SUFFIXES, CHAIN, DRAFT, EVIDENCE, Bundle
 from packager.bundle.readers import record
 from packager.canonical import JSON
 from packager.errors import (
@@ -210,7 +210,7 @@ def skipped_notes(skipped: Mapping[str, PackagerError], others: Mapping[str, str
 
 def _of_other_tools(bundle: Bundle) -> dict[str, str]:
     """Return what is attached and is no statement, or of another form, by digest, with the reason."""
-    known = {dsse.BUNDLE, CHAIN, DRAFT}
+    known = {dsse.BUNDLE, CHAIN, DRAFT, EVIDENCE}
     found = {digest: f"a manifest of another form: {why.message:.200}" for digest, why in bundle.aside.items()}
     for item in bundle.referrers:
         if item.artifact_type not in known:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from packager import plugins
 from packager.errors import UsageError
@@ -24,6 +24,17 @@ class Signer(Protocol):
 
     def sign(self, payload: bytes) -> SignedStatement:
         """Return the payload with a signature of its pre-authentication encoding."""
+
+
+@runtime_checkable
+class Repeating(Protocol):
+    """A signer that recognises what it signed before."""
+
+    def repeats(self, old: SignedStatement, new: SignedStatement) -> bool:
+        """Return whether `old` proves what `new`, just made over the same payload, proves.
+
+        It must be sound: anyone may have attached it, to keep a better one away.
+        """
 
 
 class SignerModule(Protocol):

@@ -20,7 +20,7 @@ import urllib3
 from cryptography import x509
 
 from packager import plugins
-from packager.errors import BadSignatureError, SourceError, UnfitCertificateError, UsageError
+from packager.errors import BadSignatureError, PackagerError, SourceError, UnfitCertificateError, UsageError
 from packager.formats.dsse import Certificates, SignedStatement
 from packager.trust import certificates, keys, timestamps
 from packager.trust.model import CODE_SIGNING
@@ -59,6 +59,27 @@ class CertificateHolder:
         stamps = (_stamp(self.tsa, signed.signature),) if self.tsa else ()
         chain = tuple(certificates.der(certificate) for certificate in self.chain)
         return SignedStatement(payload, signed.signature, Certificates(chain, stamps))
+
+    def repeats(self, old: SignedStatement, new: SignedStatement) -> bool:
+        """Return whether `old` is a signature with this certificate, stamped by the same authority as `new`."""
+        made, again = old.material, new.material
+        if not isinstance(made, Certificates) or not isinstance(again, Certificates) or made.chain[0] != again.chain[0]:
+            return False
+        if not keys.public_key(self.chain[0].public_key()).verifies(old):
+            return False
+        return all(_is_stamped(old.signature, made.timestamps, raw, new.signature) for raw in again.timestamps)
+
+
+def _is_stamped(old: bytes, stamps: tuple[bytes, ...], raw: bytes, signature: bytes) -> bool:
+    """Return whether one of `stamps`, of the signature `old`, is by the authority that made `raw` for `signature`."""
+    authority = timestamps.verify_own(timestamps.parse(raw), signature)
+    for stamp in stamps:
+        try:
+            timestamps.verify(timestamps.parse(stamp), old, [authority])
+        except (ValueError, PackagerError):
+            continue
+        return True
+    return False
 
 
 def open_signer(location: str, secret: Secret) -> Signer:

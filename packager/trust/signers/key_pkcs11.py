@@ -8,7 +8,7 @@ The location is the path and query of an RFC 7512 URI: `token`, `serial` and `sl
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -30,11 +30,16 @@ class TokenKey:
 
     location: dict[str, str]
     secret: Secret
+    seen: list[PublicKey] = field(default_factory=list, compare=False)  # the public half, once it was read
 
     def sign(self, payload: bytes) -> SignedStatement:
         """Sign an in-toto payload, in a separate session."""
         signature, public = self._signed(pae(payload))
         return SignedStatement(payload, signature, Key(public.fingerprint))
+
+    def repeats(self, old: SignedStatement, new: SignedStatement) -> bool:
+        """Return whether `old` is a signature by this key: its signatures are never equal."""
+        return any(public.made(new) and public.made(old) for public in self.seen)
 
     def sign_bytes(self, message: bytes) -> bytes:
         """Return the DER signature of `message`, made in a separate session."""
@@ -55,6 +60,7 @@ class TokenKey:
         signature = importlib.import_module("pkcs11.util.ec").encode_ecdsa_signature(raw)
         if not public.signed(signature, message):
             raise SourceError("the token made a signature that its own public key does not accept")
+        self.seen[:] = [public]
         return signature, public
 
 

@@ -28,6 +28,8 @@ class Identity:
     signer: Any
     statement: Any
     failures: tuple[type[Exception], ...]
+    root: Any
+    token: Any
 
     def sign(self, payload: bytes) -> SignedStatement:
         """Sign an in-toto payload, log it, and get a timestamp."""
@@ -36,6 +38,19 @@ class Identity:
         except self.failures as error:
             raise SourceError(f"the Sigstore instance did not sign: {_line(error)}") from error
         return dsse.parse(bundle.to_json().encode())
+
+    def repeats(self, old: SignedStatement, new: SignedStatement) -> bool:
+        """Return whether `old` is a signature of this identity that the instance proves."""
+        if not isinstance(old.material, dsse.Logged):
+            return False
+        verify = _module("verify")
+        identity = _module("verify.policy").Identity(identity=self.token.identity, issuer=self.token.federated_issuer)
+        try:
+            bundle = _module("models").Bundle.from_json(old.material.document)
+            kind, payload = verify.Verifier(trusted_root=self.root).verify_dsse(bundle, identity)
+        except (_module("errors").Error, ValueError):
+            return False
+        return bool(kind == dsse.IN_TOTO and payload == new.payload)
 
 
 def open_signer(location: str, secret: Secret) -> Signer:
@@ -47,7 +62,7 @@ def open_signer(location: str, secret: Secret) -> Signer:
         config = _config(models, location)
         token = oidc.IdentityToken(_token(oidc, secret))
         context = sign.SigningContext.from_trust_config(config)
-        return Identity(sign.Signer(token, context), envelope.Statement, failures)
+        return Identity(sign.Signer(token, context), envelope.Statement, failures, config.trusted_root, token)
     except (oidc.IdentityError, oidc.ExpiredIdentity) as error:
         raise UsageError(f"the identity token is not acceptable: {_line(error)}", hint=_HINT) from error
     except failures as error:
