@@ -255,6 +255,7 @@ def rebuild_bundle(
         dict(workspace.variables),
         workspace.registry_settings,
         workspace.clock().date(),
+        clock=workspace.clock,
     )
     return rebuild.rebuild_bundle(
         bundle, verifier, workspace.open_store(), here, source, output, workspace.on_event, workspace.jobs

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from packager.trust.draft import Period, TrustDraft
+    from packager.trust.evidence import Evidence
     from packager.trust.file import TrustFile
     from packager.trust.keys import PrivateKey
     from packager.trust.model import Requirement, Revocations, Roots, Trust
+    from packager.trust.verifier import Verifier
 else:
     __getattr__ = lazily(
         __name__,
@@ -50,6 +52,7 @@ __all__ = [
     "describe_signers",
     "read_trust_file",
     "update_trust_file",
+    "verify_model_files",
     "write_trust_file",
 ]
 
@@ -100,3 +103,15 @@ def update_trust_file(
     from packager.trust import update
 
     return update.update_trust_file(path, new, now, state, tuf_root)
+
+
+def verify_model_files(directory: Path, verifier: Verifier, signature: Path | None = None) -> Evidence:
+    """Return who signed the files of a model in OpenSSF Model Signing's format; they need not be a bundle.
+
+    `signature` is by default `model.sig` in the directory. Every file there must be signed, but for git's own and the
+    signature. Raises UsageError, MalformedError, BadSignatureError, WrongContentError naming a file, WrongSubjectError,
+    and the NegativeAnswerError of a signer who is not trusted.
+    """
+    from packager.trust import oms
+
+    return oms.verify_model_files(directory, signature, verifier)

@@ -512,6 +512,7 @@ def _sbom(
         [item.to_json() for item in recipe.datasets],
         card_name(recipe.card) if recipe.card else None,
         declared,
+        str(lock.signed["signer"]) if lock.signed else None,
     )
     return cyclonedx.describe(model, files, targets, lock.dependencies, lock.toolchain)
 

@@ -59,7 +59,7 @@ class Project:
         store = open_store()
         runner = Runner(store, _limits(parsed), on_event, jobs, confined=parsed.sandbox != "none")
         base, tracking = path.absolute().parent, variables.get("MLFLOW_TRACKING_URI")
-        context = BuildContext(base, tracking, dict(variables), registries, clock().date())
+        context = BuildContext(base, tracking, dict(variables), registries, clock().date(), clock=clock)
         return Project(parsed, path.with_suffix(".lock"), context, runner, Memo(store.root / "memo"), clock)
 
     @property

@@ -49,14 +49,16 @@ def _lock(args: argparse.Namespace, console: Console) -> tuple[int, tuple[()]]:
         lock = api.lock_recipe(project, engine=args.engine)
     because = recipes.explain_level(project, lock)
     text = f"locked {lock.source['uri']} ({size(lock.tree.size)}) at opset {lock.level.opset}, IR {lock.level.ir}"
+    rows_signed = [f"source signed by {lock.signed['signer']} ({lock.signed['form']})"] if lock.signed else []
     value = {
         "lock": str(project.lock_file),
         "source": dict(lock.source),
         "tree": lock.tree.digest,
+        "signed": dict(lock.signed) if lock.signed else None,
         "export": lock.kind,
         "level": {"opset": lock.level.opset, "ir": lock.level.ir, "because": because},
         "platforms": {runtime: list(sets) for runtime, sets in lock.dependencies.wheels.items()},
     }
     rows = (f"{runtime} for {', '.join(sets)}" for runtime, sets in lock.dependencies.wheels.items())
-    console.result(value, [text, because, *rows, f"wrote {project.lock_file}"])
+    console.result(value, [text, *rows_signed, because, *rows, f"wrote {project.lock_file}"])
     return 0, ()

@@ -25,6 +25,7 @@ EXAMPLES = """  packager verify digits.bundle.tar --key release.pub
   packager verify digits.bundle.tar --trust acme.trust --json
   packager verify digits.bundle.tar --trust acme.trust --policy airgap
   packager verify /srv/digits --key release.pub
+  packager verify published-model/ --oms model.sig --key publisher.pub
   packager verify digits/ --statements oci://registry.example.com/models/digits:1.4.0 --key cosign.pub
   packager verify digits.bundle.tar --ca corp-root.pem --identity release@corp.example --tsa-ca tsa.pem
   packager verify digits.bundle.tar --issuer https://token.actions.githubusercontent.com \\
@@ -40,6 +41,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="where manifest and statements are, if BUNDLE is a directory that another tool wrote (`oras pull`, an "
         "image volume): an address, a layout, a .bundle.tar, or a tar of the `.packager` of an unpacked one",
     )
+    parser.add_argument(
+        "--oms",
+        nargs="?",
+        const="",
+        metavar="SIG",
+        help="BUNDLE is any directory, and SIG a signature of its files in OpenSSF Model Signing's format "
+        "(default: `model.sig` in it)",
+    )
     parser.add_argument("--policy", metavar="P", help="judge it too: the name of one of our profiles, or a .yaml file")
 
 
@@ -48,6 +57,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.api import policies
     from packager.cli._trust import verifier_of
 
+    if args.oms is not None:
+        return _oms(args, console)
     judge = verifier_of(args)
     profile = policies.read_profile(args.policy) if args.policy else None
     judged: list[Verdict] = []
@@ -62,6 +73,30 @@ def main(args: argparse.Namespace, console: Console) -> int:
         bundle = _opened(args, console)
         verification = judge.verify(bundle, console, passes=passes)
     return _say(verification, judged[0] if judged else None, console)
+
+
+def _oms(args: argparse.Namespace, console: Console) -> int:
+    """Verify a directory that carries a signature of its files. Raises why it does not hold."""
+    from packager.api import trust
+    from packager.cli._trust import verifier_of
+    from packager.errors import UsageError
+
+    if args.policy or args.statements:
+        raise UsageError("--oms is about plain files", hint="--policy and --statements are about bundles")
+    root = Path(args.bundle)
+    with console:
+        found = trust.verify_model_files(root, verifier_of(args), Path(args.oms) if args.oms else None)
+    signed = found.attested
+    value = {
+        "ok": True,
+        "directory": str(root),
+        "signer": signed.signer,
+        "identity": signed.identity,
+        "time": f"{signed.time:%Y-%m-%dT%H:%M:%SZ}" if signed.time else None,
+        "statement": found.digest,
+    }
+    console.result(value, [f"verified {root}: its files are those that {signed.identity} signed"])
+    return 0
 
 
 def _opened(args: argparse.Namespace, console: Console) -> Bundle:

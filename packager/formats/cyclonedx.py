@@ -57,6 +57,7 @@ class Model:
     datasets: Sequence[Mapping[str, str]] = field(default_factory=tuple)
     card: str | None = None
     declared: ModelCard | None = None  # what the card says, as data
+    publisher: str | None = None  # who signed the source, where that was demanded
 
     @property
     def reference(self) -> str:
@@ -217,7 +218,11 @@ def _ancestor(model: Model) -> JSON:
         "bom-ref": "source",
         "name": model.origin,
         "description": "the registered model that the graph was exported from",
-        "properties": [_property("kind", model.kind), _property("tree", model.origin_digest)],
+        "properties": [
+            _property("kind", model.kind),
+            _property("tree", model.origin_digest),
+            *([_property("signed-by", model.publisher)] if model.publisher else []),
+        ],
     }
 
 

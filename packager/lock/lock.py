@@ -52,7 +52,8 @@ class Lock:
     """A parsed `bundle.lock`.
 
     `source` is the pin as the source plug-in wrote it; `tree` the files it stands for; `kind` and `payload` name the
-    exporter and what it opens inside the tree; `environment` is where the tools run, None for this host's own Python.
+    exporter and what it opens inside the tree; `environment` is where the tools run, None for this host's own Python;
+    `signed` says who signed the source, where the recipe demands that.
     """
 
     recipe: str
@@ -64,12 +65,18 @@ class Lock:
     toolchain: Mapping[str, str]
     dependencies: Dependencies
     environment: Environment | None = None
+    signed: Mapping[str, JSON] | None = None
 
     def to_json(self) -> JSON:
         return {
             "format": FORMAT,
             "recipe": self.recipe,
-            "source": {**self.source, "tree": self.tree.digest, "files": self.tree.to_json()},
+            "source": {
+                **self.source,
+                "tree": self.tree.digest,
+                "files": self.tree.to_json(),
+                **({"signed": dict(self.signed)} if self.signed else {}),
+            },
             "export": {
                 "kind": self.kind,
                 "payload": self.payload,
@@ -114,6 +121,7 @@ def of_json(value: JSON, label: str) -> Lock:
 
 def _parse(value: Mapping[str, JSON]) -> Lock:
     source = dict(value["source"])
+    signed = source.pop("signed", None)
     tree, promised = Tree.from_json(source.pop("files")), source.pop("tree")
     if tree.digest != promised:
         raise ValueError(f"its file list has digest {tree.digest}, not {promised}")
@@ -128,4 +136,5 @@ def _parse(value: Mapping[str, JSON]) -> Lock:
         toolchain=dict(value["toolchain"]),
         dependencies=Dependencies.from_json(value["dependencies"]),
         environment=Environment.from_json(export["environment"]) if "environment" in export else None,
+        signed=None if signed is None else dict(signed),
     )

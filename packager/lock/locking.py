@@ -56,6 +56,7 @@ class BuildContext:
     registries: Callable[[], wire.Settings] | None = None
     today: datetime.date | None = None
     share: Callable[[JSON, Callable[[], JSON]], JSON] | None = None  # answers of indexes that hold for many recipes
+    clock: Callable[[], datetime.datetime] | None = None
 
     def settings(self, recipe: Recipe, memo: Memo) -> Settings:
         """Return what sources may know; the recipe's registry wins over the environment's."""
@@ -77,6 +78,7 @@ def resolve(recipe: Recipe, runner: Runner, context: BuildContext, memo: Memo, e
     source = sources.load_for(recipe.source)
     pin = source.resolve(recipe.source, settings)
     tree = fetch(pin, runner, settings)
+    signed = _signer(recipe, pin, tree, runner, settings, context)
     exporter, payload = exporters.detect_kind([path for path, _ in tree], _payload_reader(runner, tree))
     check_pickle(recipe, exporter, payload)
     check_signature(recipe, exporter)
@@ -95,7 +97,24 @@ def resolve(recipe: Recipe, runner: Runner, context: BuildContext, memo: Memo, e
         toolchain=tools,
         dependencies=_dependencies(recipe, runner, context, engine, tools),
         environment=environment,
+        signed=signed,
     )
+
+
+def _signer(
+    recipe: Recipe, pin: Pin, tree: Tree, runner: Runner, settings: Settings, context: BuildContext
+) -> dict[str, JSON] | None:
+    """Return who signed the source, where the recipe demands that; before anything of it is opened."""
+    if recipe.trust is None:
+        return None
+    from packager.lock import source_trust  # with the libraries of signatures
+
+    if context.clock is None:
+        raise UsageError("checking who signed a source needs the time")
+    now = context.clock().astimezone(datetime.UTC)
+    found = source_trust.check(recipe.trust, pin, tree, _payload_reader(runner, tree), settings, now)
+    runner.on_event(Note(f"the source is signed by {found['signer']}"))
+    return found
 
 
 def check_targets(recipe: Recipe) -> None:
@@ -185,6 +204,10 @@ def lock_inputs_digest(recipe: Recipe, base: Path) -> str:
         asked["platforms"] = list(recipe.platforms)
     if recipe.pipeline:
         asked["pipeline"] = recipe.pipeline.task
+    if recipe.trust:
+        from packager.lock import source_trust
+
+        asked["trust"] = source_trust.asked(recipe.trust, base)
     if recipe.dependencies:
         asked["dependencies"] = canonical.sha256(_read_lock_file(recipe.dependencies, base))
     return canonical.sha256(canonical.dump(asked))

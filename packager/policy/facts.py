@@ -329,7 +329,14 @@ def _provenance(item: Evidence) -> JSON:
         "builder": _text(_member(details, "builder").get("id")),
         "type": _text(definition.get("buildType")),
         "sources": [uri for row in listed if (uri := _text(row.get("uri")))],
+        "publishers": [_publisher(row) for row in listed if row.get("name") == "source" and _text(row.get("uri"))],
     }
+
+
+def _publisher(row: Mapping[str, JSON]) -> JSON:
+    """Return a source with its verified signer, None where none was demanded."""
+    signed = _member(_member(row, "annotations"), "signed")
+    return {"source": row["uri"], "signer": _text(signed.get("signer")), "form": _text(signed.get("form"))}
 
 
 def _confinement(item: Evidence) -> JSON:

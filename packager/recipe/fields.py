@@ -164,6 +164,12 @@ def card(node: Node) -> str:
     return _path(node, strictyaml.text(node, "card", pattern=CARD, expect="a `.md` or `.txt` file", limit=255))
 
 
+def trust_member(node: Node, member: str) -> str:
+    """Read a member of `trust`: a name or address, or the path of a file."""
+    found = strictyaml.text(node, f"trust.{member}", pattern=LINE, expect="one line of text", limit=1024)
+    return found if member in ("identity", "issuer") else _path(node, found)
+
+
 def samples(node: Node) -> str:
     expect = "a `.parquet`, `.csv`, `.npz`, `.npy` or `.jsonl` file"
     return _path(node, strictyaml.text(node, "samples", pattern=SAMPLES, expect=expect, limit=255))

@@ -183,6 +183,27 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceTrust:
+    """Whose signature a source must carry: a key, a name in a certificate, or a Sigstore identity.
+
+    All but the names are files beside the recipe. `signature` is a file of the source, else one beside the recipe.
+    """
+
+    key: str | None = None
+    ca: str | None = None
+    ca_intermediates: str | None = None
+    tsa_ca: str | None = None
+    identity: str | None = None
+    issuer: str | None = None
+    trust_config: str | None = None
+    signature: str | None = None
+
+    def to_json(self) -> JSON:
+        known = {name.replace("_", "-"): getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in known.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A parsed `bundle.yaml`. Mappings carry no order; paths are relative to the recipe's directory."""
 
@@ -216,6 +237,7 @@ class Recipe:
     dependencies: str | None = None
     datasets: tuple[Dataset, ...] = ()
     pipeline: PipelineSpec | None = None
+    trust: SourceTrust | None = None
 
     def targets(self) -> tuple[Target, ...]:
         """Return what the artefacts are compiled for, sorted by name."""
@@ -286,6 +308,7 @@ class Recipe:
             "dependencies": self.dependencies,
             "datasets": [item.to_json() for item in self.datasets] or None,
             "pipeline": self.pipeline and self.pipeline.to_json(),
+            "trust": self.trust and self.trust.to_json(),
         }
         return {key: member for key, member in value.items() if member is not None}
 
@@ -451,6 +474,26 @@ def _datasets(node: Node) -> tuple[Dataset, ...]:
     return tuple(sorted(found, key=lambda dataset: (dataset.name, dataset.uri or "")))
 
 
+_TRUST_WAYS = (
+    ({"key"}, set[str]()),
+    ({"ca", "identity"}, {"ca-intermediates", "tsa-ca"}),
+    ({"identity", "issuer"}, {"trust-config"}),
+)
+
+
+def _trust(node: Node) -> SourceTrust:
+    names = tuple(name.replace("_", "-") for name in SourceTrust.__slots__)
+    members = strictyaml.fields(node, "trust", names)
+    said = set(members) - {"signature"}
+    if not any(need <= said <= need | may for need, may in _TRUST_WAYS):
+        raise node.where.error(
+            "`trust` names no signer, or two",
+            hint="write `key: publisher.pub`, `ca: root.pem` with `identity: NAME`, or `identity: NAME` with "
+            "`issuer: URL`",
+        )
+    return SourceTrust(**{name.replace("-", "_"): fields.trust_member(part, name) for name, part in members.items()})
+
+
 _READERS: Mapping[str, Callable[[Node], Any]] = {
     "name": fields.name,
     "version": fields.version,
@@ -482,4 +525,5 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "dependencies": fields.dependencies,
     "datasets": _datasets,
     "pipeline": pipeline.read,
+    "trust": _trust,
 }

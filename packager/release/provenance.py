@@ -23,6 +23,7 @@ from packager.events import Warned
 from packager.formats import cyclonedx, reference_outputs, slsa
 from packager.formats.intoto import embedded, resource
 from packager.formats.wheel_locks import Wheel
+from packager.lock import source_trust
 from packager.lock.lock import Lock
 from packager.policy import facts
 from packager.recipe.recipe import Recipe
@@ -97,6 +98,7 @@ def beside(recipe: Recipe) -> list[str]:
         recipe.samples,
         recipe.dependencies,
         *(promise.timing_cache for promise in recipe.runs_on),
+        *(source_trust.files_of(recipe.trust) if recipe.trust else ()),
     ]
     rules = recipe.policy if recipe.policy.endswith((".yaml", ".yml")) else None
     return sorted({name for name in (*named, rules) if name is not None})
@@ -115,7 +117,9 @@ def _public(recipe: dict[str, JSON]) -> dict[str, JSON]:
 
 
 def _source(lock: Lock) -> Iterator[JSON]:
-    yield resource("source", lock.tree.digest, uri=str(lock.source["uri"]), kind=TREE, plugin=lock.source["kind"])
+    signed = {"signed": dict(lock.signed)} if lock.signed else {}
+    uri, plugin = str(lock.source["uri"]), lock.source["kind"]
+    yield resource("source", lock.tree.digest, uri=uri, kind=TREE, plugin=plugin, **signed)
     yield resource("bundle.lock", canonical.sha256(canonical.dump(lock.to_json())), kind="application/json")
 
 

@@ -4,12 +4,13 @@
 `oci://host/name:tag` or `…@sha256:…` in a registry, `oci:PATH` for an OCI layout directory or a `.bundle.tar`. Pinned
 by the digest of the manifest; every blob is hashed while it is copied. Of packager bundles the graph with its weights
 and the tokenizer are the source, not the artefacts and records made from them. Others may keep files in tar layers,
-which are unpacked here: regular files with safe names, bounded in number and size. Signatures are not looked at: what
-is pinned is what was locked; `packager verify` names its signer.
+which are unpacked here: regular files with safe names, bounded in number and size. Signatures are read where a recipe
+demands one (`attached`); who made them is checked when the source is locked.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import shutil
 import tarfile
@@ -26,7 +27,7 @@ from packager.bundle.layout_archive import open_archive
 from packager.errors import IntegrityError, SourceError
 from packager.events import OnEvent
 from packager.files import CHUNK, copy, storage_errors
-from packager.formats import modelpack, oci
+from packager.formats import dsse, modelpack, oci
 from packager.sources import BUNDLE, Pin, Settings, byte_counter, local_path, redact_address
 from packager.transport.registry import reference
 from packager.types import Blob, check_path, check_paths
@@ -37,6 +38,7 @@ _SCHEME, _REMOTE = "oci:", "oci://"
 _GRAPH, _KEPT = "model/", ("tokenizer/",)
 _SIZE, _FILES = 1 << 40, 100_000  # bytes and files of one source
 _CONNECTIONS = 4
+_STATEMENTS, _STATEMENT = 1000, 1 << 20  # number, and bytes of each
 _SLACK, _RATIO = 64 << 20, 100  # bytes a layer may unpack to, besides so many times its size
 _TAR = (".tar", ".tar+gzip")
 
@@ -79,6 +81,44 @@ def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
             _unpack(artifact, layer, out, names, moved)
 
 
+def attached(pin: Pin, settings: Settings) -> tuple[dict[str, bytes], list[bytes]]:
+    """Return the signed statements attached to the pinned artifact, by digest, and certificates (PEM) beside them.
+
+    What cannot be read is left out. Anyone may attach anything: who made it is for the caller to check. Raises
+    SourceError.
+    """
+    medium = _medium(pin.uri if pin.uri.startswith(_REMOTE) else settings.ref, settings)
+    statements: dict[str, bytes] = {}
+    chains: dict[str, bytes] = {}
+    kinds = {dsse.BUNDLE: statements, bundle.CHAIN: chains}
+    about = pin.uri[pin.uri.rindex("sha256:") :]
+    for item in oci.parse_index(medium.index(), subject=readers.INDEX_FILE):
+        with contextlib.suppress(IntegrityError):
+            manifest = oci.parse_manifest(readers.record(medium, item.blob.digest), subject=item.blob.digest)
+            found = kinds.get(manifest.artifact_type)
+            if found is None or manifest.subject is None or manifest.subject.blob.digest != about:
+                continue
+            content = manifest.layers[0].blob
+            if len(found) < _STATEMENTS and content.size <= _STATEMENT:
+                found[content.digest] = readers.record(medium, content.digest, limit=_STATEMENT)
+    return statements, list(chains.values())
+
+
+def _medium(ref: str, settings: Settings) -> readers.Medium:
+    if not ref.startswith(_REMOTE):
+        path = local_path(ref.removeprefix(_SCHEME), settings.base)
+        if path is None or not path.exists():
+            raise SourceError(
+                f"`{redact_address(ref)}` does not exist", hint="write `oci:PATH`, or `oci://host/name:tag`"
+            )
+        return readers.LayoutDirectory(path) if path.is_dir() else open_archive(path)
+    if settings.registries is None:
+        raise SourceError(f"`{redact_address(ref)}` is in a registry, which cannot be reached from here")
+    from packager.transport.registry.medium import RegistryBundle
+
+    return RegistryBundle(reference.parse(ref), settings.registries())
+
+
 class _Artifact:
     """Where one artifact lies: its manifest, and how a blob is opened."""
 
@@ -99,26 +139,30 @@ def _open_artifact(ref: str, settings: Settings) -> _Artifact:
 
 
 def _local(ref: str, settings: Settings) -> _Artifact:
-    path = local_path(ref.removeprefix(_SCHEME), settings.base)
-    if path is None or not path.exists():
-        raise SourceError(f"`{redact_address(ref)}` does not exist", hint="write `oci:PATH`, or `oci://host/name:tag`")
-    medium: readers.Medium = readers.LayoutDirectory(path) if path.is_dir() else open_archive(path)
+    medium = _medium(ref, settings)
 
     def manifest() -> tuple[str, bytes]:
         found = oci.parse_index(medium.index(), subject=readers.INDEX_FILE)
         records = {
             item.blob.digest: readers.record(medium, item.blob.digest) for item in found if item.media_type != oci.INDEX
         }
-        models = [
-            (digest, data)
-            for digest, data in records.items()
-            if oci.parse_manifest(data, subject=digest).subject is None
-        ]
+        models = [(digest, data) for digest, data in records.items() if _is_model(data, digest)]
+        if not models and records:
+            models = list(records.items())[:1]  # its reader says what is wrong
         if len(models) != 1:
             raise SourceError(f"expected one artifact in `{redact_address(ref)}`, got {len(models)}")
         return models[0]
 
     return _Artifact(_SCHEME, manifest, lambda blob: medium.open_record(blob.digest))
+
+
+def _is_model(data: bytes, digest: str) -> bool:
+    """Tell whether this is the artifact itself; signatures in other forms may lie beside it."""
+    try:
+        manifest = oci.parse_manifest(data, subject=digest)
+    except IntegrityError:
+        return False
+    return manifest.subject is None
 
 
 # layers

@@ -125,24 +125,26 @@ def authenticate(
     skipped = {} if skipped is None else skipped
     for digest, statement in signed.items():
         try:
-            attested = _verifier(statement).verify(statement, trust, now)
-            _check_period(attested, trust, now)
-        except BadSignatureError as error:
-            raise BadSignatureError(
-                f"the signature in `{digest}` is invalid: {error.message}", subject=digest
-            ) from None
+            found.append(authenticate_one(digest, statement, trust, now))
         except NegativeAnswerError as error:
             doubts.append(error)
             if others is not None:
                 others[digest] = error.message
-            continue
         except (MalformedError, MissingToolError) as error:
             skipped[digest] = error
-            continue
-        found.append(Evidence(digest, intoto.parse(attested.payload, limit=dsse.MAX_BUNDLE), attested))
     if not found:
         raise _no_signer_error(signed, trust, doubts, skipped)
     return tuple(found)
+
+
+def authenticate_one(digest: str, signed: SignedStatement, trust: Trust, now: datetime | None) -> Evidence:
+    """Return a statement with its trusted signer. Raises BadSignatureError for a forgery, or why it proves nothing."""
+    try:
+        attested = _verifier(signed).verify(signed, trust, now)
+    except BadSignatureError as error:
+        raise BadSignatureError(f"the signature in `{digest}` is invalid: {error.message}", subject=digest) from None
+    _check_period(attested, trust, now)
+    return Evidence(digest, intoto.parse(attested.payload, limit=dsse.MAX_BUNDLE), attested)
 
 
 def _verifier(signed: SignedStatement) -> Verifier:
