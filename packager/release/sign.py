@@ -170,9 +170,9 @@ def attest(bundle: Bundle, predicate_type: str, predicate: JSON, signer: Signer)
 def _attach(bundle: Bundle, statement: Statement, signer: Signer) -> Bundle:
     signed = signer.sign(statement.to_bytes())
     if isinstance(signer, Repeating):
-        there = verify.split_readable(bundle)[0].values()
-        if any(old.payload == signed.payload and signer.repeats(old, signed) for old in there):
-            return bundle
+        for digest, old in verify.split_readable(bundle)[0].items():
+            if old.payload == signed.payload and signer.repeats(old, signed):
+                return with_signed(bundle, signed, statement.predicate_type, bundle.record_bytes(digest))
     return with_signed(bundle, signed, statement.predicate_type)
 
 

@@ -11,12 +11,13 @@ from packager.formats.intoto import MODEL_SIGNING_PREDICATE
 MAX_STATEMENT = 1 << 20  # bytes of what is attached; admission controllers read no larger ones
 
 
-def with_signed(bundle: Bundle, signed: SignedStatement, predicate_type: str) -> Bundle:
+def with_signed(bundle: Bundle, signed: SignedStatement, predicate_type: str, content: bytes | None = None) -> Bundle:
     """Return `bundle` with a signed statement attached, and the certificates between its signer's and the root.
 
-    Raises UsageError for a statement that is larger than other tools read.
+    `content` is that of an equivalent statement, which is attached instead. Raises UsageError for a statement that is
+    larger than other tools read.
     """
-    content = signed.to_bytes(chain=predicate_type == MODEL_SIGNING_PREDICATE)
+    content = content or signed.to_bytes(chain=predicate_type == MODEL_SIGNING_PREDICATE)
     if len(content) > MAX_STATEMENT:
         raise UsageError(
             f"the statement `{predicate_type:.80}` is too large: expected at most {MAX_STATEMENT} bytes, "
