@@ -123,7 +123,7 @@ def _evidence(bundle: Bundle, keys: Sequence[PublicKey]) -> JSON:
     """Return the bytes with which a reader's browser repeats the checks: manifest, index, statements, keys."""
     carried, left = [], []
     for item in bundle.referrers:
-        if item.artifact_type != dsse.BUNDLE or item.others:
+        if item.artifact_type != dsse.BUNDLE:
             continue
         if item.content.size > MAX_STATEMENT_SHOWN:
             left.append(item.content.digest)

@@ -287,7 +287,9 @@
       const found = await checkStatement(item, keys);
       demand(found.outcome === "ok" && isAbout(statement, (await layers()).blobs), "the reference outputs are not signed");
       const file = statement.predicate.outputs.find((row) => row.name === "outputs.safetensors");
-      return readTensors(fromBase64(file.content));
+      const data = fromBase64(file.content || facts.player.outputs || "");
+      demand((await sha256(data)) === `sha256:${file.digest.sha256}`, "the reference outputs are not those that are signed");
+      return readTensors(data);
     }
     throw new Refused("this page carries no signed reference outputs");
   }

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
-from packager.errors import UsageError
+from packager.errors import PackagerError, UsageError
 from packager.files import open_regular
+from packager.formats import reference_outputs
+from packager.trust.verify import read_statements
 
 MODULE, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 MAX_MODEL = 64 << 20  # bytes of graph that a page may carry
@@ -37,6 +39,7 @@ def parts(bundle: Bundle, folder: Path) -> JSON:
         "tolerance": target["tolerance"],
         "module": _compressed(there / MODULE),
         "wasm": _compressed(there / WASM),
+        "outputs": _text(_reference_outputs(bundle)),
         "model": _text(bundle.read(target["path"], limit=MAX_MODEL)),
         "cases": [
             {
@@ -47,6 +50,18 @@ def parts(bundle: Bundle, folder: Path) -> JSON:
             for case in bundle.load(_INDEX)["cases"]
         ],
     }
+
+
+def _reference_outputs(bundle: Bundle) -> bytes:
+    """Return the outputs that a statement about the bundle records; the page checks digest and signature itself."""
+    for statement in read_statements(bundle):
+        if statement.predicate_type == reference_outputs.PREDICATE:
+            try:
+                files = reference_outputs.read(statement.predicate, bundle.tree, "statement", bundle.evidence)
+            except PackagerError:
+                continue
+            return files.get("outputs.safetensors", b"")
+    return b""
 
 
 def _target(bundle: Bundle) -> tuple[str, Mapping[str, JSON]]:
