@@ -65,7 +65,7 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
         schema=SCHEMA,
         name=_scalar(known.get("name") or name_from(source)),
         version=_scalar(known.get("version") or "0.1.0"),
-        source=_scalar(source) + _task(known.get("generates")),
+        source=_scalar(source) + _task(known.get("task")),
         registry=f"registry: {_scalar(registry)}"
         if registry
         else "# registry: sqlite:///mlflow.db   # or https://host",
@@ -179,7 +179,7 @@ def _found(files: Mapping[str, Path | None], kind: str, payload: str) -> dict[st
         if code := {path: file for path, file in files.items() if path.startswith(CODE)}:
             found["code"] = {"files": sorted(code), "digest": _digest(code)}
     if task := getattr(module, "task", _no_task)(payload, files, lambda path: _head(files[path])):
-        found["generates"] = task
+        found["task"] = task
     differs = _differs([name for name in module.TOOLCHAIN if name not in origins.OURS], origin)
     if differs and (unbuilt := _unbuilt(origin, getattr(module, "READS_OLDER", ()))):
         found["unbuilt"] = unbuilt
