@@ -39,16 +39,16 @@ NAMES = {
         AttachedStatement Change DeltaSize Difference Element Freed ListedBundle Pushed Referrer Removed
         SbomReport StoreCondition StoreSize check_files check_store collect_store compare_bundles convert_sbom
         export_bundle find_model_signatures list_bundles list_names list_statements list_tags list_unreadable
-        measure_store open_delta push_bundle read_origin remove_bundle report_sbom unpack_bundle write_delta
+        measure_store open_delta open_extracted push_bundle read_origin remove_bundle report_sbom unpack_bundle write_delta
     """,
     "packager.api.signing": """
         Comparison FileDifference Gate KeyPair PrivateKey PromiseDraft Promotion PublicKey attest_bundle
         create_key_pair draft_promise list_drafts load_private_key load_public_key open_bundle_to_sign
-        open_gate promote_bundle read_predicate rebuild_bundle remove_signatures says_how_it_was_made
+        open_gate prepare_legacy_signature promote_bundle read_predicate rebuild_bundle remove_signatures says_how_it_was_made
     """,
     "packager.api.trust": """
         Period Requirement Revocations Roots Trust TrustDraft TrustFile add_signatures describe_signers
-        read_trust_file update_trust_file write_trust_file
+        read_trust_file update_trust_file verify_model_files write_trust_file
     """,
     "packager.api.policies": """
         AdvisoryDatabase Profile RuleSettings RuleTest Vulnerabilities Waiver describe_rule describe_verdict
@@ -124,9 +124,9 @@ LIBRARY = {
 }
 INTERNAL = """
     Bundle.descriptor Bundle.medium Contract.generation Contract.pipeline Dossier.sections KnobSources.read
-    Lock.dependencies Lock.environment Measured.lengths Measured.limit Model.settings PrivateKey.key
+    Lock.dependencies Lock.environment Measured.lengths Measured.limit Model.settings PrivateKey.key PrivateKey.repeats
     PrivateKey.sign Project.here Project.memo Project.open Project.recipe Project.runner PublicKey.key
-    PublicKey.verifies Signer.sign Table.kernels Table.kernels_of TritonModel.repository Trust.timestamping
+    PublicKey.made PublicKey.verifies Signer.sign Table.kernels Table.kernels_of TritonModel.repository Trust.timestamping
     TrustDraft.content Verifier.remember Workspace.open_remote Workspace.open_store Workspace.registry_settings
 """
 """Members that are no part of the API: stores, media, runners, keys in memory, signed bytes."""
