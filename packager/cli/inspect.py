@@ -23,6 +23,8 @@ EXAMPLES = """  packager inspect digits.bundle.tar
   packager inspect model.onnx
   packager inspect digits:1.4.0 --json"""
 
+_CACHE = ("past_key_values.", "present.")
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.bundle(parser)
@@ -93,10 +95,18 @@ def _text(
     opset = ", ".join(f"{domain} {version}" for domain, version in contract["graph"]["opset"].items())
     rows.append(f"  graph      opset {opset}; IR {contract['graph']['ir']}")
     for kind in ("inputs", "outputs"):
-        for port in contract["interface"][kind]:
+        ports = contract["interface"][kind]
+        shown = [port for port in ports if not (contract.get("generation") and port["name"].startswith(_CACHE))]
+        for port in shown:
             rows.append(f"  {kind[:-1]:10} {port['name']}: {port['dtype']}[{', '.join(map(str, port['shape']))}]")
+        if len(shown) < len(ports):
+            rows.append(f"  {kind[:-1]:10} and {len(ports) - len(shown)} tensors of the key-value cache")
     for name, labels in contract.get("classes", {}).items():
         rows.append(f"  classes    {name}: {', '.join(map(str, labels[:12]))}{' …' if len(labels) > 12 else ''}")
+    if says := contract.get("generation"):
+        kept = f"{says['cache']['bytes']} bytes of cache for each"
+        rows.append(f"  generates  text, by {says['architecture']}: up to {says['context']} tokens, {kept}")
+        rows.append(f"  template   {says['template'] or 'none'}; tokenizer {says['tokenizer']}")
     if raw := contract.get("pipeline"):
         compared = f"{raw['inputs']} inputs compared with {raw['reference']}"
         rows.append(f"  pipeline   {raw['task']}, {compared}, the largest difference {raw['largest']:g}")

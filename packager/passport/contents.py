@@ -30,6 +30,7 @@ from packager.knobs.knobs import to_schema
 from packager.policy import advisories
 from packager.release import proofs
 from packager.server.declaration import Knob
+from packager.server.generation.settings import TEMPLATE
 from packager.trust.keys import PublicKey
 from packager.trust.verify import Verification, list_statements, read_statements
 from packager.types import Verdict
@@ -79,6 +80,8 @@ def describe_bundle(
             "outputs": contract.document["interface"]["outputs"],
             "takes": lines(contract),
         },
+        "generation": _generation(bundle),
+        "pipeline": contract.document.get("pipeline"),
         "targets": _targets(contract.document),
         "compatibility": [_span(span) for span in _spans(bundle)],
         "conformance": _conformance(statements),
@@ -165,6 +168,15 @@ def _about(sbom: Mapping[str, JSON]) -> JSON:
         "datasets": [item["name"] for item in sbom.get("components", ()) if item.get("type") == "data"],
         "base_models": [item["name"] for item in ancestors if str(item.get("bom-ref")).startswith("base:")],
     }
+
+
+def _generation(bundle: Bundle) -> JSON:
+    """Return what a language model's contract says, with its chat template as text; None for another model."""
+    says = bundle.contract.document.get("generation")
+    if says is None:
+        return None
+    template = bundle.read(TEMPLATE).decode(errors="replace") if bundle.tree.get(TEMPLATE) is not None else None
+    return {**says, "chat_template": template}
 
 
 def _targets(contract: Mapping[str, JSON]) -> JSON:

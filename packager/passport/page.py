@@ -271,8 +271,35 @@ def _interface(facts: JSON) -> str:
         for port in ports
     )
     takes = "".join(f"<li>{escape(line)}</li>" for line in interface["takes"])
-    return _section(
-        "interface", _table("", ("", "name", "type", "shape"), rows) + (f"<ul>{takes}</ul>" if takes else "")
+    said = _table("", ("", "name", "type", "shape"), rows) + (f"<ul>{takes}</ul>" if takes else "")
+    return _section("interface", _generated(facts["generation"]) + _raw_inputs(facts["pipeline"]) + said)
+
+
+def _generated(says: JSON) -> str:
+    """Return what a language model takes and keeps, and its chat template, which is a program and shown as text."""
+    if says is None:
+        return ""
+    rows = [
+        ("generates", f"text, by {says['architecture']}"),
+        ("context", f"{says['context']} tokens of prompt and answer together"),
+        ("vocabulary", f"{says['vocabulary']} tokens"),
+        ("cache", f"{says['cache']['bytes']} bytes for each token"),
+        ("tokenizer", says["tokenizer"]),
+    ]
+    listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows if text)
+    template = says["chat_template"]
+    shown = (
+        f"<details><summary>chat template</summary><p><code>{_lines(template)}</code></p></details>" if template else ""
+    )
+    return f"<dl>{listed}</dl>{shown}"
+
+
+def _raw_inputs(says: JSON) -> str:
+    if says is None:
+        return ""
+    return (
+        f"<p>It takes raw inputs ({escape(says['task'])}): {says['inputs']} were compared with "
+        f"{escape(says['reference'])}, the largest difference is {says['largest']:g}.</p>"
     )
 
 
