@@ -60,7 +60,9 @@ def opened(made: Project, name: str = "cnn.bundle.tar") -> Bundle:
 def summaries(made: Project, name: str = "cnn.bundle.tar") -> list[Any]:
     bundle = opened(made, name)
     read = (
-        intoto.parse(dsse.parse(bundle.record_bytes(r.content.digest)).payload, limit=1 << 24) for r in bundle.referrers
+        intoto.parse(dsse.parse(bundle.record_bytes(r.content.digest)).payload, limit=1 << 24)
+        for r in bundle.referrers
+        if r.artifact_type == dsse.BUNDLE
     )
     return [item.predicate for item in read if item.predicate_type == vsa.PREDICATE]
 
