@@ -74,7 +74,8 @@ def test_a_runtime_knows_its_targets(name: str) -> None:
 
 @functools.cache
 def texts() -> tuple[str, ...]:
-    return tuple(path.read_text() for path in TESTS.rglob("test_*.py"))
+    """Return the tests: files of code, and the cases of rules, which `test_policies` runs."""
+    return tuple(path.read_text() for path in (*TESTS.rglob("test_*.py"), *TESTS.glob("policies/*.yaml")))
 
 
 @pytest.mark.parametrize(("group", "name"), FOUND, ids=IDS)
