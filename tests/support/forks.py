@@ -178,9 +178,7 @@ def perform(arguments: Sequence[str]) -> int:
     except BaseException:
         traceback.print_exc()
         code = 1
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # as Python ends: pools hear of it, then their threads are waited for
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
