@@ -4,7 +4,8 @@
 A branch or tag is resolved to its commit once, by `lock`. The pin holds the commit and the SHA-256 of every file: large
 ones as the hub states it, small ones hashed here, after their git object id proved them to be of that commit. A
 download is read as a stream, over redirects, continued where it broke off, and refused unless every byte is as pinned.
-Of a repository with safetensors beside its `config.json` the same weights in other formats are left out.
+Of a repository with safetensors beside its `config.json` the same weights in other formats are left out, unless it has
+a signature (OpenSSF Model Signing), which is of every file.
 
 Endpoint and token are those of `huggingface_hub` (`HF_ENDPOINT`, `HF_TOKEN`, what `hf auth login` saved). A token is
 sent to the hub alone, not to where it redirects.
@@ -56,6 +57,7 @@ _OTHER_WEIGHTS = (
     *(".tflite", ".mlmodel", ".npz", ".pkl"),
 )
 _OTHER_FOLDERS = frozenset({"onnx", "openvino", "coreml", "original"})
+_SIGNATURES = (".sig", ".sigstore", ".sigstore.json")
 _NEVER = IGNORED | {".gitattributes", ".gitignore"}
 
 
@@ -164,7 +166,8 @@ def _wanted(paths: Sequence[str]) -> list[str]:
     """Return the files that a bundle can be made from: not the same weights once more in other formats."""
     kept = [path for path in paths if _NEVER.isdisjoint(path.split("/"))]
     roots = {path for path in kept if "/" not in path}
-    if "config.json" not in roots or not any(path.endswith(".safetensors") for path in roots):
+    signed = any(path.endswith(_SIGNATURES) for path in roots)  # a signature is of every file
+    if signed or "config.json" not in roots or not any(path.endswith(".safetensors") for path in roots):
         return kept
     return [
         path

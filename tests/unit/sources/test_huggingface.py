@@ -90,6 +90,11 @@ def test_without_safetensors_everything_is_the_source(hub: StubHub) -> None:
     assert set(resolve(f"{REF}@refs/pr/1").details["files"]) == {"model.onnx", "weights.bin"}
 
 
+def test_a_signature_is_of_every_file(hub: StubHub) -> None:
+    hub.put({**FILES, "model.sig": b"{}"}, large=LARGE)
+    assert set(resolve().details["files"]) == {*FILES, "model.sig"} - {".gitattributes"}
+
+
 def test_progress_counts_every_byte(hub: StubHub, tmp_path: Path) -> None:
     hub.put(FILES, large=LARGE)
     events: list = []
