@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,12 @@ from onnx import TensorProto, helper
 
 from packager.errors import IntegrityError, PackagerError, SourceError, UsageError
 from packager.events import Progress, ignore
+from packager.formats import intoto
+from packager.lock import source_trust
+from packager.recipe.recipe import SourceTrust
 from packager.sources import Pin, Settings, fsspec, huggingface, load_for
+from packager.trust import keys
+from packager.types import Blob, Tree
 from tests.conftest import Run
 from tests.support.stub_hub import NAME, TOKEN, StubHub, stub_hub
 
@@ -93,6 +99,30 @@ def test_without_safetensors_everything_is_the_source(hub: StubHub) -> None:
 def test_a_signature_is_of_every_file(hub: StubHub) -> None:
     hub.put({**FILES, "model.sig": b"{}"}, large=LARGE)
     assert set(resolve().details["files"]) == {*FILES, "model.sig"} - {".gitattributes"}
+
+
+def test_a_publisher_s_signature_is_demanded_of_it(hub: StubHub, tmp_path: Path) -> None:
+    """OpenSSF Model Signing over the repository, other formats of the weights included."""
+    key = keys.generate("p256")
+    (tmp_path / "publisher.pub").write_bytes(key.public.pem)
+    blobs = {path: Blob(f"sha256:{hashlib.sha256(data).hexdigest()}", len(data)) for path, data in FILES.items()}
+    blobs.pop(".gitattributes")  # as every signer of this form does
+    statement = intoto.model_signing_statement("model", "1", Tree.of(blobs))
+    signature = key.sign(statement.to_bytes()).to_bytes()
+    settings, wanted = Settings(tmp_path, REF, timeout=5), SourceTrust(key="publisher.pub")
+
+    def signer(name: str, **changes: bytes) -> dict:
+        files = {**FILES, "model.sig": signature, **changes}
+        hub.put(files, large=LARGE)
+        pin = resolve()
+        fetched(pin, tmp_path / name)
+        tree = Tree.of({path: Blob(*row) for path, row in pin.details["files"].items()})
+        read = lambda path: (tmp_path / name / path).read_bytes()  # noqa: E731
+        return source_trust.check(wanted, pin, tree, read, settings, datetime.now(UTC))
+
+    assert signer("right")["signer"] == key.public.fingerprint
+    with pytest.raises(PackagerError, match=r"pytorch_model\.bin"):
+        signer("wrong", **{"pytorch_model.bin": b"exchanged"})
 
 
 def test_progress_counts_every_byte(hub: StubHub, tmp_path: Path) -> None:
@@ -295,6 +325,8 @@ def test_a_bundle_from_a_hub_builds_again_without_it(hub: StubHub, packager: Run
     assert answer["verdict"]["ok"]
     held = packager("inspect", answer["digest"], "--json").stdout
     assert "MODEL_CARD.md" in held
+    bill = packager("sbom", answer["digest"]).stdout
+    assert "Apache-2.0" in bill and hashlib.sha256(card).hexdigest() in bill
     hub.served["model.onnx"] = graph()[:-1] + b"X"
     done = packager("build", "--locked", PACKAGER_STORE=str(tmp_path / "other"), HF_ENDPOINT=hub.url, code=5)
     assert "`model.onnx` of `acme/tiny` is not what the lock pinned" in done.stderr
