@@ -298,7 +298,8 @@ def render_files(
 ) -> Rendering:
     """Verify a bundle and write its deployment files for a server or host to `directory`; return what comes next.
 
-    Equal bundles, knobs and options give equal bytes. `options` are those of `list_render_options` by name. An earlier
+    Equal bundles, knobs, options and trust give equal bytes; only a policy of admission (option `admission`) holds the
+    verifier's keys and roots. `options` are those of `list_render_options` by name. An earlier
     rendering of the kind is replaced in one step, anything else is refused. Raises NegativeAnswerError for a bundle
     that is not trusted, UsageError, IntegrityError, StorageError.
     """
@@ -306,7 +307,7 @@ def render_files(
     from packager.deploy import render
 
     verifier.require(bundle, workspace.on_event)
-    return render.render_files(kind, bundle, knobs or KnobSources(), directory, options or {})
+    return render.render_files(kind, bundle, knobs or KnobSources(), directory, options or {}, verifier.trust)
 
 
 def render_triton(

@@ -458,9 +458,9 @@ def _assemble(
     files: dict[str, Blob] = dict(store.tree(graph.tree).files)
     for artefact in artefacts:
         files |= dict(artefact.files.files)
-    card = _card(place.base / recipe.card) if recipe.card else None
-    if recipe.card and card is not None:
-        files[card_name(recipe.card)] = store.put(card)
+    card = _card(recipe, lock, place)
+    if card is not None:
+        files[card.name] = store.put(card.data)
     files |= {f"vectors/{path}": blob for path, blob in vectors}
     files |= pipeline.files if pipeline else {}
     for runtime, sets in lock.dependencies.wheels.items():
@@ -480,16 +480,42 @@ def _assemble(
     return Tree.of(files)
 
 
-def _card(path: Path) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """A model card: its name in the bundle, its bytes, and what it declares."""
+
+    name: str
+    data: bytes
+    declared: model_cards.ModelCard
+
+
+def _card(recipe: Recipe, lock: Lock, place: Place) -> _Card | None:
+    """Return the card that the recipe names, else that of the hub's repository. Raises UsageError for the former."""
+    if recipe.card is None:
+        return _hub_card(lock, place)
+    path = place.base / recipe.card
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read the model card `{path}`: {error.strerror}") from None
+    return _Card(card_name(recipe.card), data, model_cards.read_card(data, recipe.card))
+
+
+def _hub_card(lock: Lock, place: Place) -> _Card | None:
+    """Return the card of a repository on a hub; one that is not readable as a card is none."""
+    blob = lock.tree.get("README.md") if lock.source["kind"] == "huggingface" else None
+    if blob is None or blob.size > model_cards.MAX_CARD:
+        return None
+    data = place.runner.store.get(blob.digest)
+    try:
+        return _Card(card_name("README.md"), data, model_cards.read_card(data, "README.md"))
+    except UsageError:
+        return None
 
 
 def _sbom(
     recipe: Recipe,
-    card: bytes | None,
+    card: _Card | None,
     lock: Lock,
     graph: Result,
     files: list[tuple[str, Blob]],
@@ -497,7 +523,7 @@ def _sbom(
 ) -> bytes:
     """Describe every file but the two that come after: the SBOM itself, and the record that names the SBOM's digest."""
     interface = graph.facts["interface"]
-    declared = model_cards.read_card(card, str(recipe.card)) if card is not None else None
+    declared = card.declared if card else None
     model = cyclonedx.Model(
         recipe.name,
         recipe.version,
@@ -510,7 +536,7 @@ def _sbom(
         lock.tree.digest,
         lock.kind,
         [item.to_json() for item in recipe.datasets],
-        card_name(recipe.card) if recipe.card else None,
+        card.name if card else None,
         declared,
         str(lock.signed["signer"]) if lock.signed else None,
     )

@@ -38,6 +38,8 @@ EXAMPLES = """  packager render triton digits.bundle.tar models/ --key release.p
   packager render bentoml digits:1.4.0 bento/ --key release.pub --set bentoml.workers=2
   packager render container digits.bundle.tar image/ --key release.pub --base docker.io/library/python@sha256:…
   packager render kubernetes digits:1.4.0 deploy/ --key release.pub --image registry.acme.example/digits@sha256:…
+  packager render kubernetes digits:1.4.0 deploy/ --trust acme.trust --image registry.acme.example/digits@sha256:… \
+    --namespace models --admission kyverno
   packager render systemd digits:1.4.0 units/ --key release.pub --values berlin.yaml
   packager render observability digits:1.4.0 watch/ --key release.pub
   tritonserver --model-repository models --model-control-mode explicit --load-model digits"""

@@ -22,6 +22,7 @@ from packager.deploy.triton.repository import Signed, write_content
 from packager.errors import IntegrityError, UsageError
 from packager.files import exchange_directories, read_own, staging, storage_errors, sync_file_system
 from packager.knobs.knobs import Override, Resolved
+from packager.trust.model import Trust
 
 _EPOCH = 315532800  # 1980-01-01, the first day that zip archives know
 
@@ -46,24 +47,38 @@ class Rendering:
 
 
 def render_files(
-    kind: str, bundle: Bundle, sources: KnobSources, out: Path, given: Mapping[str, str | None]
+    kind: str,
+    bundle: Bundle,
+    sources: KnobSources,
+    out: Path,
+    given: Mapping[str, str | None],
+    trust: Trust | None = None,
 ) -> Rendering:
     """Resolve the knobs of `bundle` over the defaults of a kind, and write its files as `render_directory` does."""
     defaults = plugins.load("renderers", kind).DEFAULTS
     values = sources.resolve(bundle, before=(Override(name, text, kind) for name, text in defaults.items()))
-    return Rendering(values, render_directory(kind, bundle, values, out, given))
+    return Rendering(values, render_directory(kind, bundle, values, out, given, trust))
 
 
 def render_directory(
-    kind: str, bundle: Bundle, values: Resolved, out: Path, given: Mapping[str, str | None]
+    kind: str,
+    bundle: Bundle,
+    values: Resolved,
+    out: Path,
+    given: Mapping[str, str | None],
+    trust: Trust | None = None,
 ) -> tuple[str, ...]:
     """Write the files of `bundle`, which the caller has verified, to `out` and return what to do with them.
 
-    The same bundle, knobs and options give the same bytes. `given` are options by name. Raises UsageError,
-    IntegrityError, StorageError; whatever was in `out` is still there then.
+    The same bundle, knobs, options and trust give the same bytes. `given` are options by name, `trust` what a policy of
+    admission is written from. Raises UsageError, IntegrityError, StorageError; whatever was in `out` is still there
+    then.
     """
     renderer = plugins.load("renderers", kind)
-    rendered: _deployment.Rendered = renderer.render(bundle, values, _deployment.choices(renderer.OPTIONS, given))
+    chosen = _deployment.choices(renderer.OPTIONS, given)
+    rendered: _deployment.Rendered = renderer.render(bundle, values, chosen)
+    if trust is not None and hasattr(renderer, "with_policy"):
+        rendered = renderer.with_policy(rendered, bundle, chosen, trust)
     _check_place(out, kind, bundle.name)
     with storage_errors(out.parent), staging(out) as fresh:
         for path, (origin, _) in rendered.copied.items():

@@ -44,6 +44,7 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]*)://([^/].*)")
 _OTHERS = {
     "oci",
     "bentoml",
+    "hf",
     "sqlite",
     # what fsspec reads on this machine, or wraps around something else
     "file",

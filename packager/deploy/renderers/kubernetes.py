@@ -7,6 +7,7 @@
     kserve/inferenceservice.yaml   the same pod for KServe
     init-image/Containerfile   with --variant init-container: how its image is made
     chart/                     the same objects; values.schema.json admits no other value than values.yaml has
+    admission/                 with --admission: the policy by which a cluster runs only what a trusted signer signed
 
 Knobs are in the ConfigMap, whose name changes with them: turning one is a rolling update, and the way back is one too.
 Secrets are references to those of the cluster. Images are pinned by digest.
@@ -16,14 +17,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
-from packager.deploy.renderers import _chart, _deployment, _pod
+from packager.deploy.renderers import _admission, _chart, _deployment, _pod
 from packager.deploy.renderers._deployment import Option, Rendered, yaml_text
 from packager.deploy.renderers._pod import Place
 from packager.errors import UsageError
 from packager.knobs.knobs import Resolved
+from packager.trust.model import Trust
 
 ABOUT = "manifests, a KServe InferenceService and a Helm chart"
 DEFAULTS: Mapping[str, str] = {"server.host": "0.0.0.0"}  # noqa: S104 - the address inside a pod
@@ -61,6 +64,20 @@ OPTIONS = (
         r"any|[1-9][0-9]{0,9}",
         str(_pod.USER),
     ),
+    Option(
+        "admission",
+        "TOOL",
+        "kyverno, policy-controller or policy.json: who shall admit only images that a trusted signer signed; "
+        "default: none",
+        "|".join(re.escape(kind) for kind in _admission.KINDS),
+    ),
+    Option(
+        "admission-scope",
+        "PREFIX",
+        "a host, host/path or repository whose images --admission judges, or `all`; "
+        "default: the repositories of the images that are named",
+        _admission.SCOPE,
+    ),
     _deployment.PLATFORM,
     _deployment.TARGET,
 )
@@ -81,13 +98,28 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
     made |= {f"chart/{path}": text for path, text in _chart.files(bundle, values, options, released).items()}
     if options["variant"] == "init-container":
         made["init-image/Containerfile"] = _deployment.template("container/Containerfile.init")
-    made[_deployment.RECORD] = _deployment.record("kubernetes", bundle, values, options, {})
+    recorded = {name: value for name, value in options.items() if value or not name.startswith("admission")}
+    made[_deployment.RECORD] = _deployment.record("kubernetes", bundle, values, recorded, {})
     steps = (
         "kubectl apply --server-side -f OUT/manifests/",
         f"kubectl rollout status deployment/{name}",
         f"or: helm upgrade --install {name} OUT/chart --atomic",
     )
     return Rendered(made, {}, steps)
+
+
+def with_policy(rendered: Rendered, bundle: Bundle, options: Mapping[str, str], trust: Trust) -> Rendered:
+    """Add what makes a cluster admit only images that `trust` has a signer for. Raises UsageError."""
+    kind = options["admission"]
+    if not kind:
+        if options["admission-scope"]:
+            raise UsageError("--admission-scope goes with --admission")
+        return rendered
+    pulled = {"embedded": "image", "image-volume": "model-image", "init-container": "init-image"}[options["variant"]]
+    images = [options["image"], options[pulled]]
+    policy = _admission.files(kind, _name(bundle.name), trust, images, options)
+    step = _admission.next_step(kind, options["namespace"])
+    return replace(rendered, made={**rendered.made, **policy}, steps=(step, *rendered.steps))
 
 
 def _name(name: str) -> str:
