@@ -18,7 +18,7 @@ from packager.recipe.lengths import Axis, Lengths
 from packager.steps import _answers, _cases
 from packager.steps._inputs import describe_inputs
 
-VERSION = 3  # 3: lengths beside a step; 2: steps, lists and values as data
+VERSION = 4  # 4: ends to the length, axes tied by pairs; 3: lengths beside a step; 2: steps, lists, values as data
 ANSWER = _answers.LOOK
 
 _ROWS, _FEW_ROWS = 1024, 64  # what is proposed for the first axis: of small rows, and of others
@@ -63,6 +63,8 @@ def _proposed(found: JSON) -> JSON:
 
 def _axis(span: JSON, most: int) -> Axis:
     """Return what a recipe says of an axis: lengths to measure, no longer than `most`, and a limit that was met."""
+    if span["kind"] == "untried":
+        return Axis(Lengths(), (span["low"], span["low"]))
     if span.get("varies"):
         return Axis(Lengths(), (span["low"], max(min(span["high"], most), span["low"])))
     if span["kind"] == "some":  # of what lies between nothing is known: what ran is all there is to promise

@@ -213,25 +213,49 @@ def _groups(axes: Sequence[Axis], base: Lengths, runs: Runs, budget: Budget) -> 
             groups.append([axis])
         else:
             home.append(axis)
-    found = [tuple(group) for group in _merged(groups, base, runs, budget)] + [(axis,) for axis in alone]
+    singles = [[axis] for axis in axes if axis in alone]
+    found = [tuple(group) for group in _merged(groups, singles, base, runs, budget)]
     return sorted(found, key=lambda group: min(axes.index(axis) for axis in group))
 
 
-def _merged(groups: list[list[Axis]], base: Lengths, runs: Runs, budget: Budget) -> list[list[Axis]]:
-    """Put groups together that run only together: none of them can be changed without all of them."""
-    stuck = [group for group in groups if not _together(group, base, runs)]
-    if 2 < len(stuck) <= _PAIRS and not budget.spent:
-        everything = [axis for group in stuck for axis in group]
-        if _together(everything, base, runs):
-            return [group for group in groups if group not in stuck] + [everything]
-    return groups
+def _merged(
+    groups: list[list[Axis]], singles: list[list[Axis]], base: Lengths, runs: Runs, budget: Budget
+) -> list[list[Axis]]:
+    """Put what cannot grow by itself together with what it grows with: another such group, a single axis, or all.
+
+    A single axis that changes alone may still bound others, as a mask that is cut to the length of its texts.
+    """
+    stuck = [group for group in groups if not _together(group, base, runs, _longer)]
+    if not stuck or len(stuck) + len(singles) > _PAIRS:
+        return [*groups, *singles]
+    found, left = [group for group in groups if group not in stuck], list(singles)
+    alone: list[list[Axis]] = []
+    while stuck:
+        group = stuck.pop(0)
+        others = [other for other in (*stuck, *left) if not budget.spent]
+        other = next((other for other in others if _together([*group, *other], base, runs, _longer)), None)
+        if other is None:
+            alone.append(group)
+            continue
+        (stuck if other in stuck else left).remove(other)
+        found.append([*group, *other])
+    everything = [axis for group in alone for axis in group]
+    if len(alone) > 1 and not budget.spent and _together(everything, base, runs):
+        return [*found, *left, everything]
+    return [*found, *left, *alone]
 
 
-def _together(axes: Sequence[Axis], base: Lengths, runs: Runs) -> bool:
-    """Say whether these axes can change together from what they are now."""
+def _together(
+    axes: Sequence[Axis], base: Lengths, runs: Runs, lengths: Callable[[int], tuple[int, ...]] | None = None
+) -> bool:
+    """Say whether these axes can change together from what they are now, to one of `lengths` (default: `_others`)."""
     if len({base[axis] for axis in axes}) > 1:
         return False
-    return any(runs({**base, **dict.fromkeys(axes, n)}) for n in _others(base[axes[0]]))
+    return any(runs({**base, **dict.fromkeys(axes, n)}) for n in (lengths or _others)(base[axes[0]]))
+
+
+def _longer(length: int) -> tuple[int, ...]:
+    return (length + 1, 2 * length, 3 * length)
 
 
 def _others(length: int) -> tuple[int, ...]:
@@ -270,7 +294,22 @@ def _span(group: tuple[Axis, ...], base: Lengths, runs: Runs, budget: Budget, fi
         lengths = {**base, **dict.fromkeys(group, length)}
         return runs(lengths) if length <= longest and fits(lengths) and not budget.spent else None
 
-    return _described(group, outcome, one, attempt)
+    def closely(length: int) -> bool:
+        return length <= longest and _runs_closely(group, length, base, runs, fits)
+
+    return _described(group, outcome, closely, attempt)
+
+
+def _runs_closely(group: tuple[Axis, ...], length: int, base: Lengths, runs: Runs, fits: Runs) -> bool:
+    """Try a length between one that runs and one that fails: a few more runs, also where the time is over.
+
+    Where other axes make the inputs too large, they are one.
+    """
+    for others in (base, dict.fromkeys(base, 1)):
+        lengths = {**others, **dict.fromkeys(group, length)}
+        if fits(lengths):
+            return runs(lengths)
+    return False
 
 
 def _try_steps(own: int, outcome: dict[int, bool], runs: Callable[[int], bool]) -> None:
@@ -298,7 +337,9 @@ def _described(
         return Span(group, FIXED, low, low, 1, bool(above), ran)
     if not between:
         limit = _bisected(high, above[0], runs) if above else high
-        return Span(group, ANY, low, limit, 1, bool(above), ran)
+        below = [length for length in failed if length < low]
+        least = -_bisected(-low, -below[-1], lambda length: runs(-length)) if below else low
+        return Span(group, ANY, least, limit, 1, bool(above), ran)
     step = _step(outcome, low, high)
     if step > 1:
         multiples = [length for length in ran if length % step == 0]

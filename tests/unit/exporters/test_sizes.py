@@ -29,10 +29,57 @@ def test_any_length() -> None:
     assert span.high >= 4096
 
 
-@pytest.mark.parametrize(("low", "high"), [(1, 64), (3, 511), (7, 77)])
+@pytest.mark.parametrize(("low", "high"), [(1, 64), (3, 511), (7, 77), (192, 703), (181, 4999)])
 def test_a_range(low: int, high: int) -> None:
     found = spans([X0, X1], lambda rows, length: low <= length <= high)
     assert (found[(X1,)].low, found[(X1,)].high, found[(X1,)].limited) == (low, high, True)
+
+
+def test_ends_are_found_to_the_length_also_when_the_time_is_over() -> None:
+    count = [0.0]
+
+    def runs(lengths: Mapping[Axis, int]) -> bool:
+        count[0] += 0.01  # seconds
+        return 181 <= lengths[X1] <= 703
+
+    (span,) = explore([X1], runs, seconds=0.6, clock=lambda: count[0]) or ()
+    assert (span.low, span.high, span.limited) == (181, 703, True)
+
+
+def test_an_end_is_found_where_only_a_small_batch_fits() -> None:
+    def fits(lengths: Mapping[Axis, int]) -> bool:
+        return lengths[X0] * lengths[X1] <= 1300 or lengths[X1] == 768
+
+    found = explore([X0, X1], lambda lengths: 192 <= lengths[X1] <= 703, fits=fits) or ()
+    assert (found[1].low, found[1].high, found[1].limited) == (192, 703, True)
+
+
+def test_axes_that_broadcast_and_share_a_length_with_others_go_together() -> None:
+    """A mask whose axes have names of their own, as an int8 sentence encoder of the package index has."""
+    axes = [
+        Axis(port, at, f"{'other ' if port == 'mask' else ''}{at}")
+        for port in ("ids", "mask", "types")
+        for at in (0, 1)
+    ]
+
+    def runs(lengths: Mapping[Axis, int]) -> bool:
+        ids, mask, types = ([lengths[axis] for axis in axes if axis.port == port] for port in ("ids", "mask", "types"))
+        return ids == types and all(m in (i, 1) or i == 1 for i, m in zip(ids, mask, strict=True))
+
+    found = explore(axes, runs) or ()
+    assert sorted(tuple(axis.position for axis in span.axes) for span in found) == [(0, 0, 0), (1, 1, 1)]
+    assert all((span.kind, span.low, span.limited) == (sizes.ANY, 1, False) for span in found)
+
+
+def test_a_mask_that_is_cut_to_the_length_of_its_texts_grows_with_them() -> None:
+    axes = [Axis("ids", 1, "sequence"), Axis("types", 1, "sequence"), Axis("mask", 1, "other")]
+
+    def runs(lengths: Mapping[Axis, int]) -> bool:
+        ids, types, mask = (lengths[axis] for axis in axes)
+        return ids == types and ids <= mask
+
+    (span,) = explore(axes, runs) or ()
+    assert (span.axes, span.kind, span.low, span.limited) == (tuple(axes), sizes.ANY, 1, False)
 
 
 @pytest.mark.parametrize("step", [2, 8, 14, 32])
