@@ -72,7 +72,7 @@ def describe_bundle(
             "files": {path: {"digest": blob.digest, "size": blob.size} for path, blob in bundle.tree},
         },
         "about": _about(sbom),
-        "source": proofs.origin(bundle),
+        "source": proofs.origin(bundle, statements),
         "verification": _verification(bundle, found),
         "policy": found.verdict.to_json() if found.verdict else None,
         "interface": {
@@ -83,11 +83,11 @@ def describe_bundle(
         "generation": _generation(bundle),
         "pipeline": contract.document.get("pipeline"),
         "targets": _targets(contract.document),
-        "compatibility": [_span(span) for span in _spans(bundle)],
+        "compatibility": [_span(span) for span in _spans(bundle, statements)],
         "conformance": _conformance(statements),
         "parity": _parity(made),
         "accuracy": (made.facts or {}).get("evaluation") if made else None,
-        "provenance": _steps(bundle, made),
+        "provenance": _steps(bundle, statements, made),
         "components": list(_components(sbom)),
         "licences": dict(sorted(Counter(item["licence"] or "none named" for item in _components(sbom)).items())),
         "advisories": _advisories(sbom, advisory_folder),
@@ -206,8 +206,8 @@ def _knob(name: str, knob: Knob) -> JSON:
 # where it runs
 
 
-def _spans(bundle: Bundle) -> list[preflight.Span]:
-    return preflight.spans(preflight.everywhere(bundle.contract, proofs=proofs.proven(bundle)))
+def _spans(bundle: Bundle, statements: Sequence[Statement]) -> list[preflight.Span]:
+    return preflight.spans(preflight.everywhere(bundle.contract, proofs=proofs.proven(bundle, statements)))
 
 
 def _span(span: preflight.Span) -> JSON:
@@ -243,9 +243,9 @@ def _provenance(statements: Iterable[Statement]) -> slsa.Provenance | None:
     return None
 
 
-def _steps(bundle: Bundle, made: slsa.Provenance | None) -> JSON:
+def _steps(bundle: Bundle, statements: Sequence[Statement], made: slsa.Provenance | None) -> JSON:
     """Return the way from the source to the bundle: nodes in order, each with what is known of it."""
-    source = proofs.origin(bundle)
+    source = proofs.origin(bundle, statements)
     graph = bundle.contract.document["graph"]
     opset = ", ".join(f"{domain} {version}" for domain, version in graph["opset"].items())
     nodes: list[JSON] = [{"step": "source", "title": source["reference"] or source["uri"], "digest": source["tree"]}]

@@ -128,11 +128,13 @@ def _verdicts(facts: JSON) -> str:
     if measured:
         largest = max(row["max_abs"] for row in measured)
         cases = max(row["cases"] for row in measured)
-        rows.append(("ok", "Measured by its build", f"largest difference {largest:.3g} in {cases} cases"))
+        believed = "ok" if facts["verification"]["checked"] and facts["verification"]["ok"] else "unknown"
+        rows.append((believed, "Measured by its build", f"largest difference {largest:.3g} in {cases} cases"))
     promised = [row for row in facts["compatibility"] if row["promised"]]
     if promised:
         fine = sum(row["outcome"] == "ok" for row in promised)
-        outcome = "ok" if fine == len(promised) else "unknown"
+        outcomes = {row["outcome"] for row in promised}
+        outcome = next(word for word in ("no", "unknown", "ok") if word in outcomes)
         rows.append((outcome, "Runs where promised", f"{fine} of {len(promised)} ranges of versions"))
     if facts["advisories"] is not None:
         hits = len(facts["advisories"]["hits"])
@@ -325,7 +327,11 @@ def _memory(memory: JSON) -> str:
 def _runs(facts: JSON) -> str:
     rows = "".join(_span(row) for row in facts["compatibility"])
     heads = ("runtime", "versions", "target", "answer", "why")
-    said = _table("What is known before anything is loaded", heads, rows)
+    checked = facts["verification"]["checked"]
+    caption = "What is known before anything is loaded" + (
+        "" if checked else "; statements about runs were not checked"
+    )
+    said = _table(caption, heads, rows)
     cells = facts["conformance"]
     if cells:
         said += _table(

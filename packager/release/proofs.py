@@ -7,7 +7,7 @@ signatures are not checked here, as little as that of the contract which they co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from packager.bundle.bundle import SBOM, Bundle
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 SOURCES = BY_BUILD, BY_SUITE = "measured by its build", "conformed"
 
 
-def proven(bundle: Bundle) -> Proofs:
-    """Return the places where the artefacts of a bundle ran right, each with what showed it."""
+def proven(bundle: Bundle, statements: Iterable[Statement] | None = None) -> Proofs:
+    """Return the places where the artefacts of a bundle ran right, each with what showed it.
+
+    `statements` are those to believe, by default all that travel with the bundle, unchecked.
+    """
     from packager.conform import results  # only here: `inspect` asks for the origin alone, and stays light
 
     found: dict[Place, str] = {}
-    for statement in _about(bundle):
+    for statement in _about(bundle) if statements is None else statements:
         try:
             if statement.predicate_type == slsa.PREDICATE:
                 found |= dict.fromkeys(_measured(statement.predicate), BY_BUILD)
@@ -40,15 +43,16 @@ def proven(bundle: Bundle) -> Proofs:
     return found
 
 
-def origin(bundle: Bundle) -> JSON:
+def origin(bundle: Bundle, statements: Iterable[Statement] | None = None) -> JSON:
     """Return which model a bundle was made of: the pinned `uri` and its `tree`, and, where provenance tells, more.
 
-    That is what the recipe called it (`reference`), and its `name` and `version` in its registry.
+    That is what the recipe called it (`reference`), and its `name` and `version` in its registry. `statements` are
+    those to believe, by default all that travel with the bundle, unchecked.
     """
     sbom = bundle.load(SBOM) if bundle.tree.get(SBOM) is not None else {}
     uri, tree = cyclonedx.origin(sbom) or (None, None)
     found: dict[str, JSON] = {"uri": uri, "tree": tree, "reference": None, "name": None, "version": None}
-    for statement in _about(bundle):
+    for statement in _about(bundle) if statements is None else statements:
         try:
             if statement.predicate_type == slsa.PREDICATE:
                 made = slsa.parse(statement.predicate)

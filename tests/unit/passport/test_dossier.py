@@ -8,15 +8,20 @@ from typing import Any
 
 import pytest
 
+from packager import canonical
+from packager.bundle.bundle import CONTRACT
+from packager.conform import FORMAT, results
 from packager.passport.contents import Judgement, describe_bundle
 from packager.passport.dossier import FORMS, Gap, Sentence, write_dossier
+from packager.release import proofs
 from packager.release.sign import sign
 from packager.store.store import Store
 from packager.transport.copy import attach
+from packager.trust.attach import with_signed
 from packager.trust.keys import generate
 from packager.trust.model import as_trust
 from packager.trust.verify import verify
-from tests.support import deployments
+from tests.support import bundles, deployments
 
 
 @pytest.fixture
@@ -93,3 +98,35 @@ def test_foreign_text_stays_text(facts: Any) -> None:
 def test_gaps_are_counted(facts: Any) -> None:
     made = write_dossier(facts, "gpai")
     assert made.counts["gaps"] == sum(isinstance(e, Gap) for s in made.sections for e in s.entries) > 3
+
+
+def test_statements_of_strangers_are_in_no_answer(store: Store) -> None:
+    """Anyone may attach a statement: what it says of runs and of the model's name is no fact of a verified bundle."""
+    ours, theirs = generate("p256"), generate("p256")
+    graph = {**bundles.CONTRACT_OF_TINY["graph"], "operators": {"ai.onnx": {"Add": {"14": ["?"]}}}}
+    contract = {**bundles.CONTRACT_OF_TINY, "graph": graph}
+    unknown = bundles.make(store, {CONTRACT: canonical.dump(contract)})
+    bundle = attach(sign(unknown, ours), None)
+    run = {"target": "onnxruntime-cpu-fp32", "runtime": "onnxruntime", "version": "1.20.0", "outcome": "pass"}
+    cell = {
+        **run,
+        "cell": "c",
+        "device": "cpu",
+        "reason": "",
+        "levels": {},
+        "checks": [],
+        "measures": {},
+        "identity": {},
+    }
+    about = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
+    result = {"format": FORMAT, "bundle": about, "level": 1, "reference": {}, "host": {}, "seconds": 1, "cells": [cell]}
+    forged = theirs.sign(results.statement(result, bundle).to_bytes())
+    bundle = attach(with_signed(bundle, forged, results.PREDICATE), None)
+    assert proofs.proven(bundle), "read without a check, it would be believed"
+    verification = verify(bundle, as_trust([ours.public]))
+    assert verification.ok
+    facts = describe_bundle(bundle, Judgement(verification, keys=[ours.public]))
+    assert not facts["conformance"]
+    unchecked = describe_bundle(bundle, Judgement())["compatibility"]
+    assert [row for row in unchecked if row["source"] in proofs.SOURCES]
+    assert not [row for row in facts["compatibility"] if row["source"] in proofs.SOURCES]
