@@ -103,7 +103,8 @@
     const subjects = statement.subject || [];
     if (statement.predicateType === "https://model_signing/signature/v1.0") {
       const known = new Set(blobs.map((blob) => blob.digest));
-      return (statement.predicate.resources || []).every((row) => known.has(`sha256:${row.digest}`));
+      const rows = statement.predicate.resources || [];
+      return rows.length > 0 && rows.every((row) => known.has(`sha256:${row.digest}`));
     }
     return subjects.length === 1 && `sha256:${subjects[0].digest.sha256}` === facts.bundle.digest;
   }
