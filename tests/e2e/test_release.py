@@ -27,7 +27,7 @@ from packager.formats import dsse, platforms
 from packager.store.store import Store
 from packager.trust import edit, file, keys
 from tests.e2e.conftest import Project, tool
-from tests.support import bundles, registry_server
+from tests.support import bundles, forks, registry_server
 from tests.support.registry_server import Registry
 
 pytestmark = pytest.mark.xdist_group("release")
@@ -260,12 +260,10 @@ class Killed:
 
     def kill_after(self, seconds: float) -> bool:
         """Start it, kill it after a while unless it ended by itself; return whether it was killed."""
-        passed = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))}
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.project.folder), **passed}
         process = subprocess.Popen(
             [sys.executable, "-m", "packager", "release", "--jobs", "2", "--store", str(self.project.store)],
             cwd=self.project.folder,
-            env=environment,
+            env=forks.variables(self.project.folder),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -377,7 +375,7 @@ def test_many_kills(models: Path, registry: Registry, tmp_path: Path, seed: int)
 def test_a_release_ends_with_its_driver(models: Path, registry: Registry, tmp_path: Path) -> None:
     """No process of a killed release works on: it could push while the next release runs."""
     project = killable(models, f"{registry.host}/ended", tmp_path, ["e0", "e1"])
-    environment = {"PATH": os.environ["PATH"], "HOME": str(project.folder), "PACKAGER_STORE": str(project.store)}
+    environment = {**forks.variables(project.folder), "PACKAGER_STORE": str(project.store)}
     command = [sys.executable, "-m", "packager", "release", "--jobs", "2"]
     for number in (signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen(command, cwd=project.folder, env=environment, stderr=subprocess.DEVNULL)

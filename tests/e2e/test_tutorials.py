@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support import registry_server, triton_servers
+from tests.support import forks, registry_server, triton_servers
 from tests.support.environments import CACHE
 from tests.support.tools import offline, tool
 
@@ -43,11 +43,9 @@ def run(text: str, folder: Path, changes: dict[str, str] | None = None, prefix: 
     """Run commands in bash, which ends at the first one that fails; return their output."""
     for old, new in (changes or {}).items():
         text = text.replace(old, new)
-    passed = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))}
     environment = {
-        **passed,
+        **forks.variables(folder),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(folder),
         "PACKAGER_STORE": str(folder / "store"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "LANG": "C.UTF-8",
