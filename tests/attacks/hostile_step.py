@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run one hostile step as a build would, and print what came of it: `python -m tests.attacks.hostile_step STORE FILE`.
+"""Run one hostile step as a build would, and print what came of it: `python -m tests.attacks.hostile_step STORE FILE SECONDS`.
 
 FILE is Python source. A pickle brings it into the worker that opens a source by consent: from there it has all that a
-source can have. Printed is one JSON object: `error` and `log`, or `tree` and `facts`; and `seconds`.
+source can have, and SECONDS. Printed is one JSON object: `error` and `log`, or `tree` and `facts`; and `seconds`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from packager.sandbox.sandbox import Limits
 from packager.store.store import Store
 from packager.types import Action, Tree
 
-MEMORY, SECONDS, PROCESSES = 1 << 30, 30, 64
+MEMORY, PROCESSES = 1 << 30, 64
 
 
 class Payload:
@@ -33,7 +33,7 @@ class Payload:
         return exec, (self.source, {})
 
 
-def main(store: Path, file: Path) -> None:
+def main(store: Path, file: Path, seconds: float) -> None:
     """Open the store as every verb does, and take the payload through the export step."""
     opened = Store(store)
     opened.sweep()
@@ -43,7 +43,7 @@ def main(store: Path, file: Path) -> None:
     action = Action("export", plugins.load("steps", "export").VERSION, {"source": source.digest}, params)
     started = time.monotonic()
     try:
-        result = Runner(opened, Limits(MEMORY, SECONDS, processes=PROCESSES))(action, "export")
+        result = Runner(opened, Limits(MEMORY, seconds, processes=PROCESSES))(action, "export")
         said = {"tree": opened.tree(result.tree).to_json(), "facts": result.facts}
     except PackagerError as error:
         said = {"error": error.message, "hint": error.hint, "code": error.code, "log": getattr(error, "log", "")}
@@ -51,4 +51,4 @@ def main(store: Path, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))

@@ -52,14 +52,24 @@ class Site:
     folder: Path
     prefix: tuple[str, ...]
 
-    def attack(self, payload: str) -> dict[str, Any]:
-        """Run a payload; return what the build would say."""
+    def attack(self, payload: str, seconds: float = 120) -> dict[str, Any]:
+        """Run a payload, which has so long; return what the build would say. The default is for a busy machine."""
         file = self.folder / "payload.py"
         file.write_text(ANSWER + textwrap.dedent(payload).replace("CANARIES", str(self.folder / "canaries")))
         file.chmod(0o644)
-        line = [*self.prefix, sys.executable, "-m", "tests.attacks.hostile_step", self.folder / "store", file]
+        line = [
+            *self.prefix,
+            sys.executable,
+            "-m",
+            "tests.attacks.hostile_step",
+            self.folder / "store",
+            file,
+            str(seconds),
+        ]
         env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "HERE": sys.base_prefix}
-        done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(
+            line, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=seconds + 90
+        )
         assert done.returncode == 0, done.stderr
         said: dict[str, Any] = json.loads(done.stdout)
         assert "\n" not in said.get("error", ""), "one sentence"
@@ -152,7 +162,7 @@ def test_response_is_read_up_to_a_limit_without_blocking(site: Site, kind: str) 
             "deep": """say(b'{"facts":' + b"[" * 100000 + b"]" * 100000 + b"}")""",
         }[kind]
     )
-    assert "answer" in said["error"] and said["seconds"] < 30
+    assert "answer" in said["error"] and said["seconds"] < 90
 
 
 def test_a_log_of_any_length_is_kept_by_its_end(site: Site) -> None:
@@ -198,7 +208,7 @@ def test_output_is_a_few_plain_files_or_refused_and_scratch_goes(site: Site, kin
         + ("\n" + " " * 12 if "\n" in kind or kind in ("deep", "many") else "; ")
         + "say(FACTS)"
     )
-    assert "error" in said and said["seconds"] < 60
+    assert "error" in said and said["seconds"] < 90
     assert re.fullmatch(r"[ -~…]+", said["error"]), "nothing of a foreign name reaches the terminal"
     assert "error" not in site.attack("say(FACTS)"), "the next step finds a store that works"
 
@@ -304,7 +314,7 @@ def running(mark: str) -> list[str]:
 )
 def test_nothing_outlives_a_step_or_writes_to_its_output_later(site: Site, ending: str) -> None:
     kill = str("sleep(4)" in ending)
-    said = site.attack(POISON.replace("KILL", kill, 1).replace("ENDING", ending))
+    said = site.attack(POISON.replace("KILL", kill, 1).replace("ENDING", ending), 30 if "90" in ending else 120)
     time.sleep(2)
     assert not running(str(site.folder)), "everything the step started is dead"
     for digest, _ in said.get("tree", {}).values():
