@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conformance"))
 
 from suite import protobuf
 from tests.e2e.conftest import HERE, Project
+from tests.support.endings import CHANNEL
 from tests.support.tools import tool
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("serve_changes")]
@@ -210,10 +211,9 @@ class Load:
                 connection = None
 
     def over_grpc(self, fresh: bool) -> None:
-        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
         channel = None
         while not self.stopped.is_set():
-            channel = channel or grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}", options)
+            channel = channel or grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}", CHANNEL)
             if self._attempt("grpc, new channel" if fresh else "grpc", call, channel) is None or fresh:
                 channel.close()
                 channel = None

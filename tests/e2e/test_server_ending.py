@@ -6,11 +6,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,7 @@ import onnx
 import pytest
 
 from tests.e2e.test_server import app, in_process, mlp, models, receive  # noqa: F401 - fixtures
-from tests.support.endings import Load, Pod, Service, children, ended_behind_a_balancer, ended_by_a_cluster
+from tests.support.endings import CHANNEL, Load, Pod, Service, children, ended_behind_a_balancer, ended_by_a_cluster
 
 pytestmark = pytest.mark.xdist_group("ending")
 X = np.random.default_rng(3).standard_normal((2, 8)).astype(np.float32)
@@ -99,6 +101,24 @@ def test_draining_server_is_not_ready_and_closes_connections(app: Path, scores: 
             status, headers, _ = receive(kept)
             assert (status, headers["connection"]) == (200, "close")
         assert pod.process.wait(30) == 0
+
+
+@pytest.mark.slow
+def test_no_call_that_arrives_is_lost_as_connections_age(app: Path, scores: Path) -> None:  # noqa: F811
+    """A client without retries loses calls that it never sent; the server answers each one that it gets."""
+    pod = Pod(app, scores, 0, drain=2)
+    service = Service([pod])
+    expected = b"".join(array.tobytes() for array in in_process(scores, {"x": X})[:1])
+    options = [*CHANNEL, ("grpc.enable_retries", 0)]
+    with pod.running(), service.forwarding():
+        with Load(service, "mlp", X, expected, {"grpc, kept": 4}, options).running() as load:
+            time.sleep(15)
+        text = urllib.request.urlopen(f"http://127.0.0.1:{pod.port}/metrics").read().decode()
+    rows = re.findall(r"^packager_server_requests_total{(.*)} (\S+)$", text, re.MULTILINE)
+    counted = {labels: float(number) for labels, number in rows if 'route="infer"' in labels}
+    assert {'code="200"' in labels for labels in counted} == {True}, counted
+    assert sum(counted.values()) == load.answered.total() > 0
+    assert all("UNAVAILABLE" in reason for reason in load.lost), load.lost
 
 
 def test_drain_ends_in_time_under_constant_load(app: Path, scores: Path) -> None:  # noqa: F811
