@@ -71,7 +71,7 @@ def run_conformance(
 ) -> dict[str, JSON]:
     """Check a bundle, run the suite up to `level` (0 to 5) on it, and return the result.
 
-    Without a verifier the files are checked, and nobody vouches for who made them. `runtimes` are `NAME`, `NAME==V`, a
+    Without a verifier the files are checked, and no signature. `runtimes` are `NAME`, `NAME==V`, a
     range or `NAME==*` (default: each promised runtime at both ends of its range); `adapter` is the command of a program
     that runs another one; with an `endpoint` a running server is judged instead. `jobs` cells run at a time (default:
     the workspace's); `seconds` and `memory` (bytes of address space, 0: no limit) bound one cell. `python` is the

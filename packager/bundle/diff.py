@@ -462,7 +462,7 @@ def check_step(recipe: Recipe, derived: JSON, store: Store, base: Path) -> None:
     raise NegativeAnswerError(
         f"`{recipe.name}:{recipe.version}` breaks the interface of {before.version}: `{broken[0].subject}` "
         f"{broken[0].message}",
-        hint=f"release it as {next_version(before.version, 'major')}; or, if nobody uses {before.version}, "
+        hint=f"release it as {next_version(before.version, 'major')}; or, if {before.version} is not in use, "
         "write `previous: none` in the recipe",
         edits=[Edit(("version",), next_version(before.version, "major"), consents=True)],
     )

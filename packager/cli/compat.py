@@ -85,7 +85,7 @@ def _told(outcome: str, cells: Sequence[Cell]) -> list[str]:
         return []
     count = sum(cell.answer.outcome == "unknown" for cell in cells)
     remedy = "`packager conform` proves them on the real runtime"
-    return [f"unknown: nobody measured {count} of {len(cells)} cells; {remedy}"]
+    return [f"unknown: {count} of {len(cells)} cells were not measured; {remedy}"]
 
 
 def _reasons(cell: Cell) -> list[str]:

@@ -2,8 +2,8 @@
 """Preflight: where a bundle will run, judged by its contract and from what is known of runtimes. Nothing is loaded.
 
 A cell is one target on one version of a runtime, on request at one site. A runtime of another's engine (a server
-around ONNX Runtime) runs that engine's targets. What a site does not say cannot be held against it, and what nobody
-measured is unknown, never ok.
+around ONNX Runtime) runs that engine's targets. What a site does not say cannot be held against it, and what was
+not measured is unknown, never ok.
 """
 
 from __future__ import annotations

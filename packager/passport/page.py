@@ -192,7 +192,7 @@ def _check_yourself(facts: JSON, player: JSON | None) -> str:
     keys = facts["evidence"]["keys"]
     given = ", ".join(f"<code>{escape(key['fingerprint'])}</code>" for key in keys)
     whose = (
-        f"It uses the key that this page carries ({given}). Whoever wrote the page chose it: compare it with the "
+        f"It uses the key that this page carries ({given}). The author of the page chose it: compare it with the "
         "fingerprint that you have from the publisher, or paste your own copy."
         if keys
         else "This page carries no key: paste the publisher's."

@@ -80,7 +80,7 @@ def provenance(signed: Sequence[Evidence], trust: Trust) -> Provenance:
             raise MalformedError(f"provenance `{item.digest}` is malformed: {error}", subject=item.digest) from None
     if not found:
         raise MissingStatementError(
-            "nobody trusted says how this bundle was made",
+            "no trusted statement says how this bundle was made",
             hint="sign it where it was built (`packager sign NAME:VERSION`), so that its provenance is signed too",
         )
     return max(found, key=lambda item: (item.finished, item.invocation))

@@ -152,7 +152,7 @@ def without(bundle: Bundle, who: str) -> Bundle:
     if len(found) != 1:
         raise UsageError(
             f"expected one signer `{who:.200}`, got {len(found)}",
-            hint=f"signed by {', '.join(f'`{claim:.200}`' for claim in claims)}" if claims else "nobody signed it",
+            hint=f"signed by {', '.join(f'`{claim:.200}`' for claim in claims)}" if claims else "it has no signature",
         )
     return bundle.only(lambda referrer: said.get(referrer.content.digest) != found[0])
 

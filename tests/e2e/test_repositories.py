@@ -127,7 +127,7 @@ def test_two_writers_get_two_numbers_and_one_of_two_switches_counts(store: Store
         thread.join()
     assert repository.versions("digits") == list(range(1, 9))
     assert len(told) < 8
-    assert all("somebody else changed `digits/config.pbtxt`" in str(error) for error in told)
+    assert all("another writer changed `digits/config.pbtxt`" in str(error) for error in told)
     records = {
         number: canonical.load(repository.read(f"digits/{number}/deployment.json") or b"", limit=1 << 20)
         for number in repository.versions("digits")

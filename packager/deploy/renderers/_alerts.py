@@ -29,7 +29,7 @@ _AVAILABLE = 0.999  # of answers, where nothing else is promised: contracts have
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One alert: severity `page` wakes somebody, `ticket` is for working hours, `info` explains others."""
+    """One alert: severity `page` wakes the person on call, `ticket` is for working hours, `info` explains others."""
 
     name: str
     query: str

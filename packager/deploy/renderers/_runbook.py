@@ -12,7 +12,7 @@ from packager.contract.contract import Contract
 from packager.deploy.renderers._alerts import Alert, objectives
 from packager.knobs.knobs import Resolved
 
-_SEVERITY = {"page": "wakes somebody", "ticket": "for working hours", "info": "explains others"}
+_SEVERITY = {"page": "wakes the person on call", "ticket": "for working hours", "info": "explains others"}
 
 
 def text(bundle: Bundle, values: Resolved, found: Sequence[Alert]) -> str:

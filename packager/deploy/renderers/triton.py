@@ -73,7 +73,7 @@ def render(bundle: Bundle, values: Resolved, number: int, backend: Backend, site
     if _RUNTIME not in contract.runs_on:
         raise UsageError(
             f"`{bundle.name}` makes no promise for Triton",
-            hint='add `triton: ">=24.04"` under `runs-on` and build it; whoever signed it can add the promise to the '
+            hint='add `triton: ">=24.04"` under `runs-on` and build it; its signer can add the promise to the '
             "bundle as it is, with `packager promise`",
         )
     if lacking := sorted({"triton.instances", "triton.warmup"} - set(values.values)):

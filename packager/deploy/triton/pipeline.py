@@ -102,7 +102,7 @@ def _joined(name: str, steps: list[Step], listed: list[str]) -> Pipeline:
     for tensor, maker in makers.items():
         if tensor not in taken and tensor not in outputs:
             raise UsageError(
-                f"{maker.place}: nobody takes `{tensor}`", hint="list it under `outputs`, or leave it out of the step"
+                f"{maker.place}: no step takes `{tensor}`", hint="list it under `outputs`, or leave it out of the step"
             )
     entering = (tensor for step in ordered for tensor in step.inputs.values() if tensor not in makers)
     return Pipeline(name, ordered, tuple(dict.fromkeys(entering)), outputs)

@@ -256,7 +256,7 @@ def apply(repository: Repository, change: Change) -> None:
             repository.write(path, data)
     if change.config != change.previous and not repository.replace(change.path, change.config, change.state):
         raise SourceError(
-            f"somebody else changed `{change.path}` in `{repository.label}` meanwhile",
+            f"another writer changed `{change.path}` in `{repository.label}` meanwhile",
             hint=f"version {change.number} is complete there: look at what is served now, and repeat",
         )
 

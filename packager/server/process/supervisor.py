@@ -277,7 +277,7 @@ class Supervisor:
             self._pause = 0.0 if lifetime > _LONG_LIFE else min(max(1.0, 2 * self._pause), _MAX_PAUSE)
             self._not_before = time.monotonic() + self._pause
             if self._pause and not any(other.ready for other in self._serving):
-                self._log("nobody serves", level=40, again_in_s=self._pause)
+                self._log("no process serves", level=40, again_in_s=self._pause)
 
     def _replace_ending(self) -> None:
         """Replace processes that got a signal from elsewhere; they are retired when another process is ready."""

@@ -15,6 +15,7 @@ from packager.deploy.triton import pipeline
 from packager.errors import PackagerError, UsageError
 from packager.knobs.knobs import Override
 from packager.store.store import Store
+from tests.support.breadth import examples
 from tests.support.model_repositories import DIGITS, PORT, PREPARE, SUPPORT, ensemble, make, record, render, snapshot
 
 
@@ -58,7 +59,7 @@ STEP = "  - {model: digits, inputs: {image: features}, outputs: {output: scores}
         ),
         (
             "name: a\nsteps:\n  - {model: b, inputs: {x: q}, outputs: {z: y, w: unused}}\noutputs: [y]\n",
-            "nobody takes `unused`",
+            "no step takes `unused`",
         ),
         ("name: a\nsteps: &s\n" + STEP, "anchor"),
     ],
@@ -189,7 +190,7 @@ SPAN = st.tuples(st.integers(1, 20), st.integers(0, 20)).map(lambda pair: (pair[
 
 
 @given(st.lists(SPAN, min_size=2, max_size=5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_the_range_of_a_chain_is_what_all_steps_take(tmp_path_factory: pytest.TempPathFactory, spans: list) -> None:
     root = tmp_path_factory.mktemp("chain")
     store = Store(root / "store")

@@ -124,6 +124,6 @@ def test_a_switch_that_somebody_else_made_meanwhile_is_not_undone(server: Triton
     model = triton.render_triton(bundle, values, Directory(server.root), "python", {}, switch=False)
     render(make(store, "digits", *DIGITS, "1.2.0"), server.root)
     theirs = snapshot(server.root)
-    with pytest.raises(SourceError, match=r"somebody else changed `digits/config.pbtxt`"):
+    with pytest.raises(SourceError, match=r"another writer changed `digits/config.pbtxt`"):
         swap(model, bundle, values, Endpoint("127.0.0.1", server.server_port))
     assert snapshot(server.root) == theirs

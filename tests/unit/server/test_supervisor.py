@@ -99,7 +99,7 @@ def test_process_that_dies_early_repeatedly_is_replaced(tmp_path: Path) -> None:
             until(lambda: len(server.events("process ended unasked")) == len(seen))
         seen.append(server.request(seconds=15))
         assert len(set(seen)) == 4 and server.process.poll() is None
-        assert [row["again_in_s"] for row in server.events("nobody serves")] == [1.0, 2.0, 4.0]
+        assert [row["again_in_s"] for row in server.events("no process serves")] == [1.0, 2.0, 4.0]
         server.process.terminate()
         assert server.process.wait(20) == 0
 
