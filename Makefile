@@ -26,7 +26,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help dev torch demo demo-cnn demo-encoder demo-chat corpus check test test-all attacks lint fmt bench wheel reference docs golden clean
+.PHONY: help dev torch demo demo-cnn demo-encoder demo-chat corpus check test test-times test-all attacks lint fmt bench wheel reference docs golden clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,9 @@ check: $(READY) lint ## lint, types and the tests that build nothing: the minute
 
 test: $(READY) lint ## lint and all tests but the slow matrices (T=path, K=filter, SHUFFLE=seed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow' $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')
+
+test-times: $(READY) ## the tests of `make test`, with the processor time of each (T=path)
+	$(BIN)/python -m pytest -p tests.support.times -n 2 --dist loadgroup -m 'not slow' $(T)
 
 test-all: $(READY) lint ## every test
 	PACKAGER_TEST_STARTS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')

@@ -20,7 +20,11 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_pool, "1")
 # A busy machine is no fault of what is tested.
-settings.register_profile("packager", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+from tests.support.breadth import examples  # noqa: E402
+
+settings.register_profile(
+    "packager", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=examples(100)
+)
 settings.load_profile("packager")
 
 from packager.store.store import Store  # noqa: E402

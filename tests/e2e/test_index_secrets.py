@@ -34,7 +34,9 @@ def made(tmp_path: Path, project: Callable[..., Project]) -> Project:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, tmp_path / "model.onnx")
-    return project(RECIPE, **{"model.onnx": tmp_path / "model.onnx"})
+    found = project(RECIPE, **{"model.onnx": tmp_path / "model.onnx"})
+    found.extra["UV_CACHE_DIR"] = str(found.folder / ".cache" / "uv")  # the index is another one for each test
+    return found
 
 
 def test_what_opens_an_index_is_in_no_file_and_no_message(made: Project, index: PackageIndex) -> None:

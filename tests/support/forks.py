@@ -36,16 +36,24 @@ _LIMIT = 1 << 17  # bytes of a request: below what a packet may have
 _ROOT = Path(__file__).resolve().parents[2]
 
 
+_CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
 def variables(home: Path) -> dict[str, str]:
-    """Return the environment of a call: a home directory, and how pip, uv and TLS are set up on this machine."""
+    """Return the environment of a call: a home directory, and how pip, uv and TLS are set up on this machine.
+
+    pip and uv keep what they download where they always do: in a home of its own, each call would download it again.
+    """
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))}
-    return {"PATH": os.environ["PATH"], "HOME": str(home), **kept}
+    caches = {"PIP_CACHE_DIR": str(_CACHES / "pip"), "UV_CACHE_DIR": str(_CACHES / "uv")}
+    return {"PATH": os.environ["PATH"], "HOME": str(home), **caches, **kept}
 
 
 class Forks:
     """The parent process of this test run, started with the first call."""
 
     def __init__(self) -> None:
+        self.used = 0.0  # processor seconds of all calls
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
@@ -70,12 +78,13 @@ class Forks:
             finally:
                 os.close(write)
             with os.fdopen(read, "rb") as answer:
-                code = int(answer.read())
+                code, seconds = answer.read().split()
+                self.used += float(seconds)
             texts = []
             for file in (out, err):
                 file.seek(0)
                 texts.append(file.read().decode())
-        return subprocess.CompletedProcess(command, code, *texts)
+        return subprocess.CompletedProcess(command, int(code), *texts)
 
     def _started(self) -> socket.socket:
         with self._lock:
@@ -146,7 +155,8 @@ def serve(requests: socket.socket) -> list[str] | None:
             with os.fdopen(streams.pop(), "wb") as answer:
                 for stream in streams:
                     os.close(stream)
-                answer.write(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+                _, status, usage = os.wait4(child, 0)
+                answer.write(f"{os.waitstatus_to_exitcode(status)} {usage.ru_utime + usage.ru_stime}".encode())
             os._exit(0)
         for stream in streams:
             os.close(stream)

@@ -24,10 +24,11 @@ from packager.trust import keys
 from packager.trust.keys import PrivateKey
 from packager.trust.verify import Verification
 from tests.support import bundles
+from tests.support.breadth import examples
 from tests.support.tampering import judge, no_store
 
 KEY: PrivateKey = keys.generate("p256")
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from packager.knobs import catalogue, knobs
 from packager.knobs.knobs import Override, Resolved
 from packager.store.store import Store
 from tests.support import bundles
+from tests.support.breadth import examples
 
 CONTRACT = copy.deepcopy(bundles.CONTRACT_OF_TINY)
 CONTRACT["runs-on"]["triton"] = {"versions": ">=23.07", "loads": ">=23.04"}
@@ -186,7 +187,7 @@ NAME = st.sampled_from(
 
 
 @given(st.lists(st.tuples(NAME, VALUE | st.dictionaries(TEXT | st.just("place"), VALUE, max_size=2)), max_size=4))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_accepted_overlay_touches_a_signed_file_or_leaves_its_place(bundle, tmp_path_factory, overlay: list) -> None:
     try:
         values = resolved(bundle, *(Override(name, value, "x", typed=True) for name, value in overlay))

@@ -26,6 +26,7 @@ from packager.server import knobs as server_knobs
 from packager.server.telemetry import metrics
 from packager.store.store import Store
 from tests.support import bundles, deployments
+from tests.support.breadth import examples
 from tests.support.deployments import BASE, DIGEST, OPTIONS, carrier, rendered, snapshot
 
 KINDS = sorted(OPTIONS)
@@ -123,7 +124,7 @@ VALUE = st.one_of(
 
 
 @given(st.sampled_from(KINDS), st.lists(st.tuples(NAME, VALUE | st.dictionaries(st.just("place"), VALUE)), max_size=3))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_accepted_overlay_adds_a_line_or_a_file(bundle, tmp_path_factory, kind: str, overlay: list) -> None:
     """Paths stay the same (but for the autoscaler's), signed files too, and no file of lines has one more directive."""
     root = tmp_path_factory.mktemp("overlay")

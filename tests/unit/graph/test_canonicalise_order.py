@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packager.graph import canonicalise
+from tests.support.breadth import examples
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 18]>
@@ -47,7 +48,7 @@ def answer(model: Any) -> Any:
     return onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)[0]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 @given(st.integers(0, 1000))
 def test_any_order_becomes_one_that_runs(seed: int) -> None:
     model = onnx.parser.parse_model(TEXT)

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from packager.errors import PackagerError, StepError
 from packager.graph import check as graphcheck
 from packager.graph import tensors
+from tests.support.breadth import examples
 
 SIZES = {"w.bin": 64}
 ADD = helper.make_node("Add", ["x", "w"], ["y"])
@@ -272,7 +273,7 @@ def test_an_input_of_absurd_size() -> None:
     assert "input `x` has more than" in refusal(made)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data())
 def test_any_damage_ends_in_our_own_error(data: st.DataObject) -> None:
     whole = bytearray(nested(2).SerializeToString())

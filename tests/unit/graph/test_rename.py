@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from packager.errors import StepError
 from packager.graph import rename
+from tests.support.breadth import examples
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 18]>
@@ -60,7 +61,7 @@ def results(proto: Any) -> list[Any]:
     return onnxruntime.InferenceSession(proto.SerializeToString()).run(None, dict(zip(names, feeds, strict=True)))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.lists(st.sampled_from(INNER[:-1]) | st.text(min_size=1, max_size=4), min_size=4, max_size=4, unique=True))
 def test_any_names_keep_what_is_computed(names: list[str]) -> None:
     names = [name.encode("utf-8", "replace").decode() or "x" for name in names]

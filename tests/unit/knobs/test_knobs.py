@@ -18,6 +18,7 @@ from packager.knobs import catalogue, knobs
 from packager.knobs.knobs import Override, Resolved
 from packager.store.store import Store
 from tests.support import bundles
+from tests.support.breadth import examples
 
 CONTRACT = copy.deepcopy(bundles.CONTRACT_OF_TINY)
 CONTRACT["targets"]["triton-cpu-fp32"] = {**CONTRACT["targets"]["onnxruntime-cpu-fp32"], "runtime": "triton"}
@@ -92,7 +93,7 @@ NAME = st.one_of(
 
 
 @given(st.lists(st.tuples(NAME, VALUE, st.booleans()), max_size=6))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 def test_accepted_values_are_declared_and_within_bounds(overlay: list) -> None:
     """Judged by another validator; a refusal is one sentence of ours and never another exception."""
     overrides = [
@@ -108,7 +109,7 @@ def test_accepted_values_are_declared_and_within_bounds(overlay: list) -> None:
 
 
 @given(NAME.filter(lambda name: name in SCHEMA), VALUE)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 def test_json_schema_and_knobs_agree(name: str, value: object) -> None:
     """Except that a whole number written as 1.0 is one for JSON Schema only."""
     try:
@@ -120,7 +121,7 @@ def test_json_schema_and_knobs_agree(name: str, value: object) -> None:
 
 
 @given(VALUE)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_a_hostile_schema_is_refused(value: object) -> None:
     with pytest.raises(MalformedError):
         knobs.parse(json.dumps(value).encode())

@@ -24,6 +24,7 @@ from packager.formats.index_addresses import public
 from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
 from packager.lock import runtime_wheels
 from packager.lock.lockers import NoSolutionError, _conflict
+from tests.support.breadth import examples
 
 NAMES = ("linux_x86_64-cp311", "linux_x86_64-cp312", "linux_aarch64-cp313")
 
@@ -50,7 +51,7 @@ sets = st.dictionaries(st.sampled_from(NAMES), pins, min_size=1).map(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(sets)
 def test_any_lock_is_a_valid_pylock(value: dict[str, tuple[Wheel, ...]]) -> None:
     """The judge is `packaging`, which pip and others read PEP 751 with."""
@@ -70,7 +71,7 @@ def test_any_lock_is_a_valid_pylock(value: dict[str, tuple[Wheel, ...]]) -> None
         assert {file.filename for _, file in chosen} == {item.file for item in wheels}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(sets)
 def test_both_requirements_forms_name_the_same(value: dict[str, tuple[Wheel, ...]]) -> None:
     merged = project_locks.parse(wheel_locks.merged_requirements(value).encode(), "requirements.txt")
@@ -88,7 +89,7 @@ def test_both_requirements_forms_name_the_same(value: dict[str, tuple[Wheel, ...
             assert item.sha256 in merged.hashes(item.name, item.version)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(sets)
 def test_a_lock_is_plain_data(value: dict[str, tuple[Wheel, ...]]) -> None:
     about = {item.pin: DistributionMetadata("MIT") for wheels in value.values() for item in wheels}

@@ -27,6 +27,7 @@ from packager.lock import draft
 from packager.recipe import fields, recipe
 from packager.recipe.lengths import Axis, Lengths
 from packager.recipe.recipe import ExportSettings, InputSpec, Limits, Recipe, RunsOn, Target, Tolerance
+from tests.support.breadth import examples
 
 DATA = Path(__file__).parents[2] / "data" / "recipes"
 MESSAGES = DATA / "messages.json"
@@ -205,13 +206,13 @@ def test_a_missing_recipe_says_how_to_write_one(tmp_path: Path) -> None:
     ],
 )
 def test_hostile_text_is_refused_quickly(text: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UsageError):
         parse(text)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.text() | st.binary())
 def test_the_parser_is_total(text: str | bytes) -> None:
     try:
@@ -228,7 +229,7 @@ CLAUSES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(CLAUSES, min_size=1, max_size=4).map(", ".join))
 def test_every_range_that_matches_is_pep_440(text: str) -> None:
     parsed = recipe.from_json({"name": "a", "version": "1.0.0", "source": "x", "runs-on": {"onnxruntime": text}})
@@ -299,7 +300,7 @@ RECIPES = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(RECIPES, st.none() | st.dictionaries(LINES, INPUTS, min_size=1, max_size=3))
 def test_round_trip(written: Recipe, inputs: dict[str, InputSpec] | None) -> None:
     """What a record says in JSON is a recipe that a person could have written, with the same meaning."""

@@ -19,6 +19,7 @@ from packager.server.errors import RequestError
 from packager.server.execution import batching
 from packager.server.execution.batching import Batcher, BatchPolicy
 from packager.server.protocol.interface import Interface, Range, Tensor
+from tests.support.breadth import examples
 
 
 @dataclass
@@ -163,7 +164,7 @@ def test_model_that_mixes_rows_is_detected() -> None:
     assert not batching.rows_are_independent(lambda feeds: [np.array(feeds["x"].sum())], one, other)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=5), min_size=1, max_size=12), st.integers(1, 3))
 def test_each_request_gets_its_answer(questions, threads) -> None:
     run = Doubler()

@@ -18,6 +18,7 @@ from packager.server.http.header_cache import MAX_ENTRIES, MAX_HEADER_BYTES, Hea
 from packager.server.protocol import protocol
 from packager.server.protocol.interface import Interface, Range, Tensor
 from packager.server.protocol.protocol import Request, Wanted
+from tests.support.breadth import examples
 
 MIXED = Interface(
     (
@@ -62,7 +63,7 @@ def same_as_without(cache: HeaderCache, body: bytes, length: int | None) -> bool
     return seen(cache.parse, body, length) == seen(lambda *arguments: protocol.parse(*arguments, MIXED), body, length)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.data())
 def test_cache_does_not_change_requests(data):
     """Questions, damaged anywhere, in any order and again and again: one memory for all of them."""
@@ -180,7 +181,7 @@ _ARRAYS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(st.tuples(_ARRAYS, _ARRAYS, st.booleans(), st.booleans(), st.sampled_from([None, "7"])), max_size=8))
 def test_cache_does_not_change_responses(answers):
     cache = HeaderCache(MIXED, "m", "1")

@@ -23,6 +23,7 @@ from packager.server.http import bodies, header_cache
 from packager.server.protocol import protocol, tensors
 from packager.server.protocol.interface import Interface, Range, Tensor
 from packager.server.protocol.protocol import Request, Wanted
+from tests.support.breadth import examples
 
 JSON = [name for name in tensors.DATATYPES if name != "bytes"]  # which JSON carries as text
 NUMERIC = [name for name in JSON if name != "string"]
@@ -65,7 +66,7 @@ def arrays(dtype: str, finite: bool = False) -> st.SearchStrategy[np.ndarray]:
 
 
 @pytest.mark.parametrize("dtype", tensors.DATATYPES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(data=st.data())
 def test_binary_holds_every_bit_both_ways(dtype, data):
     array = data.draw(arrays(dtype))
@@ -80,7 +81,7 @@ def test_binary_holds_every_bit_both_ways(dtype, data):
 
 
 @pytest.mark.parametrize("dtype", JSON)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(data=st.data())
 def test_json_holds_every_bit_both_ways(dtype, data):
     array = data.draw(arrays(dtype, finite=True))
@@ -93,7 +94,7 @@ def test_json_holds_every_bit_both_ways(dtype, data):
     assert bits(InferResult.from_response_body(reply.body).as_numpy("y")) == bits(array)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.integers(0, 0x7F7FFFFF), st.booleans())
 @example(0x00000001, True)
 @example(0x7F7FFFFF, False)
@@ -404,7 +405,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(_VALUES, st.binary(max_size=16), st.booleans())
 def test_any_document_raises_only_request_errors(value, tail, accepted):
     header = orjson.dumps(value)
@@ -412,7 +413,7 @@ def test_any_document_raises_only_request_errors(value, tail, accepted):
         protocol.parse(header + tail, len(header) if accepted else None, IMAGE)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.data())
 def test_any_damaged_request_raises_only_request_errors(data):
     items = [{**FIRST, "parameters": {"binary_data_size": 8}}, {**SECOND, "parameters": {"binary_data_size": 8}}]
@@ -432,7 +433,7 @@ def test_any_damaged_request_raises_only_request_errors(data):
     }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=64), st.integers(0, 64), st.integers(0, 20), st.sampled_from(list(tensors.DATATYPES)))
 def test_any_binary_tensor_raises_only_request_errors(raw, cut, count, dtype):
     try:

@@ -20,6 +20,7 @@ from packager.events import ignore
 from packager.formats import onnx_files
 from packager.sources import Settings, file
 from packager.types import Tree
+from tests.support.breadth import examples
 
 
 def tensor(name: str, location: str | None = None, size: int = 16) -> Any:
@@ -193,7 +194,7 @@ def test_a_truncated_file_is_refused_or_names_fewer_files(tmp_path: Path) -> Non
     assert refused > 0.9 * len(range(0, len(whole), 7))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.binary(max_size=300))
 def test_the_walk_is_total(content: bytes) -> None:
     with memoryview(content) as view, contextlib.suppress(ValueError, IndexError):

@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as arrays
 from packager import canonical
 from packager.steps import _compare
 from packager.steps._compare import compare
+from tests.support.breadth import examples
 
 DTYPES = st.sampled_from(["float16", "float32", "float64"])
 TOLERANCE = st.one_of(st.just(0.0), st.floats(0, 1e3), st.floats(0, 1e-4), st.floats(0, 1e-12))
@@ -54,7 +55,7 @@ def judged(record: Any, atol: float, rtol: float) -> bool:
     return record["not_finite"] == 0 and all(p["difference"] <= atol + rtol * p["magnitude"] for p in points)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(pairs(), TOLERANCE, TOLERANCE)
 def test_the_frontier_decides_for_every_tolerance(pair: tuple[Any, Any], atol: float, rtol: float) -> None:
     record = compare(*pair)
@@ -63,7 +64,7 @@ def test_the_frontier_decides_for_every_tolerance(pair: tuple[Any, Any], atol: f
     assert judged(record, atol, rtol) == brute_force(*pair, atol, rtol)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(pairs())
 def test_a_record_is_json_and_points_at_what_it_says(pair: tuple[Any, Any]) -> None:
     expected, got = pair

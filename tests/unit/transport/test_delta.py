@@ -24,6 +24,7 @@ from packager.transport import copy, delta, patch, writers
 from packager.trust import keys
 from packager.trust.verify import verify
 from tests.support import bundles
+from tests.support.breadth import examples
 
 KEY = keys.generate("p256")
 MB = 1 << 20
@@ -42,7 +43,7 @@ def restored(made: bytes, old: bytes, size: int) -> bytes:
 
 
 @given(st.binary(max_size=5000), st.binary(max_size=5000), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_a_patch_gives_the_new_bytes(one: bytes, two: bytes, repeat: int) -> None:
     new, old = one * repeat + two, two + one * repeat
     assert restored(patched(new, old), old, len(new)) == new

@@ -20,6 +20,7 @@ from packager.formats import der
 from packager.trust import timestamps
 from tests.sigstore.stamping import StampingAuthority, crafted
 from tests.support import pki
+from tests.support.breadth import examples
 from tests.support.tools import tool
 
 ROOT = pki.root("tsa-root")
@@ -96,7 +97,7 @@ def test_every_flipped_byte_is_refused_or_changes_nothing(response: bytes) -> No
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_garbage_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError):
         timestamps.parse(data)

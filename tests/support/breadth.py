@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much a run tries: `make test` a sample of what `make test-all` does, which sets PACKAGER_TEST_STARTS."""
+
+from __future__ import annotations
+
+import os
+
+ALL = "PACKAGER_TEST_STARTS" in os.environ
+_SHARE = 5
+
+
+def examples(number: int) -> int:
+    """Return how many examples of a law are drawn: `number` in a full run, else a fifth, at least 20 where it has as many.
+
+    Examples are drawn anew in each run, so that many short runs see what a long one does.
+    """
+    return number if ALL else min(number, max(20, number // _SHARE))
