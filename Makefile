@@ -26,7 +26,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help dev torch demo demo-cnn demo-encoder demo-chat corpus check test test-times test-all attacks lint fmt bench wheel reference docs golden clean
+.PHONY: help dev torch demo demo-cnn demo-encoder demo-chat corpus check quick test test-times test-all attacks lint fmt bench wheel reference docs golden clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -72,7 +72,10 @@ demo-chat: $(READY) ## the same for a trained chat model (93 MB), which then ans
 	@$(call UV,$(BIN)) gguf accelerate
 	$(BIN)/python docs/examples/chat/demo.py
 
-check: $(READY) lint ## lint, types and the tests that build nothing: the minute before a commit
+check: $(READY) ## lint, types and the tests that build nothing, beside each other: the minute before a commit
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint quick
+
+quick: $(READY)
 	$(BIN)/python -m pytest -n 2 -q -m 'not slow' $(QUICK)
 
 test: $(READY) lint ## lint and all tests but the slow matrices (T=path, K=filter, SHUFFLE=seed)

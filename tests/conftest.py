@@ -29,6 +29,7 @@ settings.load_profile("packager")
 
 from packager.store.store import Store  # noqa: E402
 from tests.support import forks, outputs  # noqa: E402
+from tests.support.warm_store import WARM, shared_directory  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,7 +38,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # pytest then puts together again what shares a fixture with parameters
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Shuffle, the same way in every worker: files, and the tests of each; fixtures of a file are still made once."""
+    """Keep a file in one worker, and shuffle, the same way in every one: files, and the tests of each.
+
+    Fixtures of a file are then made once: a worker takes files, or the larger groups that `xdist_group` names.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(file_of(item)))
     seed = config.getoption("--shuffle")
     if seed is not None:
         drawn = {
@@ -50,6 +57,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def file_of(item: pytest.Item) -> str:
     return item.nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    WARM.lends = item.get_closest_marker("cold") is None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_store(tmp_path_factory: pytest.TempPathFactory) -> None:
+    WARM.folder = shared_directory(tmp_path_factory) / "warm"
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -68,7 +85,12 @@ def packager(tmp_path: Path) -> Run:
         *arguments: str | Path, cwd: Path | None = None, code: int | None = 0, **extra: str
     ) -> subprocess.CompletedProcess[str]:
         environment = {**forks.variables(tmp_path), "PACKAGER_STORE": str(tmp_path / "store"), **extra}
+        place, builds = Path(environment["PACKAGER_STORE"]), bool({"build", "lock"} & {*arguments})
+        if builds and not place.exists():
+            WARM.lend(place)
         done = forks.RUNNER.run([*map(str, arguments)], cwd or tmp_path, environment)
+        if builds and done.returncode == 0:
+            WARM.collect(place)
         if code is not None:
             assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         if "--json" in arguments and done.stdout:

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,14 +15,12 @@ from typing import Any
 import pytest
 
 from packager.files import locked
-from packager.store.store import Store
-from packager.types import Tree
 from tests.support import forks, outputs
 from tests.support.tools import tool
+from tests.support.warm_store import WARM, shared_directory
 
 __all__ = ["Project", "make_model", "tool"]
 HERE = Path(__file__).parent
-_DESCRIBED: dict[str, bytes] = {}
 
 
 @dataclass
@@ -36,23 +32,15 @@ class Project:
     extra: dict[str, str] = field(default_factory=dict)
     python: Path = Path(sys.executable)
 
-    def lend(self) -> None:
-        """Put what earlier tests read from wheels' metadata into a new store: the same bytes, without the network."""
-        store = Store(self.store)
-        for name, record in _DESCRIBED.items():
-            store.put_tree(Tree())
-            (store.root / "actions" / name).write_bytes(record)
-
-    def collect(self) -> None:
-        for path in (self.store / "v1" / "actions").glob("*"):
-            record = path.read_bytes()
-            if json.loads(record)["action"]["step"] == "describe":
-                _DESCRIBED[path.name] = record
+    def remember_nothing(self) -> None:
+        """Begin with an empty store, and with caches of pip and uv of its own."""
+        self.store.mkdir(parents=True)
+        self.extra |= {name: str(self.folder / ".cache" / name) for name in ("PIP_CACHE_DIR", "UV_CACHE_DIR")}
 
     def run(self, *arguments: str | Path, code: int | None = 0, prefix: tuple[str, ...] = (), **extra: str) -> Any:
         """Run the command line in the folder; return its JSON with `--json`, else the finished process."""
         if not self.store.exists():
-            self.lend()
+            WARM.lend(self.store)
         environment = {**forks.variables(self.folder), "PACKAGER_STORE": str(self.store)}
         words, variables = [*map(str, arguments)], {**environment, **self.extra, **extra}
         if prefix or extra or self.extra or self.python != Path(sys.executable):
@@ -62,8 +50,8 @@ class Project:
             done = forks.RUNNER.run(words, self.folder, variables)
         assert code is None or done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
-        if "lock" in arguments or "build" in arguments:
-            self.collect()
+        if done.returncode == 0 and {"lock", "build"} & {*arguments}:
+            WARM.collect(self.store)
         return outputs.check(arguments, done.stdout) if "--json" in arguments and done.stdout else done
 
     def carry(self, bundle: str, wheels: Path) -> Path:
@@ -100,8 +88,7 @@ def make_model(kind: str, folder: Path) -> Path:
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """Return a directory that `make` fills once for all processes of a run; nothing changes it afterwards."""
-    base = factory.getbasetemp()
-    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root = shared_directory(factory)
     directory, done = root / f"once-{name}", root / f"once-{name}.done"
     with locked(root / f"once-{name}.lock"):
         if not done.exists():
@@ -116,9 +103,7 @@ def copied(made: Path, to: Path) -> Project:
     """Return a project of its own, copied from one that is made once."""
     for name in ("project", "store"):
         shutil.copytree(made / name, to / name, symlinks=True)
-    project = Project(to / "project", to / "store")
-    project.collect()
-    return project
+    return Project(to / "project", to / "store")
 
 
 @pytest.fixture(scope="session")

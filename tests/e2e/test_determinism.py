@@ -18,6 +18,8 @@ import pytest
 
 from tests.e2e.conftest import CNN_RECIPE, Project, make_model
 
+pytestmark = pytest.mark.cold  # workers run in these tests
+
 PLAIN: dict[str, str] = {}
 ODD = {
     "TZ": "Pacific/Kiritimati",

@@ -19,6 +19,8 @@ import pytest
 
 from tests.e2e.conftest import CNN_RECIPE, Project, make_model, tool
 
+pytestmark = pytest.mark.cold  # workers run in these tests
+
 MLFLOW = "name: m\nversion: 1.0.0\nsource: {source}\nregistry: sqlite:///{database}\n"
 
 
@@ -79,8 +81,8 @@ mlflow.MlflowClient().set_registered_model_alias("relu", "champion", "1")
     ("source", "words"),
     [
         ("models:/rellu@champion", ("rellu", "relu")),
-        ("models:/relu@challenger", ("challenger", "champion")),
-        ("models:/relu/9", ("9",)),
+        pytest.param("models:/relu@challenger", ("challenger", "champion"), marks=pytest.mark.slow),
+        pytest.param("models:/relu/9", ("9",), marks=pytest.mark.slow),
         ("runs:/0123456789abcdef0123456789abcdef/model", ("0123456789abcdef",)),
     ],
 )
@@ -251,7 +253,7 @@ def test_a_full_disk(built: Project, tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("step", ["export", "measure"])
+@pytest.mark.parametrize("step", ["export", pytest.param("measure", marks=pytest.mark.slow)])
 def test_ctrl_c_during_a_step_leaves_nothing(project: Callable[..., Project], cnn: Path, step: str) -> None:
     made = project(CNN_RECIPE, model=cnn)
     made.run("lock")

@@ -36,6 +36,8 @@ print(sklearn.__version__)
 """
 RECIPE = "name: old\nversion: 1.0.0\nsource: ./{source}\ntoolchain: {toolchain}\n"
 
+pytestmark = pytest.mark.cold  # workers run in these tests
+
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:

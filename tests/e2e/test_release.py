@@ -29,8 +29,9 @@ from packager.trust import edit, file, keys
 from tests.e2e.conftest import Project, tool
 from tests.support import bundles, forks, registry_server
 from tests.support.registry_server import Registry
+from tests.support.warm_store import WARM
 
-pytestmark = pytest.mark.xdist_group("release")
+pytestmark = [pytest.mark.cold, pytest.mark.xdist_group("release")]
 ESTIMATORS = """
 import sys
 from pathlib import Path
@@ -107,7 +108,7 @@ def released(models: Path, registry: Registry, tmp_path_factory: pytest.TempPath
     (folder / "release.yaml").write_text(PLAN.format(host=registry.host + "/first") + more)
     project = Project(folder, folder.parent / "store")
     done = project.run("release", "--jobs", "2", "--report", "out", "--json")
-    project.collect()
+    WARM.collect(project.store)
     return project, done
 
 
@@ -347,7 +348,7 @@ def killable(models: Path, host: str, folder: Path, names: list[str]) -> Project
 def test_kills_lose_nothing_and_give_no_name_twice(models: Path, registry: Registry, tmp_path: Path) -> None:
     names = ["k0", "k1", "k2"]
     project = killable(models, f"{registry.host}/killed", tmp_path, names)
-    project.lend()
+    WARM.lend(project.store)
     killed_release(project, registry, "killed", names, 10, 4.0)
 
 
@@ -368,7 +369,7 @@ def test_kills_while_signing_and_pushing(models: Path, registry: Registry, tmp_p
 def test_many_kills(models: Path, registry: Registry, tmp_path: Path, seed: int) -> None:
     names = [f"m{number}" for number in range(6)]
     project = killable(models, f"{registry.host}/many{seed}", tmp_path, names)
-    project.lend()
+    WARM.lend(project.store)
     killed_release(project, registry, f"many{seed}", names, 10, 6.0 + seed)
 
 

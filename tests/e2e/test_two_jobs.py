@@ -25,7 +25,7 @@ def test_build_and_sign_are_two_jobs(tmp_path: Path, project: Callable[..., Proj
     build.run("build", "--locked")
     build.run("export", "net:1.0.0", "job.bundle.tar", "--to-sign")
     job = Project(tmp_path / "signing", tmp_path / "another")
-    job.lend = lambda: None  # type: ignore[method-assign]
+    job.remember_nothing()
     job.folder.mkdir()
     (job.folder / "job.bundle.tar").write_bytes((build.folder / "job.bundle.tar").read_bytes())
     job.run("keygen", "release")

@@ -4,7 +4,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
+import pytest
+
+Row = TypeVar("Row")
 ALL = "PACKAGER_TEST_STARTS" in os.environ
 _SHARE = 5
 
@@ -15,3 +20,13 @@ def examples(number: int) -> int:
     Examples are drawn anew in each run, so that many short runs see what a long one does.
     """
     return number if ALL else min(number, max(20, number // _SHARE))
+
+
+def first_of_each(rows: Iterable[Row], kind: Callable[[Row], object]) -> list[Any]:
+    """Return `rows` as parameters of a test of which only the first of each kind runs by default."""
+    seen: set[object] = set()
+    found = []
+    for row in rows:
+        found.append(pytest.param(row, marks=[pytest.mark.slow] if kind(row) in seen else []))
+        seen.add(kind(row))
+    return found

@@ -34,6 +34,7 @@ from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.utils import all_estimators
 
 from packager.errors import StepError
+from tests.support.breadth import first_of_each
 from tests.unit.exporters.written import difference, graph_of
 
 RNG = np.random.RandomState(7)
@@ -503,7 +504,7 @@ PREDICTORS = {  # that transform as well: tested with the others of their kind
 TEXTS = {"HashingVectorizer", "TfidfTransformer"}  # in test_text.py
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", first_of_each(CASES, lambda name: name.split()[0]))
 def test_the_graph_computes_what_the_transformer_does(name: str) -> None:
     model, given = CASES[name]()
     loose = 2e-6 if "float32" in name else 1e-9
@@ -524,7 +525,7 @@ def test_every_transformer_is_written_or_refused() -> None:
     assert every <= known | PREDICTORS | TEXTS
 
 
-@pytest.mark.parametrize("opset", [13, 15, 21])
+@pytest.mark.parametrize("opset", [13, *(pytest.param(opset, marks=pytest.mark.slow) for opset in (15, 21))])
 @pytest.mark.parametrize(
     "name",
     [

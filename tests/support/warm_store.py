@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the workers of a test run did, for the stores of its later tests: a build that did it before runs nothing again.
+
+Shared are the results of confined steps with small outputs, and what was read of wheels. A test that is about a build
+from an empty store is marked `cold`; with PACKAGER_TEST_STARTS, as in `make test-all`, every one is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from packager.store.store import Store
+from packager.types import Tree
+
+MAX_OUTPUT = 4 << 20  # bytes of the files of a result; larger ones are not copied into every store
+
+
+class WarmStore:
+    """A store of this run, which its processes fill together: a record comes after all that it names."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.lends = True  # false while a test runs that is marked `cold`
+
+    def lend(self, root: Path) -> None:
+        """Make a store at `root` that holds what is known; for a cold test only what was read of wheels."""
+        shared, store = self._shared(), Store(root)
+        store.put_tree(Tree())
+        for path in (shared.root / "actions").glob("*[0-9a-f]"):
+            record = json.loads(path.read_bytes())
+            if record["action"]["step"] == "describe" or (self.lends and "PACKAGER_TEST_STARTS" not in os.environ):
+                _copy_result(record, path.name, shared, store)
+
+    def collect(self, root: Path) -> None:
+        """Take from a store what is new in it."""
+        shared, store = self._shared(), Store(root)
+        for path in (store.root / "actions").iterdir():
+            if not (shared.root / "actions" / path.name).exists():
+                record = json.loads(path.read_bytes())
+                steps = "confinement" in record and "environment" not in record
+                small = sum(blob.size for _, blob in store.tree(record["tree"])) <= MAX_OUTPUT
+                if record["action"]["step"] == "describe" or (steps and small):
+                    _copy_result(record, path.name, store, shared)
+
+    def _shared(self) -> Store:
+        assert self.folder, "set for the run"
+        return Store(self.folder)
+
+
+def shared_directory(factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of all processes of a run."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def _copy_result(record: dict, name: str, source: Store, target: Store) -> None:
+    for digest in (*(blob.digest for _, blob in source.tree(record["tree"])), record["tree"]):
+        _copy(source.path(digest), target.path(digest))
+    _copy(source.root / "actions" / name, target.root / "actions" / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not target.exists():
+        with tempfile.NamedTemporaryFile(dir=target.parents[1], delete=False) as file:
+            file.write(source.read_bytes())
+        os.chmod(file.name, 0o444)
+        os.rename(file.name, target)
+
+
+WARM = WarmStore()
+"""That of this test run."""
