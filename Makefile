@@ -5,8 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEMO   := .demo/environment
 TOOLS  := pip uv
-QUICK  := tests/test_plugins.py tests/test_documentation.py tests/unit/test_error_causes.py tests/unit/test_runtime.py tests/unit/recipe tests/unit/contract tests/unit/knobs tests/unit/release \
-          tests/unit/policy tests/unit/graph tests/unit/trust tests/unit/store
+QUICK  := tests/test_plugins.py tests/test_documentation.py tests/unit/test_error_causes.py tests/unit/test_runtime.py tests/unit/recipe tests/unit/contract tests/unit/knobs tests/unit/policy \
+          tests/unit/graph tests/unit/trust tests/unit/store $(filter-out %/test_promises.py,$(wildcard tests/unit/release/test_*.py))
 T      ?= tests
 K      ?=
 SHUFFLE ?=

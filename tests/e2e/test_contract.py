@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from packager.contract import contract
+from packager.formats import platforms
 from tests.e2e.conftest import Project
 from tests.support import contracts, graphs
 
@@ -107,7 +108,10 @@ def test_what_its_build_ran_is_known_of_an_operator_in_no_table(project: Callabl
     nodes = [helper.make_node("FastGelu", ["x"], ["g"], domain="com.microsoft"), helper.make_node("Neg", ["g"], ["y"])]
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     made = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=opsets, ir_version=8)
-    here = project("name: gelu\nversion: 1.0.0\nsource: gelu.onnx\ncustom-domains: [com.microsoft]\npolicy: dev\n")
+    here = project(
+        "name: gelu\nversion: 1.0.0\nsource: gelu.onnx\ncustom-domains: [com.microsoft]\npolicy: dev\n"
+        f"platforms: [{platforms.here()}]\n"
+    )
     (here.folder / "gelu.onnx").write_bytes(made.SerializeToString())
     here.run("build")
     version = json.loads((here.folder / "bundle.lock").read_bytes())["toolchain"]["onnxruntime"]

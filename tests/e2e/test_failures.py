@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 
+from packager.formats import platforms
 from tests.e2e.conftest import CNN_RECIPE, Project, make_model, tool
 
 pytestmark = pytest.mark.cold  # workers run in these tests
 
-MLFLOW = "name: m\nversion: 1.0.0\nsource: {source}\nregistry: sqlite:///{database}\n"
+ONE = f"platforms: [{platforms.here()}]\n"  # one to be locked
+MLFLOW = "name: m\nversion: 1.0.0\nsource: {source}\nregistry: sqlite:///{database}\n" + ONE
 
 
 def clear(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -124,7 +126,7 @@ def test_data_dependent_control_flow_names_the_line(project: Callable[..., Proje
     shutil.move(model / "models.py", code / "models.py")
     script = "import sys; sys.path.insert(0, sys.argv[1]); import models, torch; torch.save(models.Branch().eval(), sys.argv[2])"
     subprocess.run([sys.executable, "-c", script, str(code), str(model / "model.pth")], check=True)
-    recipe = "name: m\nversion: 1.0.0\nsource: ./model\ninputs: {x: {dtype: float32, shape: [batch, 8]}}\n"
+    recipe = "name: m\nversion: 1.0.0\nsource: ./model\ninputs: {x: {dtype: float32, shape: [batch, 8]}}\n" + ONE
     made = project(recipe, model=model)
     clear(made.run("build", code=4), "pickle", "allow-pickle: true")
     made.write(recipe + "allow-pickle: true\n")
@@ -150,7 +152,8 @@ def test_a_source_that_reaches_for_the_network(project: Callable[..., Project], 
         script = "import sys, torch\nclass C:\n def __reduce__(self): return exec, (sys.argv[2],)\ntorch.save(C(), sys.argv[1])"
         subprocess.run([sys.executable, "-c", script, str(model / "model.pth"), payload], check=True)
         made = project(
-            "name: m\nversion: 1.0.0\nsource: ./model\nallow-pickle: true\npolicy: dev\ninputs: {x: {dtype: float32, shape: [batch, 8]}}\n",
+            "name: m\nversion: 1.0.0\nsource: ./model\nallow-pickle: true\npolicy: dev\ninputs: {x: {dtype: float32, shape: [batch, 8]}}\n"
+            + ONE,
             model=model,
         )
         clear(made.run("build", code=4), "model.pth")
@@ -173,7 +176,8 @@ def test_the_worker_sees_no_secret(project: Callable[..., Project], tmp_path: Pa
     )
     subprocess.run([sys.executable, "-c", script, str(model / "model.pth"), payload], check=True)
     made = project(
-        "name: m\nversion: 1.0.0\nsource: ./model\nallow-pickle: true\npolicy: dev\ninputs: {x: {dtype: float32, shape: [batch, 8]}}\n",
+        "name: m\nversion: 1.0.0\nsource: ./model\nallow-pickle: true\npolicy: dev\ninputs: {x: {dtype: float32, shape: [batch, 8]}}\n"
+        + ONE,
         model=model,
     )
     done = made.run("build", code=4, AWS_SECRET_ACCESS_KEY="hunter2", HOME=str(tmp_path / "home"))

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx.helper as h
 
+from packager.formats import platforms
 from tests.e2e.conftest import Project
 from tests.support.mlflow_registries import client_of
 
@@ -43,7 +44,9 @@ def log(tracking: str, operator: str, folder: Path) -> None:
 def test_a_new_version_of_the_same_model_is_no_surprise(project: Callable[..., Project], tmp_path: Path) -> None:
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
     log(tracking, "Relu", tmp_path)
-    here = project(f"name: net\nversion: 1.0.0\nsource: models:/net@champion\nregistry: {tracking}\n")
+    here = project(
+        f"name: net\nversion: 1.0.0\nsource: models:/net@champion\nregistry: {tracking}\nplatforms: [{platforms.here()}]\n"
+    )
     assert "holds the model" not in here.run("build").stderr, "the first of its name"
     assert "holds the model" not in here.run("build").stderr, "the same version again"
 

@@ -12,6 +12,7 @@ import pytest
 
 from packager import plugins
 from packager.errors import UsageError
+from packager.formats import platforms
 from packager.lock import locking
 from packager.recipe import recipe
 from packager.runtime import load_runtime
@@ -19,7 +20,10 @@ from tests.e2e.conftest import Project
 
 TEXT = """<ir_version: {ir}, opset_import: ["" : {opset}]>
 net (float[N, 4] x) => (float[N, 4] y) {{ y = {operator}(x) }}"""
-RECIPE = 'name: m\nversion: 1.0.0\nsource: ./model.onnx\nruns-on: {{onnxruntime: "{versions}"}}\n'
+RECIPE = (
+    'name: m\nversion: 1.0.0\nsource: ./model.onnx\nruns-on: {{onnxruntime: "{versions}"}}\n'
+    f"platforms: [{platforms.here()}]\n"
+)
 
 
 def made(

@@ -20,12 +20,13 @@ from onnx import numpy_helper as nh
 from packager.errors import StepError
 from packager.exporters import ExportOptions
 from packager.exporters import onnx as exporter
+from packager.formats import platforms
 from packager.recipe.recipe import parse as parse_recipe
 from packager.steps import _cases, export
 from tests.conftest import Run
 from tests.unit.exporters.test_described import convolved, saved
 
-HEAD = "name: m\nversion: 1.0.0\nsource: m.onnx\npolicy: dev\n"
+HEAD = f"name: m\nversion: 1.0.0\nsource: m.onnx\npolicy: dev\nplatforms: [{platforms.here()}]\n"
 
 
 def built(packager: Run, folder: Path, recipe: str = "") -> dict[str, Any]:
