@@ -61,7 +61,8 @@ def file_of(item: pytest.Item) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    WARM.lends = item.get_closest_marker("cold") is None
+    hostile = file_of(item).startswith(("tests/attacks/", "tests/hostile/"))
+    WARM.lends = not hostile and item.get_closest_marker("cold") is None
 
 
 @pytest.fixture(scope="session", autouse=True)
