@@ -42,6 +42,12 @@ _RANGES = {
     "setup.cfg": "what `uv pip compile setup.cfg` writes",
     "setup.py": "what `uv pip compile setup.py` writes",
 }
+_EXPORTS = {
+    "uv.lock": "`uv export --format pylock.toml --extra NAME -o pylock.toml`",
+    "poetry.lock": "`poetry export -E NAME -o requirements.txt`",
+    "pdm.lock": "`pdm export -G NAME -o requirements.txt`",
+}
+_NOT_ON_AN_INDEX = ("git", "hg", "svn", "bzr", "path", "url")  # PDM's keys of packages from elsewhere
 _OPTIONS = {
     "--requirement": "make one file of it: `uv pip compile FILE -o requirements.lock`",
     "--constraint": "make one file of it: `uv pip compile FILE -o requirements.lock`",
@@ -168,8 +174,8 @@ def _unreadable(line: str, position: str) -> UsageError:
 def _pylock(value: JSON, file: str) -> OwnLock:
     pins, indexes = [], []
     for package in value.get("packages", []):
-        if "version" in package:
-            files = [*package.get("wheels", []), *([package["sdist"]] if "sdist" in package else [])]
+        if "version" in package and not {"vcs", "directory"} & package.keys():
+            files = [*package.get("wheels", []), *(package[key] for key in ("sdist", "archive") if key in package)]
             hashes = frozenset(item["hashes"]["sha256"] for item in files if "sha256" in item["hashes"])
             pins.append(OwnPin(canonicalize_name(package["name"]), package["version"], package.get("marker"), hashes))
             indexes.append(package.get("index", ""))
@@ -183,7 +189,7 @@ def _packages(value: JSON, file: str) -> OwnLock:
     for package in value["package"]:
         source = package.get("source", {})
         index = source.get("registry") or (source.get("url", "") if source.get("type") == "legacy" else "")
-        if source and not index:
+        if (source and not index) or any(key in package for key in _NOT_ON_AN_INDEX):
             continue  # the project itself, or a package from a directory or a repository: on no index
         files = [*package.get("wheels", []), *package.get("files", files_of.get(package["name"], []))]
         files += [package["sdist"]] if "sdist" in package else []
@@ -195,10 +201,10 @@ def _packages(value: JSON, file: str) -> OwnLock:
 
 
 def _marker(package: JSON) -> str | None:
-    """Return the marker of a package: uv's forks, or Poetry's markers, which may differ by group."""
+    """Return the marker of a package: uv's forks, PDM's marker, or Poetry's markers, which may differ by group."""
     if forks := package.get("resolution-markers"):
         return " or ".join(f"({item})" for item in forks)
-    found = package.get("markers")
+    found = package.get("markers") or package.get("marker")
     if isinstance(found, dict):
         return " or ".join(f"({item})" for item in sorted({*found.values()})) or None
     return str(found) if found else None
@@ -227,10 +233,24 @@ def _own(file: str, pins: Iterable[OwnPin], indexes: Iterable[str]) -> OwnLock:
     found = tuple(sorted(pins, key=lambda pin: (pin.name, pin.version, pin.marker or "")))
     if not found:
         raise UsageError(f"`{file}` locks nothing", hint="expected lines such as `numpy==2.4.6`")
+    _check_one_version_each(found, file)
     extra = dict.fromkeys(address for address in indexes if address and not _DEFAULT_INDEX.fullmatch(address))
     for address in extra:
         check_address(address, file)
     return OwnLock(file, found, tuple(sorted(extra)))
+
+
+def _check_one_version_each(pins: Iterable[OwnPin], file: str) -> None:
+    """Raise UsageError where one environment would get two versions: the file serves several (extras, groups)."""
+    seen: dict[tuple[str, str | None], str] = {}
+    for pin in pins:
+        other = seen.setdefault((pin.name, pin.marker), pin.version)
+        if other != pin.version:
+            how = _EXPORTS.get(file.rpartition("/")[2], "leave one of the two")
+            raise UsageError(
+                f"`{file}` locks two versions of `{pin.name}` for the same environment, {other} and {pin.version}",
+                hint=f"it serves extras or groups that exclude each other; give the lock of one of them: {how}",
+            )
 
 
 def check_address(address: str, file: str) -> str:

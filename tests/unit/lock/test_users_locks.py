@@ -104,6 +104,94 @@ def test_an_old_lock_of_poetry_keeps_its_hashes() -> None:
     assert project_locks.parse(OLD_POETRY.encode(), "poetry.lock").hashes("numpy", "2.4.6") == {B}
 
 
+PDM = f"""[metadata]
+groups = ["default"]
+strategy = ["inherit_metadata"]
+lock_version = "4.5.0"
+
+[[package]]
+name = "numpy"
+version = "2.4.6"
+marker = 'python_version >= "3.12"'
+files = [{{file = "numpy.tar.gz", hash = "sha256:{B}"}}]
+
+[[package]]
+name = "numpy"
+version = "1.26.4"
+marker = 'python_version < "3.12"'
+files = [{{file = "numpy.tar.gz", hash = "sha256:{A}"}}]
+
+[[package]]
+name = "ours"
+version = "1.0"
+git = "https://example.org/ours.git"
+ref = "main"
+revision = "0123456789abcdef"
+
+[[package]]
+name = "near"
+version = "1.0"
+path = "./near"
+
+[[package]]
+name = "far"
+version = "1.0"
+url = "https://example.org/far-1.0-py3-none-any.whl"
+files = [{{url = "https://example.org/far-1.0-py3-none-any.whl", hash = "sha256:{A}"}}]
+"""
+PYLOCK = f"""lock-version = "1.0"
+created-by = "x"
+
+[[packages]]
+name = "numpy"
+version = "2.4.6"
+archive = {{ url = "https://example.org/numpy-2.4.6-cp311-cp311-linux_x86_64.whl", hashes = {{ sha256 = "{B}" }} }}
+
+[[packages]]
+name = "ours"
+version = "1.0"
+vcs = {{ type = "git", url = "https://example.org/ours.git", commit-id = "0123456789abcdef" }}
+
+[[packages]]
+name = "near"
+version = "1.0"
+directory = {{ path = "." }}
+"""
+CONFLICTS = """version = 1
+
+[[package]]
+name = "click"
+version = "8.1.7"
+source = { registry = "https://pypi.org/simple" }
+
+[[package]]
+name = "click"
+version = "8.2.1"
+source = { registry = "https://pypi.org/simple" }
+"""  # `uv lock` of a project with `tool.uv.conflicts`
+
+
+def test_pdms_markers_are_kept_and_what_is_on_no_index_is_left_out() -> None:
+    found = project_locks.parse(PDM.encode(), "pdm.lock")
+    assert [pin.line for pin in found.pins] == [
+        'numpy==1.26.4 ; python_version < "3.12"',
+        'numpy==2.4.6 ; python_version >= "3.12"',
+    ]
+
+
+def test_a_pylock_with_a_revision_a_directory_and_an_archive() -> None:
+    found = project_locks.parse(PYLOCK.encode(), "pylock.toml")
+    assert [pin.line for pin in found.pins] == ["numpy==2.4.6"] and found.hashes("numpy", "2.4.6") == {B}
+
+
+def test_versions_that_exclude_each_other_are_refused_with_the_export_of_one() -> None:
+    with pytest.raises(UsageError, match="two versions of `click`") as caught:
+        project_locks.parse(CONFLICTS.encode(), "uv.lock")
+    assert "uv export --format pylock.toml --extra" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="two versions of `click`"):
+        project_locks.parse(b"click==8.1.7\nclick==8.2.1\n", "requirements.txt")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
 def test_files_of_other_editors_are_read(encoding: str) -> None:
     """PowerShell's `pip freeze > requirements.txt` is UTF-16 with a mark; Notepad's UTF-8 has one too."""
