@@ -239,17 +239,18 @@ def answer_rows(
     """Answer every row of a file with what is installed in `directory`; return `rows`, `refused`, `resumed` and more.
 
     `source` is JSON lines, CSV, Parquet, or a folder of images; `output` ends in `.jsonl`, `.csv` or `.parquet`.
-    `columns` says which column of the source is which input. `processes` (default: one per core, 1 to 1024) answer
+    `columns` says which column of the source is which input. `processes` (default: one per whole CPU that affinity and
+    control groups allow, 1 to 1024) answer
     chunks of `chunk` rows (1024; 1 to 1048576), each of which is done or is not: an interrupted call goes on where it
     was, unless with `restart`. Raises UsageError, StepError.
     """
-    import os
-
     from packager.deploy.batch import CHUNK, BatchSettings, run_batch
     from packager.deploy.install import current
     from packager.errors import UsageError
+    from packager.server.process import host_limits
 
-    workers, rows = processes or len(os.sched_getaffinity(0)), CHUNK if chunk is None else chunk
+    workers = host_limits.read_allowance().whole_cpus if processes is None else processes
+    rows = CHUNK if chunk is None else chunk
     if not (1 <= workers <= 1024 and 1 <= rows <= 1 << 20):
         raise UsageError("expected 1 to 1024 processes, and chunks of 1 to 1048576 rows")
     settings = BatchSettings(rows, workers, columns or {}, restart)

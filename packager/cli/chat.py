@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from packager import escape
 from packager.cli import options
 from packager.cli.console import Console
+from packager.errors import UsageError
 
 if TYPE_CHECKING:
     from packager.api.deploy import Answer, Conversation
@@ -95,7 +96,12 @@ def _lines() -> Iterator[str]:
         if shown:
             sys.stderr.write("> ")
             sys.stderr.flush()
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"the input is no {error.encoding} text", hint="type or pipe it in the encoding of the locale (LANG)"
+            ) from None
         if not line:
             return
         if line.strip():

@@ -83,6 +83,10 @@ def run_batch(
     table_files.check_target(target)
     if not source.exists():
         raise UsageError(f"`{source}` does not exist")
+    if target.is_dir():
+        raise UsageError(f"`{target}` is a directory", hint="give -o the name of a file")
+    if target.exists() and target.samefile(source):
+        raise UsageError(f"`{target}` is the input itself", hint="give -o another name: refused rows are in no answer")
     known = install.about(release)
     folder = target.with_name(f"{target.name}.parts")
     state = {

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from packager.bundle.bundle import Bundle
 from packager.deploy import server_files
-from packager.deploy.install import current
+from packager.deploy.install import about, current
 from packager.deploy.server_files import CONFIG
 from packager.errors import MissingToolError, StepError, UsageError
 from packager.events import OnEvent, ignore
@@ -105,11 +105,20 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 def open_installation(directory: Path, environment: Mapping[str, str], threads: int = 0) -> Iterator[Conversation]:
     """Run the current release of an installation. Raises UsageError, StepError."""
     release = current(directory)
+    if "generation" not in (config := about(release)):
+        raise _no_text(str(config.get("name")), str(config.get("version")))
     python, app = release / "env" / "bin" / "python", release / "app"
     if not (app / "packager" / "server" / "generation").is_dir():
         raise UsageError(f"`{release.name}` was installed by an older packager", hint="install the bundle again")
     with running(command(python, app, release / CONFIG, threads), environment) as conversation:
         yield conversation
+
+
+def _no_text(name: str, version: str) -> UsageError:
+    return UsageError(
+        f"`{name}:{version}` generates no text",
+        hint="bundles of recipes with `task: text-generation` do; `packager serve` answers for the others",
+    )
 
 
 def command(python: Path, app: Path, config: Path, threads: int) -> list[str]:
@@ -127,10 +136,7 @@ def open_bundle(
 ) -> Iterator[Conversation]:
     """Run a bundle that the caller has verified, in this Python. Raises UsageError, MissingToolError, StepError."""
     if bundle.contract.generation is None:
-        raise UsageError(
-            f"`{bundle.name}:{bundle.version}` generates no text",
-            hint="bundles of recipes with `task: text-generation` do; `packager serve` answers for the others",
-        )
+        raise _no_text(bundle.name, bundle.version)
     if missing := [name for name in _NEEDS if importlib.util.find_spec(name) is None]:
         raise MissingToolError(missing[0], "chat")
     chosen = server_files.choose_target(bundle.contract, target)

@@ -16,8 +16,10 @@ from typing import Any
 
 import onnx
 import pytest
+from onnx import helper
 
-from packager import os_errors
+from packager import cli, os_errors
+from packager.deploy import server_files
 from packager.errors import PackagerError, SourceError, StorageError
 from packager.store.store import Store
 from tests.support import deployments, forks, graphs
@@ -102,7 +104,48 @@ RENDERED = {
     "observability": [],
 }
 RELEASES = [" ".join(line[:2]) for line in releases("HOST")]
-STATUS = {"serve": 1}  # the environment of this installation holds no server
+STATUS = {"serve": 1, "chat": 2, "doctor": 6}  # no server is installed, no model of texts is there, few wheels are here
+
+
+def others() -> list[list[str]]:
+    """Return the command lines of every other verb."""
+    store, key = ["--store", "store"], ["--key", "release.pem", PASS]
+    trust, two = ["--key", "release.pub"], ["real.bundle.tar", "--previous", "real.bundle.tar"]
+    root = ["--root-key", "release.pem", PASS]
+    statement = ["--predicate", "predicate.json", "--type", "https://example.org/x"]
+    image = ["--image", f"registry.example/tiny@{deployments.DIGEST}"]
+    return [
+        ["run", "rows", "rows.jsonl", "-o", "answers.jsonl", "--processes", "1"],
+        ["release", "release.yaml", "--report", "report", *store, PASS],
+        ["report", *two, *trust, "--policy", "dev", "-o", "page.html"],
+        ["dossier", *two, *trust, "--policy", "dev", "-o", "page.md"],
+        ["ci", "init", "github", "--file", "release.yaml"],
+        ["chat", "site", "--prompt", "hello"],
+        ["promote", "tiny:1.0.0", "--to", "staging", "--profile", "gate.yaml", "--trust", "acme.trust", *key, *store],
+        ["promise", "real:1.0.0", "--runtime", "onnxruntime>=1.16", *key, *store],
+        ["attest", "tiny:1.0.0", *statement, *key, *store],
+        ["render", "kubernetes", "small.bundle.tar", "out", *trust, *image, "--admission", "kyverno"],
+        ["compat", "real.bundle.tar", "--html", "page.html"],
+        ["doctor", "real.bundle.tar"],
+        ["policy", "check", "small.bundle.tar", "--profile", "gate.yaml", *trust, "--format", "sarif"],
+        ["trust", "init", "other.trust", "--name", "other", *root],
+        ["trust", "add", "acme.trust", "--signer", "again", *trust, *root],
+        ["trust", "show", "acme.trust"],
+        ["vulndb", "show"],
+        ["runtimes", "list"],
+        ["rebuild", "real.bundle.tar", *trust, *store, "-o", "again.bundle.tar"],
+        ["delta", "real.bundle.tar", "real.bundle.tar", "-o", "out.bundle-delta.tar"],
+        ["apply", "real.bundle-delta.tar", "real.bundle.tar", *trust, "-o", "new.bundle.tar"],
+        ["upgrade", "site", "small.bundle.tar", *trust, *store],
+        ["rollback", "site"],
+        ["schema", "recipe"],
+        ["completion", "bash"],
+        ["help", "sign"],
+    ]
+
+
+OTHERS = [" ".join(line[:2]) for line in others()]
+NEWEST = ("release", "report", "dossier", "ci", "run")  # of the fast tests, one fault each
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +186,51 @@ def released(folder: Path, registry: Stub) -> Path:
         ["push", "tiny:1.0.0", f"oci://{registry.host}/there/tiny:1.0.0", "--store", "store"],
     )
     return folder
+
+
+ROWS = {
+    "name": "rows",
+    "version": "1.0.0",
+    "digest": f"sha256:{'1' * 64}",
+    "runtime": "onnxruntime",
+    "target": "onnxruntime-cpu-fp32",
+    "artefact": "relu.onnx",
+    "interface": {
+        "dimensions": {"batch": {"min": 1, "max": 8}},
+        "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 3]}],
+        "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch", 3]}],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def equipped(released: Path) -> Path:
+    """Return the folder with what the other verbs take: a plan, a trust file, a delta, rows and who answers them."""
+    release = released / "rows" / "releases" / "1"
+    for name, data in server_files.program("onnxruntime").items():
+        (release / "app" / name).parent.mkdir(parents=True, exist_ok=True)
+        (release / "app" / name).write_bytes(data)
+    (release / "env").symlink_to(sys.prefix)
+    (release / "serve.json").write_text(json.dumps(ROWS))
+    (released / "rows" / "current").symlink_to("releases/1")
+    x, y = (helper.make_tensor_value_info(name, 1, ["batch", 3]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(made, release / "relu.onnx")
+    (released / "rows.jsonl").write_text('{"x": [1, -2, 3]}\n{"x": "no"}\n')
+    (released / "release.yaml").write_text(
+        "recipes: [real/bundle.yaml]\ndefaults: {policy: dev, sign: key:release.pem}\n"
+    )
+    (released / "predicate.json").write_text("{}")
+    (released / "gate.yaml").write_text("rules: [formats]\n")
+    root = ["--root-key", "release.pem", PASS]
+    run(
+        released,
+        ["trust", "init", "acme.trust", "--name", "acme", *root],
+        ["trust", "add", "acme.trust", "--signer", "release", "--key", "release.pub", *root],
+        ["delta", "real.bundle.tar", "real.bundle.tar", "-o", "real.bundle-delta.tar"],
+    )
+    return released
 
 
 def run(place: Path, *lines: list[str]) -> None:
@@ -189,6 +277,22 @@ def test_many_refused_calls_on_the_way_of_a_release(
     number: int, released: Path, registry: Stub, tmp_path: Path
 ) -> None:
     judge(trace(released, tmp_path, releases(registry.host)[number], ERRORS, places=8))
+
+
+@pytest.mark.parametrize("number", [n for n, line in enumerate(others()) if line[0] in NEWEST], ids=lambda n: OTHERS[n])
+def test_a_refused_call_of_a_newer_verb(number: int, equipped: Path, tmp_path: Path) -> None:
+    judge(trace(equipped, tmp_path, others()[number], FEW[:1], places=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(OTHERS)), ids=OTHERS)
+def test_many_refused_calls_of_other_verbs(number: int, equipped: Path, tmp_path: Path) -> None:
+    judge(trace(equipped, tmp_path, others()[number], ERRORS, places=3))
+
+
+def test_every_verb_is_tried() -> None:
+    tried = {line[0] for line in (*verbs(), *releases("HOST"), *others())}
+    assert set(cli.verbs()) - tried == set()
 
 
 def judge(rows: list[dict[str, Any]]) -> None:

@@ -164,6 +164,16 @@ def test_what_cannot_run(moods: Path, tmp_path: Path) -> None:
         run(moods, *arguments, code=2)
 
 
+def test_no_input_is_overwritten_and_no_directory_is_a_file(moods: Path, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", 5)
+    before = source.read_bytes()
+    (tmp_path / "same.jsonl").symlink_to("in.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    for out, words in (("in", "the input itself"), ("same", "the input itself"), ("folder", "a directory")):
+        assert words in run(moods, source, "-o", tmp_path / f"{out}.jsonl", code=2)["error"]["message"]
+    assert source.read_bytes() == before and not list(tmp_path.glob("*.parts"))
+
+
 def test_kills_at_any_moment_change_no_byte(moods: Path, tmp_path: Path) -> None:
     source, settings = write_lines(tmp_path / "in.jsonl", 1500), ("--chunk", "16", "--processes", "2")
     run(moods, source, "-o", tmp_path / "whole.jsonl", *settings)
