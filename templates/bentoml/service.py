@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 RECORD = deployed.read(HERE)
 KNOBS = RECORD["values"]
 CONFIG = (
-    config.read(HERE / "serve.json").limited(KNOBS.get("server.limits", "stated")).with_rows(KNOBS.get("batch.max"))
+    config.read(HERE / "serve.json").with_limits(KNOBS.get("server.limits", "stated")).with_rows(KNOBS.get("batch.max"))
 )
 INTERFACE = CONFIG.interface
 FIRSTS = {tensor.shape[0] if tensor.shape else 0 for tensor in (*INTERFACE.inputs, *INTERFACE.outputs)}
