@@ -86,6 +86,10 @@ class SourceError(PackagerError):
     code = 3
 
 
+class ContainerImageError(SourceError):
+    """An address is that of a container image, where a bundle is expected."""
+
+
 class StepError(PackagerError):
     """A step of the build failed; `log` is the tail of what its process wrote."""
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle
     from packager.canonical import JSON
     from packager.policy.engine import Profile
+    from packager.release.images import ImageVerification, SignedImage
     from packager.release.promises import PromiseDraft
     from packager.release.promote import Gate, Promotion
     from packager.release.rebuild import Comparison
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from packager.trust.keys import KeyPair, PrivateKey, PublicKey
     from packager.trust.signers import Signer
     from packager.trust.verifier import Verifier
+    from packager.trust.verify import Verification
     from packager.workspace import Workspace
 else:
     __getattr__ = lazily(
@@ -36,11 +38,13 @@ else:
             "Comparison": "packager.release.rebuild",
             "FileDifference": "packager.release.rebuild:Difference",
             "Gate": "packager.release.promote",
+            "ImageVerification": "packager.release.images",
             "KeyPair": "packager.trust.keys",
             "PrivateKey": "packager.trust.keys",
             "PromiseDraft": "packager.release.promises",
             "Promotion": "packager.release.promote",
             "PublicKey": "packager.trust.keys",
+            "SignedImage": "packager.release.images",
         },
     )
 
@@ -48,11 +52,13 @@ __all__ = [
     "Comparison",
     "FileDifference",
     "Gate",
+    "ImageVerification",
     "KeyPair",
     "PrivateKey",
     "PromiseDraft",
     "Promotion",
     "PublicKey",
+    "SignedImage",
     "attest_bundle",
     "create_key_pair",
     "draft_promise",
@@ -67,6 +73,8 @@ __all__ = [
     "rebuild_bundle",
     "remove_signatures",
     "says_how_it_was_made",
+    "sign_image",
+    "verify_image",
 ]
 
 
@@ -195,6 +203,70 @@ def draft_promise(bundle: Bundle, runtime: str, versions: str) -> PromiseDraft:
     from packager.release import promises
 
     return promises.draft_promise(bundle, runtime, versions)
+
+
+# -- container images
+
+
+def sign_image(
+    address: str,
+    rendering: Path,
+    signer: Signer,
+    workspace: Workspace,
+    *,
+    made_of: str | None = None,
+    legacy: bool = False,
+) -> SignedImage:
+    """Sign the image at `address` (`oci://…`), which was built of what `render_files("container", …)` wrote.
+
+    Two statements are attached beside it, if its content is that of the rendering: of which bundle and knobs it was
+    made, and SLSA provenance. `made_of` is that bundle: the rendering is compared with it, and one in a registry is
+    where verifiers find it. `legacy` adds cosign's first form. Raises UsageError, WrongContentError naming a file,
+    WrongSubjectError for another bundle, SourceError.
+    """
+    from packager import api
+    from packager.release import images
+
+    return images.sign_image(
+        address,
+        rendering,
+        signer,
+        workspace.registry_settings(),
+        workspace.variables,
+        bundle=api.open_bundle(made_of, workspace) if made_of else None,
+        bundle_address=made_of,
+        legacy=legacy,
+        on_event=workspace.on_event,
+    )
+
+
+def verify_image(
+    address: str,
+    verifier: Verifier,
+    workspace: Workspace,
+    *,
+    made_of: str | None = None,
+    passes: Callable[[Verification, Bundle], bool] = lambda _seen, _bundle: True,
+) -> ImageVerification:
+    """Verify the image at `address`: who signed it, of which bundle it was made, that bundle, and where it is from.
+
+    The bundle is `made_of`, by default where the signed statement says that it is. `passes` is a further check of the
+    bundle, as in `Verifier.verify`. Raises UnsignedError, UntrustedSignerError, MissingStatementError, RevokedError,
+    BadSignatureError and WrongSubjectError about the image, UsageError where the bundle is not at hand, SourceError.
+    Whether the bundle holds is in what is returned.
+    """
+    from packager import api
+    from packager.release import images
+
+    return images.verify_image(
+        address,
+        verifier,
+        workspace.registry_settings(),
+        lambda reference: api.open_bundle(reference, workspace),
+        made_of=made_of,
+        passes=passes,
+        on_event=workspace.on_event,
+    )
 
 
 # -- gates and rebuilding

@@ -134,9 +134,13 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def verbs() -> list[str]:
-    """Return the names of all verbs, sorted; a verb is a file in this folder."""
+    """Return the names of all verbs, sorted; a verb is a file in this folder, `sign-image` the file `sign_image.py`."""
     files = {entry.name for folder in __path__ for entry in os.scandir(folder)}
-    named = {name.removesuffix(".py") for name in files if name.endswith(".py") and not name.startswith("_")}
+    named = {
+        name.removesuffix(".py").replace("_", "-")
+        for name in files
+        if name.endswith(".py") and not name.startswith("_")
+    }
     return sorted(named - _HELPERS)
 
 
@@ -220,4 +224,4 @@ def help_of(name: str) -> str:
 
 def load(name: str) -> ModuleType:
     """Import one verb."""
-    return importlib.import_module(f"packager.cli.{name}")
+    return importlib.import_module(f"packager.cli.{name.replace('-', '_')}")

@@ -20,6 +20,7 @@ from packager.types import Tree, set_digest
 STATEMENT = "https://in-toto.io/Statement/v1"
 _STATEMENT_0_1 = "https://in-toto.io/Statement/v0.1"  # what `cosign attest` writes; the same members
 BUNDLE_PREDICATE = "urn:packager:bundle:v1"
+IMAGE_PREDICATE = "urn:packager:image:v1"
 MODEL_SIGNING_PREDICATE = "https://model_signing/signature/v1.0"
 COSIGN_SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
 METADATA_DIRECTORY = ".packager"

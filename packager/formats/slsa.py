@@ -19,6 +19,8 @@ from packager.formats.dsse import decode, items, members
 
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:packager:build:v1"
+RENDER_TYPE = "urn:packager:render:v1"
+"""Files of a bundle and settings become deployment files, here those of an image; `parse` reads builds alone."""
 MAX_DEPENDENCIES = 100_000
 CONFINEMENT = "confinement.json"  # byproduct: the weakest confinement of all workers
 FACTS = "facts.json"  # byproduct: the measurements of the steps, as policy rules read them

@@ -7,7 +7,6 @@ statements attached to it: ours, or cosign's. The lock records who signed, and a
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -25,10 +24,10 @@ from packager.errors import (
     UsageError,
 )
 from packager.formats import intoto
-from packager.formats.dsse import Certificates, SignedStatement
 from packager.recipe.recipe import SourceTrust
 from packager.sources import Pin, Settings
 from packager.trust import evidence
+from packager.trust.attach import with_chains
 from packager.trust.evidence import Evidence
 from packager.trust.model import CertificateSigner, KeylessSigner, KeySigner, Signer, Trust
 from packager.types import Tree
@@ -135,7 +134,7 @@ def _attached(pin: Pin, trust: Trust, settings: Settings, now: datetime) -> tupl
     statements, chains = oci.attached(pin, settings)
     for name, data in sorted(statements.items()):
         try:
-            statement = _with_path(evidence.parse_statements({name: data})[name], chains)
+            statement = with_chains(evidence.parse_statements({name: data})[name], chains)
             found = evidence.authenticate_one(name, statement, trust, now)
         except BadSignatureError:
             raise
@@ -148,19 +147,6 @@ def _attached(pin: Pin, trust: Trust, settings: Settings, now: datetime) -> tupl
             UntrustedSignerError(f"the signature is of another artifact: {found.statement.subject_sha256:.16}")
         )
     raise _no_signature(pin, doubts)
-
-
-def _with_path(statement: SignedStatement, chains: list[bytes]) -> SignedStatement:
-    """Return a statement with the attached certificates that lead from its signer's on."""
-    if not isinstance(statement.material, Certificates):
-        return statement
-    from packager.trust import certificates
-
-    pool: list[x509.Certificate] = []
-    for pem in chains:
-        with contextlib.suppress(ValueError):
-            pool += certificates.parse_pem(pem)
-    return certificates.with_path(statement, pool[: certificates.MAX_ATTACHED])
 
 
 def _no_signature(pin: Pin, doubts: list[PackagerError]) -> PackagerError:

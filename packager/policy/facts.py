@@ -329,8 +329,14 @@ def _provenance(item: Evidence) -> JSON:
         "builder": _text(_member(details, "builder").get("id")),
         "type": _text(definition.get("buildType")),
         "sources": [uri for row in listed if (uri := _text(row.get("uri")))],
-        "publishers": [_publisher(row) for row in listed if row.get("name") == "source" and _text(row.get("uri"))],
+        "publishers": publishers(item),
     }
+
+
+def publishers(item: Evidence) -> list[JSON]:
+    """Return the sources that provenance names, each with its verified signer, None where none was demanded."""
+    listed = _rows(_member(item.statement.predicate, "buildDefinition").get("resolvedDependencies"))
+    return [_publisher(row) for row in listed if row.get("name") == "source" and _text(row.get("uri"))]
 
 
 def _publisher(row: Mapping[str, JSON]) -> JSON:

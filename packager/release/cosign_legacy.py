@@ -37,7 +37,7 @@ def prepare(address: str, signer: Signer, settings: Callable[[], Settings]) -> C
             hint="push the bundle, then sign it there: packager sign oci://HOST/NAME:TAG --key … --also cosign-legacy",
         )
     raw, repository = check_signer(signer), Repository(reference.parse(address), settings())
-    return lambda bundle: add_legacy(bundle, repository, raw)
+    return lambda bundle: add_legacy(bundle.digest, repository, raw)
 
 
 def check_signer(signer: Signer) -> RawSigner:
@@ -50,10 +50,10 @@ def check_signer(signer: Signer) -> RawSigner:
     return signer
 
 
-def add_legacy(bundle: Bundle, repository: Repository, signer: RawSigner) -> str:
-    """Sign the digest of `bundle` for `repository`, and return the tag; signatures that are there stay."""
-    name, tag = f"{repository.reference.host}/{repository.reference.name}", simple_signing.tag(bundle.digest)
-    document = simple_signing.payload(name, bundle.digest)
+def add_legacy(digest: str, repository: Repository, signer: RawSigner) -> str:
+    """Sign the digest of a bundle or image for `repository`, and return the tag; signatures that are there stay."""
+    name, tag = f"{repository.reference.host}/{repository.reference.name}", simple_signing.tag(digest)
+    document = simple_signing.payload(name, digest)
     ours = simple_signing.layer(document, signer.sign_bytes(document))
     there = repository.manifest(tag)
     present = simple_signing.layers(there, subject=tag) if there else []

@@ -10,7 +10,6 @@ demands one (`attached`); who made them is checked when the source is locked.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import shutil
 import tarfile
@@ -27,8 +26,9 @@ from packager.bundle.layout_archive import open_archive
 from packager.errors import IntegrityError, SourceError
 from packager.events import OnEvent
 from packager.files import CHUNK, copy, storage_errors
-from packager.formats import dsse, modelpack, oci
+from packager.formats import modelpack, oci
 from packager.sources import BUNDLE, Pin, Settings, byte_counter, local_path, redact_address
+from packager.transport.attached import read_attached
 from packager.transport.registry import reference
 from packager.types import Blob, check_path, check_paths
 
@@ -38,7 +38,6 @@ _SCHEME, _REMOTE = "oci:", "oci://"
 _GRAPH, _KEPT = "model/", ("tokenizer/",)
 _SIZE, _FILES = 1 << 40, 100_000  # bytes and files of one source
 _CONNECTIONS = 4
-_STATEMENTS, _STATEMENT = 1000, 1 << 20  # number, and bytes of each
 _SLACK, _RATIO = 64 << 20, 100  # bytes a layer may unpack to, besides so many times its size
 _TAR = (".tar", ".tar+gzip")
 
@@ -82,26 +81,13 @@ def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
 
 
 def attached(pin: Pin, settings: Settings) -> tuple[dict[str, bytes], list[bytes]]:
-    """Return the signed statements attached to the pinned artifact, by digest, and certificates (PEM) beside them.
+    """Return the signed statements attached to the pinned artifact, and certificates beside them, as `read_attached`.
 
-    What cannot be read is left out. Anyone may attach anything: who made it is for the caller to check. Raises
-    SourceError.
+    Raises SourceError.
     """
     medium = _medium(pin.uri if pin.uri.startswith(_REMOTE) else settings.ref, settings)
-    statements: dict[str, bytes] = {}
-    chains: dict[str, bytes] = {}
-    kinds = {dsse.BUNDLE: statements, bundle.CHAIN: chains}
-    about = pin.uri[pin.uri.rindex("sha256:") :]
-    for item in oci.parse_index(medium.index(), subject=readers.INDEX_FILE):
-        with contextlib.suppress(IntegrityError):
-            manifest = oci.parse_manifest(readers.record(medium, item.blob.digest), subject=item.blob.digest)
-            found = kinds.get(manifest.artifact_type)
-            if found is None or manifest.subject is None or manifest.subject.blob.digest != about:
-                continue
-            content = manifest.layers[0].blob
-            if len(found) < _STATEMENTS and content.size <= _STATEMENT:
-                found[content.digest] = readers.record(medium, content.digest, limit=_STATEMENT)
-    return statements, list(chains.values())
+    rows = oci.parse_index(medium.index(), subject=readers.INDEX_FILE)
+    return read_attached(medium, rows, pin.uri[pin.uri.rindex("sha256:") :])
 
 
 def _medium(ref: str, settings: Settings) -> readers.Medium:

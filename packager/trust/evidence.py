@@ -301,7 +301,7 @@ def apply_revocations(
     text = revoked.versions.get(subject.name)
     if text is not None and _in_range(subject, text):
         raise RevokedError(f"`{subject.name}` {subject.version} was revoked: {text}")
-    left = tuple(item for item in evidence if _revocation(item.attested, trust) is None)
+    left = without_revoked(evidence, trust)
     try:
         check_requirements(left, trust, now)
     except NegativeAnswerError:
@@ -310,6 +310,11 @@ def apply_revocations(
             raise
         raise RevokedError(f"{reasons[0]} was revoked", hint="get a newly signed bundle from the publisher") from None
     return left
+
+
+def without_revoked(evidence: Iterable[Evidence], trust: Trust) -> tuple[Evidence, ...]:
+    """Return the evidence of signers that are not revoked."""
+    return tuple(item for item in evidence if _revocation(item.attested, trust) is None)
 
 
 def _revocation(attested: Attested, trust: Trust) -> str | None:

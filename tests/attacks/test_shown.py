@@ -91,6 +91,10 @@ VERBS: dict[str, list[list[str]]] = {
     "sbom": [["sbom", "b.tar"], ["sbom", "b.tar", "--report"], ["sbom", "b.tar", "--format", "spdx"]],
     "serve": [["serve", NASTY]],
     "sign": [["sign", "b.tar", "--key", "k.pem"], ["sign", "b.tar", "--signer", NASTY]],
+    "sign-image": [
+        ["sign-image", NASTY, "image", "--key", "k.pem"],
+        ["sign-image", "oci://h/n:1", NASTY, "--key", "k.pem"],
+    ],
     "status": [["status", NASTY]],
     "trust": [
         ["trust", "show", "p.json"],

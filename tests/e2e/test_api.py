@@ -42,9 +42,10 @@ NAMES = {
         measure_store open_delta open_extracted push_bundle read_origin remove_bundle report_sbom unpack_bundle write_delta
     """,
     "packager.api.signing": """
-        Comparison FileDifference Gate KeyPair PrivateKey PromiseDraft Promotion PublicKey attest_bundle
-        create_key_pair draft_promise list_drafts load_private_key load_public_key open_bundle_to_sign
-        open_gate prepare_legacy_signature promote_bundle read_predicate rebuild_bundle remove_signatures says_how_it_was_made
+        Comparison FileDifference Gate ImageVerification KeyPair PrivateKey PromiseDraft Promotion PublicKey
+        SignedImage attest_bundle create_key_pair draft_promise list_drafts load_private_key load_public_key
+        open_bundle_to_sign open_gate prepare_legacy_signature promote_bundle read_predicate rebuild_bundle
+        remove_signatures says_how_it_was_made sign_image verify_image
     """,
     "packager.api.trust": """
         Period Requirement Revocations Roots Trust TrustDraft TrustFile add_signatures describe_signers

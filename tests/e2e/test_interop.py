@@ -18,7 +18,7 @@ from packager.release.sign import sign
 from packager.store.store import Store
 from packager.transport.copy import save
 from packager.trust import keys
-from tests.support import bundles, environments, pki
+from tests.support import bundles, deployments, environments, pki
 from tests.support.registry_server import Registry, registry
 
 Run = Callable[..., str]
@@ -231,3 +231,44 @@ def test_hundreds_of_referrers_in_a_registry(
     assert len([row for row in said.out.splitlines() if row.startswith("note")]) <= 12
     assert "are left out" in said.err or "is left out" in said.err
     assert main(["verify", there, "--key", "wide.pub"]) == 1
+
+
+BUILT = """FROM scratch
+COPY python3 /usr/bin/python3
+"""
+
+
+def test_cosign_accepts_the_image_that_buildah_built(place: Registry, digest: str, run: Run, here: Path) -> None:
+    """Of a rendering, with its Containerfile; changed after that, it is not signed."""
+    storage = ("--storage-driver", "vfs", "--root", str(here / "layers"), "--runroot", str(here / "run"))
+
+    def build(folder: str, name: str) -> str:
+        there = f"{place.host}/{name}:1"
+        options = ("--isolation", "chroot", "--layers", "--timestamp", "0", "--tls-verify=false")
+        run("buildah", *storage, "build", *options, "--tag", there, folder)
+        run("buildah", *storage, "push", "--tls-verify=false", "--digestfile", f"{folder}.digest", there)
+        return there
+
+    (here / "base").mkdir()
+    (here / "base/Containerfile").write_text(BUILT)
+    (here / "base/python3").write_bytes(b"#!")
+    base = f"{build('base', 'base').removesuffix(':1')}@{(here / 'base.digest').read_text()}"
+    bundle = sign(deployments.carrier(Store(here / "carried")), keys.load_private(here / "release.pem", lambda: None))
+    save(bundle, here / "carrier.tar")
+    model, who = f"oci://{place.host}/models/tiny:1.0.0", ("--key", "release.pub")
+    assert main(["push", "carrier.tar", model]) == 0
+    assert main(["render", "container", "carrier.tar", "image", *who, "--base", base]) == 0
+    there = build("image", "serving")
+    words = ("image", "--key", "release.pem", "--made-of", model, "--also", "cosign-legacy")
+    run("cosign", "verify", *who, *OPEN, there, fails=True)
+    assert main(["sign-image", f"oci://{there}", *words]) == 0
+    assert main(["verify", f"oci://{there}", *who]) == 0
+    run("cosign", "verify", *who, *OPEN, there)
+    run("cosign", "verify", "--new-bundle-format=false", *who, *OPEN, there)
+    for kind in ("urn:packager:image:v1", "https://slsa.dev/provenance/v1"):
+        run("cosign", "verify-attestation", "--type", kind, *who, *OPEN, there)
+    run("cosign", "verify", "--key", "other.pub", *OPEN, there, fails=True)
+    (here / "image/server/app/sitecustomize.py").write_text("import os")
+    changed = build("image", "changed")
+    (here / "image/server/app/sitecustomize.py").unlink()
+    assert main(["sign-image", f"oci://{changed}", *words]) == 5

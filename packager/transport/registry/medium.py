@@ -57,22 +57,22 @@ class RegistryBundle:
 
     def __init__(self, reference: Reference, settings: Settings, on_event: OnEvent = ignore) -> None:
         self.label = str(reference)
-        self._repository, self._on_event = Repository(reference, settings), on_event
+        self.repository, self._on_event = Repository(reference, settings), on_event
         self._small: dict[str, bytes] = {}  # manifests, and what is derived from them
         self._sizes: dict[str, int] = {}
 
     @property
     def name(self) -> str:
         """Return the repository's name, from which a push to the same registry can mount blobs."""
-        return self._repository.reference.name
+        return self.repository.reference.name
 
     def index(self) -> bytes:
-        digest, data = self._repository.resolve()
+        digest, data = self.repository.resolve()
         self._small[digest] = data
         manifest = oci.parse_manifest(data, subject=digest)
         self._know([manifest.config, *manifest.layers])
         model = oci.Descriptor(oci.MANIFEST, Blob(digest, len(data)))
-        referrers = self._referrers(model)
+        referrers = self.read_referrers(model)
         listed = oci.index(referrers)  # the registry's own list may name more; this is the one that `Bundle` states
         self._small |= {canonical.sha256(content): content for content in (listed, oci.EMPTY_BYTES)}
         return oci.index([model, *referrers])
@@ -80,12 +80,12 @@ class RegistryBundle:
     def _know(self, descriptors: Sequence[oci.Descriptor]) -> None:
         self._sizes |= {item.blob.digest: item.blob.size for item in descriptors}
 
-    def _referrers(self, model: oci.Descriptor) -> list[oci.Descriptor]:
+    def read_referrers(self, model: oci.Descriptor) -> list[oci.Descriptor]:
         """Fetch the referrers; everyone may attach anything, so unreadable ones are skipped with a warning.
 
         The smallest are fetched first, up to a limit of all together: large ones displace no statement of ours.
         """
-        listed = self._repository.referrers(model.blob.digest)
+        listed = self.repository.referrers(model.blob.digest)
         left: dict[str, str] = {}
         found: list[oci.Descriptor] = []
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
@@ -130,7 +130,7 @@ class RegistryBundle:
 
     def _attached(self, digest: str, model: oci.Descriptor) -> _Attached:
         try:
-            data = self._repository.manifest(digest)
+            data = self.repository.manifest(digest)
             if data is None:
                 raise _LeftOutError("the registry lists it and does not have it")
             manifest = oci.parse_manifest(data, subject=digest)
@@ -148,7 +148,7 @@ class RegistryBundle:
         if blob == Blob(canonical.sha256(oci.EMPTY_BYTES), len(oci.EMPTY_BYTES)):
             return oci.EMPTY_BYTES
         try:
-            with self._repository.open(blob) as file:
+            with self.repository.open(blob) as file:
                 data = file.read(blob.size + 1)
         except NotInRegistryError:
             raise _LeftOutError("the registry does not have what it holds") from None
@@ -161,10 +161,10 @@ class RegistryBundle:
             return io.BytesIO(self._small[digest])
         if digest not in self._sizes:
             raise IntegrityError(f"`{self.label}` does not name `{digest}`", subject=digest)
-        return self._repository.open(Blob(digest, self._sizes[digest]))
+        return self.repository.open(Blob(digest, self._sizes[digest]))
 
     def open_file(self, path: str, blob: Blob) -> BinaryIO:
-        return self._repository.open(blob)
+        return self.repository.open(blob)
 
     def place(self, path: str, blob: Blob) -> str:
         return f"{path or blob.digest} in {self.label}"
@@ -174,4 +174,4 @@ class RegistryBundle:
 
     def attach(self, bundle: Bundle) -> None:
         """Push the referrers of `bundle`, and list them under the tag schema."""
-        publish.push_referrers(self._repository, bundle)
+        publish.push_referrers(self.repository, bundle)

@@ -7,9 +7,10 @@ import contextlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from packager import canonical, names
-from packager.bundle.bundle import Bundle
+from packager.bundle.bundle import Bundle, Referrer
 from packager.errors import IntegrityError, SourceError, UsageError
 from packager.files import Moved, unwatched
 from packager.formats import oci
@@ -77,7 +78,25 @@ def _push_blob(repository: Repository, blob: Blob, data: bytes) -> None:
         upload(repository, blob, lambda: io.BytesIO(data), unwatched)
 
 
-def push_referrers(repository: Repository, bundle: Bundle) -> None:
+class Attached(Protocol):
+    """A manifest in a registry with what is attached to it: a bundle, or the statements about an image."""
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of the manifest."""
+
+    @property
+    def referrers(self) -> tuple[Referrer, ...]:
+        """Return what is attached."""
+
+    def record_bytes(self, digest: str) -> bytes:
+        """Return the bytes of a manifest or blob of a referrer."""
+
+    def referrers_index(self) -> bytes:
+        """Return the list of the tag schema."""
+
+
+def push_referrers(repository: Repository, bundle: Attached) -> None:
     """Push everything attached to `bundle`, and list it under the tag schema, also where there is a referrers API.
 
     The list is always written: clients and later registries without that API find nothing otherwise.
@@ -93,7 +112,7 @@ def push_referrers(repository: Repository, bundle: Bundle) -> None:
     _list(repository, bundle)
 
 
-def _list(repository: Repository, bundle: Bundle) -> None:
+def _list(repository: Repository, bundle: Attached) -> None:
     """Merge our referrers into the list at the tag; there is no compare-and-swap, so it is read again afterwards."""
     tag = oci.referrers_tag(bundle.digest)
     ours = {item.blob.digest: item for item in oci.parse_index(bundle.referrers_index(), subject=tag)}

@@ -20,16 +20,15 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from packager import canonical
-from packager.errors import IntegrityError, SourceError, UsageError
+from packager.errors import ContainerImageError, IntegrityError, SourceError, UsageError
 from packager.formats import oci
+from packager.formats.container_images import CONFIGS, DOCKER, DOCKER_LIST
 from packager.transport.registry.deadline import is_overdue, read_into
 from packager.transport.registry.reference import SCHEME, TAG, Reference
 from packager.transport.registry.wire import MAX_ANSWER, Answer, Body, BrokenConnectionError, Settings, Wire
 from packager.types import DIGEST, Blob
 
-_DOCKER, _DOCKER_LIST = (f"application/vnd.docker.distribution.manifest.{form}+json" for form in ("v2", "list.v2"))
-_ACCEPT = f"{oci.MANIFEST}, {oci.INDEX}, {_DOCKER}, {_DOCKER_LIST}"
-_IMAGES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
+_ACCEPT = f"{oci.MANIFEST}, {oci.INDEX}, {DOCKER}, {DOCKER_LIST}"
 _REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}(\.(sig|att|sbom))?")  # and where cosign put them at first
 _NOT_THERE = (400, 404, 405)  # of registries that cannot delete by tag, or at all
 _MAX_REFERRERS = 1000
@@ -182,15 +181,15 @@ class Repository:
             listed = [str(row["digest"]) for row in rows if DIGEST.fullmatch(str(row["digest"]))]
         except (ValueError, AttributeError, KeyError, TypeError):
             return  # its reader reports the fault
-        if kind in (oci.INDEX, _DOCKER_LIST) or rows:
+        if kind in (oci.INDEX, DOCKER_LIST) or rows:
             place = f"{SCHEME}{self.reference.host}/{self.reference.name}"
             named = f"take one by its digest: {', '.join(f'{place}@{digest}' for digest in listed[:3])}"
             raise SourceError(
                 f"`{self.reference}` is an index of {len(rows)} manifests, expected a bundle",
                 hint=named if listed else "it is empty: push the bundle again",
             )
-        if kind == _DOCKER or config in _IMAGES:
-            raise SourceError(
+        if kind == DOCKER or config in CONFIGS:
+            raise ContainerImageError(
                 f"`{self.reference}` is a container image, expected a bundle",
                 hint="name what `packager push` wrote; an image twin (`export --image-twin`) is not read back, and the "
                 "files of an image become a source once they lie in a directory (`podman cp`)",

@@ -66,6 +66,7 @@ OPENS_NONE = {
     "run": "starts what was installed",
     "schema": "prints schemas",
     "serve": "starts what was installed",
+    "sign-image": "reads a rendering, and opens the bundle that --made-of names as every verb does",
     "status": "reads an installation's records",
     "trust": "edits trust files",
     "uninstall": "removes an installation",
