@@ -49,8 +49,8 @@ SERVER_REQUIREMENTS = (
     "uvloop>=0.21; sys_platform != 'win32'",
 )
 """What the server needs beside the runtime: part of the `requirements` of every runtime that it serves."""
-GENERATION_REQUIREMENTS = ("tokenizers>=0.21", "Jinja2>=3.1.6")
-"""What an installation of a bundle that generates text needs besides: the tokenizer, and the sandbox of templates."""
+GENERATION_REQUIREMENTS = ("tokenizers>=0.21", "Jinja2>=3.1.6", "llguidance>=1.6")
+"""What an installation of a bundle that generates text needs besides: tokenizer, sandbox of templates, grammars."""
 
 Batches: TypeAlias = Callable[[], Sequence[Mapping[str, Any]]]
 Outcomes: TypeAlias = Mapping[str, str]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,13 +32,15 @@ from packager.conform.cells import PlannedCell
 from packager.conform.programs import variables
 from packager.deploy import conversation, server_files
 from packager.deploy.conversation import Answer, Conversation
-from packager.errors import PackagerError, UsageError
+from packager.errors import PackagerError, StepError, UsageError
 from packager.lock import environments
 from packager.runtime import GENERATION_REQUIREMENTS
+from packager.server.generation.guidance import schema_grammar
 
 OUTPUTS = "outputs.json"
 PROMPTS = "vectors/prompts.json"
 _SERVER = ("orjson>=3.10", *GENERATION_REQUIREMENTS)
+_CHOICES = ("yes", "no")
 _RECORDED = 1e-6  # log-probabilities are recorded with six digits
 
 
@@ -215,6 +218,7 @@ def _check_behaviour(cell: _Cell, model: Conversation, reference: Reference) -> 
             if isinstance(piece, str)
         )
         cell.add(4, "a text that stops is kept out", f"the answer holds `{stop}`" if stop in shown else None)
+    _check_schema(cell, model, ids)
     room = reference.context - len(ids)
     if room <= 512:
         full = _answer(model, ids, temperature=0)
@@ -222,6 +226,19 @@ def _check_behaviour(cell: _Cell, model: Conversation, reference: Reference) -> 
         cell.add(
             4, "an answer ends where the context does", f"{len(full.tokens)} tokens, room for {room}" if late else None
         )
+
+
+def _check_schema(cell: _Cell, model: Conversation, ids: Sequence[int]) -> None:
+    """Check that an answer keeps to a JSON schema, where this model's tokenizer and installation can do that."""
+    try:
+        if not model.request(do="grammars")["grammars"]:
+            return
+    except StepError:  # an installation of before there were grammars
+        return
+    options = {"max_tokens": 64, "temperature": 1, "seed": 7, "grammar": schema_grammar({"enum": list(_CHOICES)})}
+    shown = "".join(piece for piece in model.ask({"ids": list(ids)}, options) if isinstance(piece, str))
+    wrong = None if shown in map(json.dumps, _CHOICES) else f"expected one of {', '.join(_CHOICES)}, got `{shown[:80]}`"
+    cell.add(4, "an answer keeps to a JSON schema", wrong)
 
 
 def _answer(model: Conversation, ids: Sequence[int], **options: Any) -> Answer:

@@ -78,6 +78,10 @@ class Decoder:
         logits: NDArray[np.float32] = np.array(cache.generator.get_logits(), np.float32)
         return logits
 
+    def leave(self, cache: Cache) -> None:
+        """Free the memory of a cache."""
+        cache.generator = None
+
 
 def open_session(path: Path, *, threads: int, device: str = "cpu") -> Session:
     """Open the folder that `path` lies in, with `threads` threads per run, 0 for one per core.

@@ -9,14 +9,16 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 
 from packager.bundle.bundle import open_bundle
@@ -139,6 +141,17 @@ def client(address: str) -> openai.OpenAI:
 
 
 QUESTION: Any = [{"role": "user", "content": "What is a module?"}]
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Bern", "Oslo"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+TOOLS: Any = [{"type": "function", "function": {"name": "weather", "description": "Says it.", "parameters": WEATHER}}]
+
+
+def _schema(schema: dict[str, Any]) -> Any:
+    return {"type": "json_schema", "json_schema": {"name": "wanted", "schema": schema}}
 
 
 def test_the_client_lists_the_model(client: openai.OpenAI) -> None:
@@ -200,14 +213,104 @@ def test_seeds_and_stops_hold(client: openai.OpenAI) -> None:
     assert (found.message.content, found.finish_reason) == (whole[: whole.index(stop)], "stop")
 
 
+class Entry(pydantic.BaseModel):
+    model_config = {"extra": "forbid"}
+    kind: Literal["module", "class"]
+    line: int = pydantic.Field(ge=1, le=999)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_answer_is_a_document_of_the_schema(client: openai.OpenAI, seed: int) -> None:
+    drawn: Any = {"model": "tiny", "messages": QUESTION, "max_tokens": 200, "temperature": 1.0, "seed": seed}
+    parsed = client.chat.completions.parse(**drawn, response_format=Entry).choices[0]
+    assert parsed.finish_reason == "stop" and isinstance(parsed.message.parsed, Entry)
+    plain = client.chat.completions.create(**drawn, response_format=_schema(WEATHER))
+    assert set(json.loads(plain.choices[0].message.content or "")) == {"city", "days"}
+    stream = client.chat.completions.create(**drawn, response_format=_schema(WEATHER), stream=True)
+    text = "".join(part.choices[0].delta.content or "" for part in stream)
+    assert text == plain.choices[0].message.content
+
+
+def test_a_tool_is_called_and_its_result_is_read(client: openai.OpenAI) -> None:
+    asked: Any = {
+        "model": "tiny",
+        "messages": QUESTION,
+        "max_tokens": 200,
+        "tools": TOOLS,
+        "temperature": 1.0,
+        "seed": 1,
+    }
+    for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
+        found = client.chat.completions.create(**asked, tool_choice=choice).choices[0]
+        (call,) = found.message.tool_calls or ()
+        assert (found.finish_reason, found.message.content, call.function.name) == ("tool_calls", None, "weather")
+        assert json.loads(call.function.arguments)["city"] in ("Bern", "Oslo")
+    parts = list(client.chat.completions.create(**asked, tool_choice="required", stream=True))
+    (delta,) = [item for part in parts for item in part.choices[0].delta.tool_calls or ()]
+    assert delta.function and delta.function.arguments == call.function.arguments
+    assert parts[-1].choices[0].finish_reason == "tool_calls"
+    said = {"role": "tool", "tool_call_id": call.id, "content": "Sun."}
+    asked["messages"] = [*QUESTION, found.message.model_dump(exclude_none=True), said]
+    whole = client.chat.completions.create(**{**asked, "max_tokens": 4}, tool_choice="none").choices[0]
+    assert whole.message.tool_calls is None and whole.message.content
+    free = client.chat.completions.create(**{**asked, "max_tokens": 8}).choices[0]
+    assert free.finish_reason in ("length", "stop", "tool_calls")
+
+
+def test_the_generate_extension_answers_as_completions(client: openai.OpenAI, address: str) -> None:
+    expected = client.completions.create(model="tiny", prompt="import sys", max_tokens=6).choices[0].text
+
+    def asked(path: str, body: dict[str, Any]) -> str:
+        request = urllib.request.Request(f"{address}/v2/models/tiny/{path}", json.dumps(body).encode())
+        return urllib.request.urlopen(request, timeout=60).read().decode()  # type: ignore[no-any-return]
+
+    body = {"text_input": "import sys", "parameters": {"max_tokens": 6, "details": True}}
+    whole = json.loads(asked("generate", body))
+    assert (whole["text_output"], whole["model_name"], whole["model_version"]) == (expected, "tiny", "1.0.0")
+    assert whole["details"]["finish_reason"] == "length" and len(whole["details"]["tokens"]) == 6
+    events = [json.loads(line[6:]) for line in asked("versions/1.0.0/generate_stream", body).splitlines() if line]
+    assert "".join(item["text_output"] for item in events) == expected
+    assert events[-1]["details"]["finish_reason"] == "length"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        asked("generate", {"text_input": "x", "parameters": {"beams": 2}})
+    assert refused.value.code == 400 and "`beams` is not supported" in refused.value.read().decode()
+
+
+def test_tokens_and_their_times_are_counted(client: openai.OpenAI, address: str) -> None:
+    def measures() -> dict[str, float]:
+        text = urllib.request.urlopen(f"{address}/metrics", timeout=5).read().decode()
+        rows = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+        return {name.removeprefix("packager_server_"): float(value) for name, value in rows}
+
+    before = measures()
+    used = client.completions.create(model="tiny", prompt="import sys", max_tokens=9).usage
+    after = measures()
+    assert used
+    grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
+    assert grown['tokens_total{kind="answer"}'] == used.completion_tokens == 9
+    assert grown['tokens_total{kind="prompt"}'] == used.prompt_tokens
+    assert grown["first_token_seconds_count"] == grown["token_seconds_count"] == 1
+    assert after["cache_bytes"] == 0.0
+    stream = client.completions.create(model="tiny", prompt="import sys", max_tokens=200, stream=True)
+    next(iter(stream))
+    held = measures()["cache_bytes"]
+    assert held in (0.0, (used.prompt_tokens + 200) * 2 * 2 * 2 * 16 * 4)  # 0: it was done before it was looked at
+    stream.close()
+
+
 @pytest.mark.parametrize(
     ("more", "param"),
     [
         ({"n": 2}, "n"),
         ({"logit_bias": {"1": 1}}, "logit_bias"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"response_format": {"type": "grammar"}}, "response_format"),
+        ({"response_format": _schema({"type": "array", "uniqueItems": True})}, "response_format"),
+        ({"response_format": {"type": "json_object"}, "tools": TOOLS}, "response_format"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}]}, "tools"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0]"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"extra_body": {"best_of_all": True}}, "best_of_all"),
     ],
 )
@@ -302,7 +405,7 @@ def test_a_lying_tokenizer_class_fails_the_build(project: Project, tmp_path: Pat
     (other.folder / "bundle.yaml").write_text(RECIPE)
     other.run("lock")
     done = other.run("build", code=1)
-    assert "case `prompt plain`, output `prompt_ids`" in done.stderr
+    assert "output `prompt_ids`" in done.stderr
 
 
 def test_a_task_needs_a_language_model(project: Project, tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ from typing import Any
 VOCABULARY = 512
 SPECIAL = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if tools %}<|system|>{% for t in tools %}{{ t.function | tojson }}{% endfor %}<|end|>{% endif %}"
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% for c in m.tool_calls or [] %}"
+    '<tool_call>\n{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>'
+    "{% endfor %}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0}

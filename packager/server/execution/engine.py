@@ -30,6 +30,7 @@ from packager.server.execution.session import Session, WarmUp
 from packager.server.execution.warm_up import WarmUpInputs
 from packager.server.execution.worker_pool import WorkerPool, WorkerSettings
 from packager.server.generation.engine import Engine as Texts
+from packager.server.generation.shared_steps import SharedSteps
 from packager.server.knobs import Knobs
 from packager.server.protocol.interface import Interface
 from packager.server.protocol.protocol import Request
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 _LONG_RUN_SECONDS = 0.05
 _REFRESH_SECONDS = 1.0
 _SAMPLE_SECONDS = 0.005  # between two requests whose values are sampled: some microseconds each
+_ANSWERS = 8  # that share runs: more gain little on processors, and each holds a cache
 _SELF_TEST_SECONDS = 1.0  # between two self-tests
 VERSION_ALIAS = "1"  # of the only version: Triton's versions are numbers, and its clients request the first
 _UNLOCKED: AbstractContextManager[object] = nullcontext()
@@ -160,6 +162,11 @@ class Engine:
         loop, started = asyncio.get_running_loop(), time.perf_counter()
         texts = await loop.run_in_executor(self.pool, Texts.open, self.config, self._settings.threads)
         await loop.run_in_executor(self.pool, texts.try_out)
+        rows = min(self._settings.batch.max_rows, self.admission.limits.max_in_flight, _ANSWERS)
+        texts = await loop.run_in_executor(self.pool, texts.shared, rows, self._settings.workers, self._count_shared)
+        if isinstance(texts.decoder, SharedSteps):  # an answer has a thread, which waits for runs of all of them
+            self.pool.shutdown(wait=False)
+            self.pool = ThreadPoolExecutor(rows, thread_name_prefix="run")
         self._describe(texts.session)
         self.texts, self._session = texts, texts.session
         self._refreshing = asyncio.create_task(self._refresh_metrics())
@@ -307,6 +314,10 @@ class Engine:
         self.metrics.shared.observe(len(waited))
         for seconds in waited:
             self.metrics.waited.observe(seconds)
+
+    def _count_shared(self, rows: int, seconds: float) -> None:
+        self.metrics.shared.observe(rows)
+        self.metrics.run.observe(seconds)
 
     def _run(self, feeds: dict[str, Array]) -> Sequence[Array]:
         session = self._session

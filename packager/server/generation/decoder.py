@@ -65,6 +65,9 @@ class Steps(Protocol):
     def step(self, ids: NDArray[np.int64], cache: Any, mask: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """Append tokens to a cache; return their logits, at least those behind the last one."""
 
+    def leave(self, cache: Any) -> None:
+        """Forget a cache that no step follows for."""
+
 
 def open_decoder(session: Session) -> Steps:
     """Return what runs a session's decoder. Raises ValueError where its graph is none."""
@@ -107,6 +110,10 @@ class Decoder:
         cache.values = {PAST + name.removeprefix(PRESENT): value for name, value in found.items()}
         cache.mask = total
         return logits.astype(np.float32, copy=False)
+
+    def leave(self, cache: Cache) -> None:
+        """Free the memory of a cache."""
+        cache.values = {}
 
 
 def _shape(port: Port, batch: int) -> tuple[int, ...]:

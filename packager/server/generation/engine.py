@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from packager.server.config import Config
 from packager.server.errors import RequestError, StartError, quote
 from packager.server.execution import session
+from packager.server.generation import tools
 from packager.server.generation.decoder import Steps, open_decoder
+from packager.server.generation.guidance import Guides
 from packager.server.generation.loop import Job, Step, generate, never
 from packager.server.generation.sampling import Sampling
 from packager.server.generation.settings import SAMPLING, TEMPLATE, TOKENIZER, Generation
+from packager.server.generation.shared_steps import SharedSteps, independent
 from packager.server.generation.templates import Template, TemplateError
 from packager.server.generation.tokenizer import Tokenizer
 
@@ -38,6 +41,8 @@ class Engine:
     template: Template | None
     session: session.Session
     runtime: str
+    guides: Guides
+    form: tools.Form | None = None
 
     @staticmethod
     def open(config: Config, threads: int) -> Engine:
@@ -52,13 +57,26 @@ class Engine:
             tokenizer = Tokenizer.open(config.files / TOKENIZER)
             template = _template(config.files / TEMPLATE, about, tokenizer)
             version = f"{config.runtime} {opened.version}"
-            return Engine(about, open_decoder(opened), tokenizer, template, opened, version)
+            guides = Guides(config.files / TOKENIZER, about.vocabulary, about.eos)
+            end = tokenizer.text_of(next(iter(about.eos), None))
+            form = None if template is None else tools.find_form(template, tokenizer, end)
+            return Engine(about, open_decoder(opened), tokenizer, template, opened, version, guides, form)
         except ImportError as error:
             raise StartError(
                 f"{error}", hint="pip install 'model-packager[chat]', or install the bundle again"
             ) from None
         except (OSError, ValueError) as error:
             raise StartError(str(error), hint="install the bundle again") from None
+
+    def shared(self, rows: int, prompts: int, on_run: Callable[[int, float], None]) -> Engine:
+        """Return this model with runs that at most `rows` answers share; itself where its rows are not independent.
+
+        Of prompts, so many run at once. `on_run` is called with the rows and the seconds of each shared run.
+        """
+        probe = [number % self.about.vocabulary for number in range(1, 10)]
+        if rows < 2 or not self.decoder.batches or not independent(self.decoder, probe):
+            return self
+        return replace(self, decoder=SharedSteps(self.decoder, rows, prompts, on_run))
 
     def try_out(self) -> None:
         """Make one token. Raises StartError where the model cannot."""
@@ -71,23 +89,28 @@ class Engine:
         """Return the ids of a plain text."""
         return self.tokenizer.encode(text)
 
-    def ids_of_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Return the ids of a conversation, up to where the assistant goes on. Raises RequestError."""
+    def ids_of_chat(
+        self, messages: Sequence[Mapping[str, Any]], described: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
+        """Return the ids of a conversation, up to where the assistant goes on. Raises RequestError.
+
+        `described` are the tools that the model is told of.
+        """
         if self.template is None:
             raise RequestError("the model has no chat template, so it takes plain texts only")
         try:
-            return self.tokenizer.encode(self.template.render(messages), special=False)
+            return self.tokenizer.encode(self.template.render(messages, tools=described), special=False)
         except TemplateError as error:
             raise RequestError(str(error)) from None
 
     def job(self, ids: Sequence[int], options: Mapping[str, Any]) -> Job:
         """Check a request against the contract; return what to do. Raises RequestError, TooLongError.
 
-        `options`: `max_tokens`, `temperature`, `top_k`, `top_p`, `repetition_penalty`, `seed`, `stop`, `top`. What is
-        left out is the publisher's default; None is the same.
+        `options`: `max_tokens`, `temperature`, `top_k`, `top_p`, `repetition_penalty`, `seed`, `stop`, `top`, and
+        `grammar` of `guidance`. What is left out is the publisher's default; None is the same.
         """
         given = {name: value for name, value in options.items() if value is not None}
-        if unknown := sorted(set(given) - {"max_tokens", "seed", "stop", "top", *SAMPLING}):
+        if unknown := sorted(set(given) - {"grammar", "max_tokens", "seed", "stop", "top", *SAMPLING}):
             raise RequestError(f"{quote(unknown[0])} is not supported")
         if not ids:
             raise RequestError("the prompt is empty")
@@ -99,8 +122,15 @@ class Engine:
                 f"the prompt has {len(ids)} tokens, and the context {self.about.context} for prompt and answer together"
             )
         most = min(_whole(given, "max_tokens", 1, (1 << 31) - 1, room), room)
+        if "grammar" in given:
+            self.guides.check(given["grammar"])
         return Job(
-            tuple(ids), most, self._sampling(given), _stops(given.get("stop", ())), _whole(given, "top", 0, MAX_TOP, 0)
+            tuple(ids),
+            most,
+            self._sampling(given),
+            _stops(given.get("stop", ())),
+            _whole(given, "top", 0, MAX_TOP, 0),
+            given.get("grammar", ""),
         )
 
     def _sampling(self, given: Mapping[str, Any]) -> Sampling:
@@ -115,8 +145,9 @@ class Engine:
         )
 
     def answer(self, job: Job, cancelled: Callable[[], bool] = never) -> Iterator[Step]:
-        """Yield the tokens of an answer."""
-        return generate(self.decoder, self.tokenizer, self.about.eos, job, cancelled)
+        """Yield the tokens of an answer. Raises GuidanceError where its grammar becomes too complex."""
+        guide = self.guides.begin(job.grammar) if job.grammar else None
+        return generate(self.decoder, self.tokenizer, self.about.eos, job, cancelled, guide)
 
 
 def _template(path: Path, about: Generation, tokenizer: Tokenizer) -> Template | None:

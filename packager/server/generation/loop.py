@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from packager.server.generation.decoder import CHUNK, Steps
+from packager.server.generation.guidance import Guide
 from packager.server.generation.sampling import Logits, Sampling, choose, log_probabilities
 from packager.server.generation.tokenizer import Stream, Tokenizer
 
@@ -20,7 +21,8 @@ Finish = Literal["stop", "length", "cancelled"]
 class Job:
     """One prompt and how to go on. `stop` are texts that end the answer and are no part of it.
 
-    `top` is how many of the most likely tokens are reported with every token.
+    `top` is how many of the most likely tokens are reported with every token. `grammar` is what the answer keeps to,
+    empty for none.
     """
 
     ids: tuple[int, ...]
@@ -28,13 +30,15 @@ class Job:
     sampling: Sampling
     stop: tuple[str, ...] = ()
     top: int = 0
+    grammar: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One token of an answer: `text` is what is certain to belong to the answer by now, and may be empty.
 
-    `top` lists tokens and their log-probabilities, the most likely first. The last step has a `finish`.
+    `top` lists tokens and their log-probabilities, the most likely first: those of the model, before any grammar,
+    temperature or penalty. The last step has a `finish`.
     """
 
     token: int
@@ -65,24 +69,44 @@ def generate(
     ends: Sequence[int],
     job: Job,
     cancelled: Callable[[], bool] = never,
+    guide: Guide | None = None,
 ) -> Iterator[Step]:
     """Yield the tokens of the answer. `ends` are the tokens that end it; `cancelled` is called before every step.
 
+    With a guide the answer keeps to its grammar, and ends where nothing can follow.
+
     An answer without any token, of a job that was cancelled during its prompt, has no step.
     """
-    chance, cache = job.sampling.generator(), decoder.empty()
-    seen = set(job.ids)
-    text = _Text(Stream(tokenizer), job.stop)
+    cache = decoder.empty()
+    try:
+        yield from _steps(decoder, cache, _Text(Stream(tokenizer), job.stop), ends, job, cancelled, guide)
+    finally:
+        decoder.leave(cache)
+
+
+def _steps(
+    decoder: Steps,
+    cache: Any,
+    text: _Text,
+    ends: Sequence[int],
+    job: Job,
+    cancelled: Callable[[], bool],
+    guide: Guide | None,
+) -> Iterator[Step]:
+    chance, seen = job.sampling.generator(), set(job.ids)
     logits = prefill(decoder, job.ids, cache, cancelled)
     for number in range(1, job.most + 1):
         if logits is None:
             return
-        token = choose(logits, job.sampling, chance, seen)
+        token = choose(logits if guide is None else guide.allowed(logits), job.sampling, chance, seen)
         seen.add(token)
         odds = log_probabilities(logits)
         found = text.end() if token in ends else text.add(token)
         over: Finish | None = "stop" if token in ends or text.stopped else "length" if number == job.most else None
-        if over == "length":
+        if guide is not None and token not in ends:
+            guide.accept(token)
+            over = "stop" if guide.over else over
+        if over is not None and token not in ends and not text.stopped:
             found += text.end()
             over = "stop" if text.stopped else over
         if over is None and cancelled():

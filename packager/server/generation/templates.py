@@ -42,12 +42,21 @@ class Template:
         """Read a template file. Raises TemplateError, ImportError and OSError."""
         return Template(path.read_text("utf-8"), bos, eos, now)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool = True) -> str:
-        """Return the text of a conversation, by default up to where the assistant goes on. Raises TemplateError."""
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        prompt: bool = True,
+    ) -> str:
+        """Return the text of a conversation, by default up to where the assistant goes on. Raises TemplateError.
+
+        `tools` are described to the model where the template does that.
+        """
         names = {
             **self._tokens,
             "messages": list(messages),
-            "tools": None,
+            "tools": list(tools) if tools else None,
             "documents": None,
             "add_generation_prompt": prompt,
             "strftime_now": self._now,

@@ -7,6 +7,8 @@
         a line {"text": …} for every piece, then {"finish", "prompt_tokens", "tokens", "logprobs"}
     {"do": "force", "ids": […], "tokens": […]}
         {"best": […], "logprobs": […], "of_best": […]}: of each step the most likely token and log-probabilities
+    {"do": "grammars"}
+        {"grammars": true}: whether answers of this model can keep to one, which is the option `grammar`
     {"do": "encode", "text": …, "special": true} | {"do": "encode_chat", "messages": […]} | {"do": "decode", "ids": […]}
 
 The first line out says what was opened, or why not. A request that is refused is answered with {"error": …}.
@@ -26,6 +28,7 @@ import numpy as np
 from packager.server import config
 from packager.server.errors import RequestError, StartError
 from packager.server.generation.engine import Engine
+from packager.server.generation.guidance import GuidanceError, schema_grammar
 from packager.server.generation.loop import prefill
 from packager.server.generation.sampling import log_probabilities
 
@@ -61,6 +64,8 @@ def _answers(engine: Engine, request: Mapping[str, Any]) -> Iterator[Mapping[str
             yield from _generated(engine, request)
         case "force":
             yield _forced(engine, request["ids"], request["tokens"])
+        case "grammars":
+            yield {"grammars": _guided(engine)}
         case "encode":
             yield {"ids": engine.tokenizer.encode(request["text"], special=request["special"])}
         case "encode_chat":
@@ -84,6 +89,14 @@ def _generated(engine: Engine, request: Mapping[str, Any]) -> Iterator[Mapping[s
             yield {"text": step.text}
         if step.finish:
             yield {"finish": step.finish, "prompt_tokens": len(ids), "tokens": tokens, "logprobs": odds}
+
+
+def _guided(engine: Engine) -> bool:
+    try:
+        engine.guides.check(schema_grammar({"type": "integer"}))
+    except GuidanceError:
+        return False
+    return True
 
 
 def _forced(engine: Engine, ids: list[int], tokens: list[int]) -> Mapping[str, Any]:

@@ -48,10 +48,10 @@ class Counts:
         self._guard = threading.Lock()
         self._fresh: dict[tuple[str, int], int] = {}
 
-    def add(self, key: tuple[str, int]) -> None:
-        """Count an answer."""
+    def add(self, key: tuple[str, int], count: int = 1) -> None:
+        """Count an answer, or several."""
         with self._guard:
-            self._fresh[key] = self._fresh.get(key, 0) + 1
+            self._fresh[key] = self._fresh.get(key, 0) + count
 
     def take(self) -> dict[tuple[str, int], int]:
         """Return the counts and reset them."""

@@ -15,6 +15,10 @@
 | `packager_server_batch_requests` | histogram | requests of one run: of the queue, or several of one inline batch |
 | `packager_server_queue_duration_seconds` | histogram | time a request waited for its run, where it had to queue |
 | `packager_server_requests_queued` | gauge | requests that wait for a run |
+| `packager_server_first_token_seconds` | histogram | of an answer that is generated: from its slot to its first token |
+| `packager_server_token_seconds` | histogram | seconds of each further token of an answer, in the mean of the answer |
+| `packager_server_tokens_total` | counter | `kind` (prompt, answer); its rate is the throughput |
+| `packager_server_cache_bytes` | gauge | key-value caches promised to answers in flight |
 | `packager_server_workers_lost_total` | counter | workers (`runtime.processes`) that ended unexpectedly |
 | `packager_server_ready` | gauge | 1 between warm-up and shutdown |
 | `packager_bundle_info` | info | `name`, `version`, `digest`, `target`, `runtime`, `runtime_version`, `provider` |
@@ -45,6 +49,7 @@ from packager.server.protocol.tensors import Array
 from packager.server.telemetry import drift
 from packager.server.telemetry.counters import Counts, Histogram
 from packager.server.telemetry.process_metrics import Processes
+from packager.server.telemetry.text_metrics import TextMetrics
 
 _SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -56,6 +61,7 @@ _GAUGES = {
     "processes": "Processes that serve.",
     "resident_memory_bytes": "Memory of the processes that serve.",
 }
+_CACHE = "Bytes of key-value caches promised to answers in flight."
 
 
 def _set_start_time(registry: prometheus.CollectorRegistry) -> None:
@@ -128,6 +134,7 @@ class Metrics:
             f"{prefix}_workers_lost", "Processes that run the model and ended unasked.", registry=registry
         )
         self._sources: dict[str, Callable[[], float]] = {}
+        self._tokens = Counts()
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
         histogram = Histogram(f"packager_server_{name}", text, list(buckets), self._registry)
@@ -136,12 +143,27 @@ class Metrics:
 
     def watch(self, in_flight: Callable[[], float], ready: Callable[[], float], queued: Callable[[], float]) -> None:
         """Set the functions that `refresh` reads the gauges from."""
-        self._sources = {"requests_in_flight": in_flight, "ready": ready, "requests_queued": queued}
+        self._sources |= {"requests_in_flight": in_flight, "ready": ready, "requests_queued": queued}
+
+    def watch_texts(self, cache_bytes: Callable[[], float]) -> None:
+        """Add the metrics of a model that generates text."""
+        first = self._histogram("first_token_seconds", "Time to the first token of an answer.", _SECONDS)
+        each = self._histogram("token_seconds", "Time of a further token, in the mean of an answer.", _SECONDS)
+        self.texts = TextMetrics(first, each, self._tokens)
+        self._tokens_total = prometheus.Counter(
+            "packager_server_tokens", "Tokens of prompts and answers.", ["kind"], registry=self._registry
+        )
+        self._gauges["cache_bytes"] = prometheus.Gauge(
+            "packager_server_cache_bytes", _CACHE, registry=self._registry, multiprocess_mode="livesum"
+        )
+        self._sources["cache_bytes"] = cache_bytes
 
     def flush(self) -> None:
         """Bring counters and histograms up to date."""
         for (route, status), count in self._answers.take().items():
             self.requests.labels(route, status).inc(count)
+        for (kind, _), count in self._tokens.take().items():
+            self._tokens_total.labels(kind).inc(count)
         for histogram in self._histograms:
             histogram.flush()
 

@@ -12,7 +12,7 @@ from packager.conform.generation import Reference, judge
 from packager.deploy import conversation
 
 PROCESS = """
-import json, sys
+import json, sys, time
 fault, count = sys.argv[1], 0
 def say(value): print(json.dumps(value), flush=True)
 if fault == "loads": say({"error": "the file is damaged", "hint": None}); sys.exit(4)
@@ -25,6 +25,10 @@ for line in sys.stdin:
         best = [token + (fault in ("token", "tie") and place == 1) for place, token in enumerate(asked["tokens"])]
         odds = [-0.5 - (0.1 if fault == "odds" and place == 2 else 0) for place in range(len(best))]
         say({"best": best, "logprobs": odds, "of_best": odds})
+    elif asked["do"] == "grammars": say({"error": "the request is unknown"} if fault == "old" else {"grammars": True})
+    elif "grammar" in asked["options"]:
+        say({"text": '"maybe"' if fault == "schema" else '"yes"'})
+        say({"finish": "stop", "prompt_tokens": 1, "tokens": [1], "logprobs": [-0.5]})
     else:
         count += 1
         if fault == "dies" and count == 2: sys.exit(3)
@@ -33,6 +37,7 @@ for line in sys.stdin:
         tokens = [97 + (place + (count if fault == "memory" else 0)) % 26 for place in range(most)]
         if options.get("seed") is not None and fault == "seed": tokens = [98 + count] * most
         text = bytes(tokens).decode()
+        time.sleep(0.002 * most)
         stop = options.get("stop")
         if stop and fault != "stop": text = text.split(stop)[0]
         say({"text": text})
@@ -71,6 +76,7 @@ def test_a_sound_process_passes_every_level() -> None:
         ("memory", "L4", "a prompt answers the same after others"),
         ("seed", "L4", "a seed repeats"),
         ("stop", "L4", "a text that stops is kept out"),
+        ("schema", "L4", 'an answer keeps to a JSON schema: expected one of yes, no, got `"maybe"`'),
         ("context", "L4", "an answer ends where the context does"),
         ("dies", "L1", "the process of the model ended with status 3"),
     ],
@@ -79,6 +85,13 @@ def test_a_fault_fails_its_level_and_names_prompt_and_step(fault: str, level: st
     found = verdict(fault)
     assert found["outcome"] == "fail" and found["levels"][level] == "fail"
     assert words in found["reason"]
+
+
+def test_an_installation_of_before_there_were_grammars_passes() -> None:
+    names = [check["name"] for check in verdict("none")["checks"]]
+    assert "an answer keeps to a JSON schema" in names
+    found = verdict("old")
+    assert found["outcome"] == "pass" and len(found["checks"]) == len(names) - 1
 
 
 def test_another_token_is_a_tie_where_the_recorded_gap_says_so() -> None:
