@@ -428,6 +428,15 @@ class GenerativeSource(Protocol):
     def about(self) -> JSON:
         """Return what the contract says of generation, without digests."""
 
+    def special_tokens(self) -> Sequence[str]:
+        """Return the texts that the source's own tokenizer takes for something special."""
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Return the ids that the source's own tokenizer gives a text."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids by the source's own tokenizer, without special tokens."""
+
     def answers(self, steps: int) -> Iterator[tuple[JSON, JSON, Any]]:
         """Yield of every reference prompt: the prompt, the greedy answer, and the logits [tokens, vocabulary]."""
 

@@ -6,6 +6,8 @@ A string follows from its number and the seed alone, so that a report can name i
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -160,6 +162,18 @@ def strings(count: int, seed: int = 0, tokens: Sequence[str] = ()) -> Iterator[s
         else:
             draw = random.Random(f"{seed}/{number}")  # noqa: S311 - not for secrets, and seeded
             yield makers[number % len(makers)](draw)
+
+
+def found_texts(
+    encode: Callable[[str], Sequence[int]], decode: Callable[[Sequence[int]], str], count: int, tokens: Sequence[str]
+) -> list[str]:
+    """Return what a tokenizer makes of each of `count` strings, short: the number of ids, and a digest of both ways."""
+    found = []
+    for text in strings(count, tokens=tokens):
+        ids = list(map(int, encode(text)))
+        both = json.dumps([ids, decode(ids)], ensure_ascii=True)
+        found.append(f"{len(ids)} ids {hashlib.sha256(both.encode()).hexdigest()[:16]}")
+    return found
 
 
 def _fixed() -> list[str]:

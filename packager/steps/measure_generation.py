@@ -3,7 +3,8 @@
 
 Every prompt is one case. The source's own tokens are fed to the artefact one by one, and of each step is kept: the
 logits, the token that the artefact finds most likely, and, where that is another one, how far the source was from it.
-A last case runs two prompts of unequal length as one batch. The source is not opened here: its answers are files.
+One case runs two prompts of unequal length as one batch, and one compares the ids of many strings. The source is not
+opened here: its answers are files.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from packager.formats import safetensors
 from packager.runtime import load_runtime
 from packager.steps import _answers, _compare
 
-VERSION = 1  # 1: first form
+VERSION = 2  # 2: ids of many strings; 1: first form
 ANSWER = _answers.MEASURE_GENERATION
 OUTPUTS = ("logits", "prompt_ids", "text", "tokens")
 """What is compared of a prompt: logits step by step, its ids, and the text and the tokens of the answer."""
@@ -48,7 +49,33 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     expected = _read(inputs["reference"])
     tokenizer, template = _open_texts(inputs["graph"], params["generation"])
     cases = [_case(decoder, tokenizer, template, item) for item in expected]
-    return {"cases": [*cases, *_batched(decoder, expected)]}
+    return {"cases": [*cases, *_batched(decoder, expected), _texts(tokenizer, inputs["reference"])]}
+
+
+def _texts(tokenizer: Any, reference: Path) -> JSON:
+    """Return how the ids of many strings, and what these decode to, differ from the source's."""
+    numpy = importlib.import_module("numpy")
+    strings = importlib.import_module("packager.pipelines.strings")
+    compare = importlib.import_module("packager.pipelines.compare")
+    wanted = canonical.load((reference / "texts.json").read_bytes(), limit=_LIMIT)
+    found = strings.found_texts(tokenizer.encode, tokenizer.decode, wanted["count"], wanted["special"])
+    named = [
+        f"{compare.shown(text)} as {made}"
+        for text, made in zip(strings.strings(wanted["count"], tokens=wanted["special"]), found, strict=True)
+    ]
+    theirs = [
+        own if made == source else own.removesuffix(made) + source
+        for own, made, source in zip(named, found, wanted["found"], strict=True)
+    ]
+    none = _compare.compare(numpy.zeros(0, numpy.int64), numpy.zeros(0, numpy.int64))
+    outputs = {
+        "logits": _compare.compare(numpy.zeros(0, numpy.float32), numpy.zeros(0, numpy.float32)),
+        "prompt_ids": _same(numpy.array(theirs, object), numpy.array(named, object)),
+        "text": none,
+        "tokens": none,
+    }
+    lengths = {"batch": 1, "sequence": 1, "past": 0, "total": 1}
+    return {"name": f"{wanted['count']} strings", "fill": "prompt", "lengths": lengths, "outputs": outputs}
 
 
 def _session(path: Path, params: Mapping[str, JSON]) -> Any:

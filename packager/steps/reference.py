@@ -4,6 +4,8 @@
 prompts.json          texts, conversations and token ids: part of the bundle
 outputs.json          greedy tokens, log-probabilities and gaps: an observation, for a statement about the bundle
 logits.safetensors    one tensor per prompt [tokens, vocabulary], for the measurement alone
+texts.json            how many strings of `pipelines.strings` with which special tokens, and digests of their ids and of
+                      what these decode to, for the measurement alone
 """
 
 from __future__ import annotations
@@ -16,11 +18,14 @@ from packager import canonical, exporters
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.formats import safetensors
+from packager.pipelines.strings import found_texts
 from packager.steps import _answers
 
-VERSION = 1  # 1: first form
+VERSION = 2  # 2: ids of many strings; 1: first form
 ANSWER = _answers.REFERENCE
-PROMPTS, OUTPUTS, LOGITS = "prompts.json", "outputs.json", "logits.safetensors"
+PROMPTS, OUTPUTS, LOGITS, TEXTS = "prompts.json", "outputs.json", "logits.safetensors", "texts.json"
+STRINGS = 2000
+"""Strings that the source's tokenizer is compared on; more are drawn in `tests/matrix/tokenizers.py`."""
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
@@ -48,4 +53,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     (out / PROMPTS).write_bytes(canonical.dump({"format": 1, "steps": params["steps"], "prompts": prompts}))
     (out / OUTPUTS).write_bytes(canonical.dump({"format": 1, "prompts": outputs}))
     (out / LOGITS).write_bytes(safetensors.dump(tensors))
+    special = list(source.special_tokens())
+    found = found_texts(source.encode, source.decode, STRINGS, special)
+    (out / TEXTS).write_bytes(canonical.dump({"count": STRINGS, "special": special, "found": found}))
     return {"prompts": len(prompts), "longest": longest}

@@ -53,6 +53,16 @@ class Source:
             "sampling": dict(self.sampling),
         }
 
+    def special_tokens(self) -> Sequence[str]:
+        return [str(token) for token in self.tokenizer.all_special_tokens]
+
+    def encode(self, text: str) -> Sequence[int]:
+        found: Sequence[int] = self.tokenizer(text, add_special_tokens=True).input_ids
+        return found
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
     def answers(self, steps: int) -> Iterator[tuple[JSON, JSON, Any]]:
         for prompt in reference.prompts(self.decoder, self.tokenizer, steps, fixed_time):
             found = reference.answer(self.decoder, self.tokenizer, self.special, prompt, steps)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Greedy tokens of many prompts: the source in transformers against our graph in each runtime, step by step.
+
+    python -m tests.matrix.greedy SOURCE BUNDLE OUT.jsonl [--prompts 200] [--steps 256] [--runtimes onnxruntime,…]
+
+SOURCE is a directory of transformers, BUNDLE an unpacked bundle made of it. One row per prompt and runtime: how many
+tokens are equal until the first difference, and there the distance of both tokens in the source's logits. Rows that are
+there are not made again, so that a long run may be interrupted. The table is printed at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import numpy as np
+
+from packager.runtime import load_runtime
+from packager.server.generation.decoder import open_decoder
+from packager.server.generation.loop import prefill
+
+TIE = 1e-3  # the tolerance of logits that a recipe with a task has by default
+
+
+def prompts(count: int) -> Iterator[str]:
+    """Yield texts of Python's own documentation, each a paragraph's first 200 characters."""
+    found = 0
+    for name in sorted(topics):
+        for paragraph in topics[name].split("\n\n"):
+            text = " ".join(paragraph.split())
+            if len(text) > 60 and found < count:
+                found += 1
+                yield text[:200]
+
+
+class Source:
+    """The source in transformers."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        torch.set_num_threads(1)
+        self._torch = torch
+        self.tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        self._model = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32)
+
+    def ids(self, text: str) -> list[int]:
+        if not self.tokenizer.chat_template:
+            return list(self.tokenizer(text).input_ids)
+        asked = [{"role": "user", "content": f"Explain: {text}"}]
+        rendered = self.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(rendered, add_special_tokens=False).input_ids)
+
+    def answer(self, ids: Sequence[int], steps: int) -> tuple[list[int], Any]:
+        """Return greedy tokens, and the logits behind each."""
+        whole = self._torch.tensor([list(ids)])
+        found = self._model.generate(
+            whole,
+            attention_mask=self._torch.ones_like(whole),
+            max_new_tokens=steps,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        logits = np.stack([step[0].float().numpy() for step in found.logits])
+        return [int(token) for token in found.sequences[0, len(ids) :]], logits
+
+
+def compared(decoder: Any, ids: Sequence[int], tokens: Sequence[int], logits: Any) -> dict[str, Any]:
+    """Feed the source's tokens one by one; return where another one is most likely, and how far the source was from it."""
+    cache = decoder.empty()
+    row = prefill(decoder, ids, cache)
+    differences, furthest = [], 0.0
+    for step, token in enumerate(tokens):
+        assert row is not None
+        furthest = max(furthest, float(np.abs(row - logits[step]).max()))
+        own = int(row.argmax())
+        if own != token:
+            differences.append([step, float(logits[step][token] - logits[step][own])])
+        row = decoder.step(np.array([[token]], np.int64), cache)[0, -1]
+    decoder.leave(cache)
+    return {"steps": len(tokens), "furthest": furthest, "differences": differences}
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("source", type=Path)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=256)
+    parser.add_argument("--runtimes", default="onnxruntime")
+    args = parser.parse_args(argv)
+    contract = json.loads((args.bundle / "contract.json").read_text())
+    decoders = {}
+    for name in args.runtimes.split(","):
+        target = next(value for key, value in contract["targets"].items() if key.startswith(f"{name}-cpu"))
+        decoders[name] = open_decoder(
+            load_runtime(name).opener()(args.bundle / target["path"], threads=1, device="cpu")
+        )
+    done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.is_file() else []
+    there = {(row["prompt"], row["runtime"]) for row in done}
+    source = Source(args.source)
+    with args.out.open("a") as out:
+        for number, text in enumerate(prompts(args.prompts)):
+            missing = [name for name in decoders if (number, name) not in there]
+            if not missing:
+                continue
+            ids = source.ids(text)
+            tokens, logits = source.answer(ids, args.steps)
+            for name in missing:
+                row = {"prompt": number, "runtime": name, **compared(decoders[name], ids, tokens, logits)}
+                done.append(row)
+                print(json.dumps(row), file=out, flush=True)
+    print(
+        "| runtime | prompts | steps | equal | within the tie | wrong | logits, furthest |\n| --- | --- | --- | --- | --- | --- | --- |"
+    )
+    for name in decoders:
+        rows = [row for row in done if row["runtime"] == name]
+        gaps = [gap for row in rows for _, gap in row["differences"]]
+        steps = sum(row["steps"] for row in rows)
+        ties = sum(gap <= TIE for gap in gaps)
+        far = max((row["furthest"] for row in rows), default=0.0)
+        print(f"| {name} | {len(rows)} | {steps} | {steps - len(gaps)} | {ties} | {len(gaps) - ties} | {far:.1e} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
