@@ -9,6 +9,7 @@ What the publisher states about sampling is the default; with --temperature 0 th
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -29,7 +30,8 @@ HELP = "talk to a language model in a bundle or an installation"
 EXAMPLES = """  packager chat smollm.bundle.tar --key release.pub
   packager chat smollm:1.0.0 --trust acme.trust --prompt "What is a hash function good for?"
   packager chat /srv/smollm
-  packager chat /srv/smollm --prompt "Write a haiku." --temperature 0.7 --seed 7 --max-tokens 64 --json"""
+  packager chat /srv/smollm --prompt "Write a haiku." --temperature 0.7 --seed 7 --max-tokens 64 --json
+  packager chat /srv/smollm --prompt "Name a colour as JSON." --schema colour.json"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +47,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, metavar="N", help="choose among so many tokens; 0: all")
     parser.add_argument("--top-p", type=float, metavar="P", help="choose among tokens that together have this share")
     parser.add_argument("--seed", type=int, metavar="N", help="repeat the same chance")
+    parser.add_argument(
+        "--schema",
+        type=Path,
+        metavar="FILE",
+        help="a JSON schema; the answer is a document of it, unless it is cut off",
+    )
     parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before this text; repeatable")
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N", help="threads of the model (default: one per core)"
@@ -86,7 +94,21 @@ def _prompt(text: str, history: list[dict[str, str]], chat: bool) -> dict[str, A
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     names = ("max_tokens", "temperature", "top_k", "top_p", "seed", "stop")
-    return {name: getattr(args, name) for name in names}
+    schema = {} if args.schema is None else {"schema": _read_schema(args.schema)}
+    return {**{name: getattr(args, name) for name in names}, **schema}
+
+
+def _read_schema(path: Path) -> dict[str, Any]:
+    """Return a JSON schema. Raises UsageError for a file that holds none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"`{path}` cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"`{path}` is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"`{path}` holds no JSON schema", hint='a schema is an object, as in {"type": "object"}')
+    return found
 
 
 def _lines() -> Iterator[str]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2 as httpx  # what `openai` brings
 import jsonschema
 
 PROMPTS = ("What is a module?", "import sys", "Say hello.", "2 + 2 =", "Größe und Maß", "class A:\n    def f(self):")
@@ -169,13 +169,14 @@ class Client:
             self.seen.wrong.append(f"{prompt!r}: got {text!r:.120}, expected {self.expected[prompt]!r:.120}")
 
 
-def memory(process: subprocess.Popen[bytes]) -> int:
-    """Return the resident memory of a server, in MiB."""
-    fields = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-    return int(next(line for line in fields if line.startswith("VmRSS:")).split()[1]) >> 10
+async def memory(http: httpx.AsyncClient) -> int:
+    """Return the resident memory of the processes that serve, in MiB."""
+    lines = (await http.get("/metrics")).text.splitlines()
+    found = next(line for line in lines if line.startswith("packager_server_resident_memory_bytes "))
+    return int(float(found.split()[1])) >> 20
 
 
-async def soak(address: str, process: subprocess.Popen[bytes], args: argparse.Namespace, context: int) -> Seen:
+async def soak(address: str, args: argparse.Namespace, context: int) -> Seen:
     seen, until = Seen(), time.monotonic() + args.minutes * 60
     async with httpx.AsyncClient(base_url=address, timeout=300, limits=httpx.Limits(max_connections=200)) as http:
         model = (await http.get("/v1/models")).json()["data"][0]["id"]
@@ -184,7 +185,7 @@ async def soak(address: str, process: subprocess.Popen[bytes], args: argparse.Na
         for prompt in PROMPTS:
             found = await http.post("/v1/chat/completions", json=alone.body(prompt, max_tokens=60))
             expected[prompt] = found.json()["choices"][0]["message"]["content"]
-        print(f"memory: {memory(process)} MiB at the beginning", flush=True)
+        print(f"memory: {await memory(http)} MiB at the beginning", flush=True)
 
         async def client(number: int) -> None:
             own = Client(http, model, context, expected, random.Random(f"{args.seed}/{number}"), seen)
@@ -196,7 +197,7 @@ async def soak(address: str, process: subprocess.Popen[bytes], args: argparse.Na
         async def watch() -> None:
             while time.monotonic() < until:
                 await asyncio.sleep(args.minutes * 60 / 6)
-                print(f"memory: {memory(process)} MiB, {sum(seen.counts.values())} done", flush=True)
+                print(f"memory: {await memory(http)} MiB, {sum(seen.counts.values())} done", flush=True)
 
         await asyncio.gather(watch(), *(client(number) for number in range(args.clients)))
         for _ in range(300):
@@ -206,7 +207,7 @@ async def soak(address: str, process: subprocess.Popen[bytes], args: argparse.Na
             await asyncio.sleep(0.1)
         else:
             seen.wrong.append("slots or bytes of caches are held though all clients are gone")
-        print(f"memory: {memory(process)} MiB at the end")
+        print(f"memory: {await memory(http)} MiB at the end")
         wanted = (
             "tokens_total",
             "first_token_seconds_sum",
@@ -244,7 +245,7 @@ def main(argv: Sequence[str]) -> int:
             except httpx.HTTPError:
                 time.sleep(0.2)
         context = json.loads(next(args.site.rglob("contract.json")).read_text())["generation"]["context"]
-        seen = asyncio.run(soak(address, process, args, context))
+        seen = asyncio.run(soak(address, args, context))
     finally:
         process.send_signal(signal.SIGTERM)
         code = process.wait(120)

@@ -99,6 +99,20 @@ def test_a_prompt_that_does_not_fit_is_refused(project: Project, site: Path) -> 
     assert "`temperature`: expected a number from 0 to 100" in done.stderr
 
 
+def test_an_answer_in_the_terminal_keeps_to_a_schema(project: Project, site: Path) -> None:
+    (project.folder / "colour.json").write_text('{"enum": ["red", "green"]}')
+    drawn = ("--prompt", "x", "--schema", "colour.json", "--temperature", "1", "--seed", "3")
+    assert project.run("chat", site, *drawn).stdout.strip() in ('"red"', '"green"')
+    (project.folder / "bad.json").write_text('{"not": {}}')
+    done = project.run("chat", site, "--prompt", "x", "--schema", "bad.json", code=2)
+    assert "this schema is not supported" in done.stderr
+    (project.folder / "bad.json").write_text("[]")
+    done = project.run("chat", site, "--prompt", "x", "--schema", "bad.json", code=2)
+    assert "`bad.json` holds no JSON schema" in done.stderr
+    done = project.run("chat", site, "--prompt", "x", "--schema", "none.json", code=2)
+    assert "`none.json` cannot be read: No such file" in done.stderr
+
+
 def test_seeds_repeat(project: Project, site: Path) -> None:
     def drawn(seed: str) -> object:
         return project.run("chat", site, *ASK, "--temperature", "1", "--seed", seed)["tokens"]
@@ -147,7 +161,13 @@ WEATHER = {
     "required": ["city", "days"],
     "additionalProperties": False,
 }
-TOOLS: Any = [{"type": "function", "function": {"name": "weather", "description": "Says it.", "parameters": WEATHER}}]
+GO = {
+    "type": "object",
+    "properties": {"to": {"enum": ["Bern", "Oslo"]}},
+    "required": ["to"],
+    "additionalProperties": False,
+}
+TOOLS: Any = [{"type": "function", "function": {"name": "go", "parameters": GO}}]  # few tokens: the context has 256
 
 
 def _schema(schema: dict[str, Any]) -> Any:
@@ -240,11 +260,11 @@ def test_a_tool_is_called_and_its_result_is_read(client: openai.OpenAI) -> None:
         "temperature": 1.0,
         "seed": 1,
     }
-    for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
+    for choice in ("required", {"type": "function", "function": {"name": "go"}}):
         found = client.chat.completions.create(**asked, tool_choice=choice).choices[0]
         (call,) = found.message.tool_calls or ()
-        assert (found.finish_reason, found.message.content, call.function.name) == ("tool_calls", None, "weather")
-        assert json.loads(call.function.arguments)["city"] in ("Bern", "Oslo")
+        assert (found.finish_reason, found.message.content, call.function.name) == ("tool_calls", None, "go")
+        assert json.loads(call.function.arguments)["to"] in ("Bern", "Oslo")
     parts = list(client.chat.completions.create(**asked, tool_choice="required", stream=True))
     (delta,) = [item for part in parts for item in part.choices[0].delta.tool_calls or ()]
     assert delta.function and delta.function.arguments == call.function.arguments

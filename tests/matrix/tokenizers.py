@@ -57,10 +57,10 @@ def of_genai(place: Path) -> tuple[Encode, Callable[[Sequence[int]], str]] | Non
     return (lambda text: opened.encode(text).tolist()), (lambda ids: str(opened.decode(list(ids))))
 
 
-def rows(folder: Path, place: Path, count: int, seed: int, begin: int) -> Iterator[dict[str, Any]]:
+def rows(folder: Path, place: Path, count: int, seed: int, begin: int, *, genai: bool) -> Iterator[dict[str, Any]]:
     """Yield one row per thousand strings from `begin` on: how many differ, and the first that does, by library."""
     source, own = theirs(folder), ours(folder, place)
-    third = of_genai(place)
+    third = of_genai(place) if genai else None
     special = [str(token) for token in source.all_special_tokens]
     row: dict[str, Any] = {}
     for number, text in enumerate(strings(count, seed, special)):
@@ -94,6 +94,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("families", nargs="+")
     parser.add_argument("--strings", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without-genai", action="store_true", help="for families that it does not read")
     args = parser.parse_args(argv)
     args.folder.mkdir(parents=True, exist_ok=True)
     total = []
@@ -104,7 +105,9 @@ def main(argv: Sequence[str]) -> int:
         begin = sum(row["strings"] for row in done)
         with log.open("a") as out:
             if begin < args.strings:
-                for row in rows(Path(source), args.folder / name, args.strings, args.seed, begin):
+                for row in rows(
+                    Path(source), args.folder / name, args.strings, args.seed, begin, genai=not args.without_genai
+                ):
                     done.append(row)
                     print(json.dumps(row), file=out, flush=True)
         total.append((name, done))

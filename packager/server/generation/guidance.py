@@ -67,7 +67,7 @@ class Guides:
                 try:
                     end = next(iter(self._eos), None)  # older versions know one; `Guide` adds the others
                     self._opened = library.LLTokenizer(text, n_vocab=self._vocabulary, eos_token=end)
-                except ValueError as error:
+                except Exception as error:  # the library has no class of its own
                     raise GuidanceError(
                         f"this model's tokenizer cannot be guided by a grammar: {_reason(str(error))}"
                     ) from None

@@ -4,6 +4,7 @@
     python -m packager.server.generation.worker CONFIG.json [THREADS]
 
     {"do": "answer", "messages": […] | "text": … | "ids": […], "options": {…}}
+        options of `Engine.job`, and a JSON `schema` that the answer keeps to;
         a line {"text": …} for every piece, then {"finish", "prompt_tokens", "tokens", "logprobs"}
     {"do": "force", "ids": […], "tokens": […]}
         {"best": […], "logprobs": […], "of_best": […]}: of each step the most likely token and log-probabilities
@@ -81,8 +82,11 @@ def _generated(engine: Engine, request: Mapping[str, Any]) -> Iterator[Mapping[s
         ids = engine.ids_of_chat(request["messages"])
     else:
         ids = request["ids"] if "ids" in request else engine.ids_of(request["text"])
+    options = dict(request["options"])
+    if (schema := options.pop("schema", None)) is not None:
+        options["grammar"] = schema_grammar(schema)
     tokens, odds = [], []
-    for step in engine.answer(engine.job(ids, request["options"])):
+    for step in engine.answer(engine.job(ids, options)):
         tokens.append(step.token)
         odds.append(step.logprob)
         if step.text:

@@ -162,6 +162,14 @@ def test_every_token_that_ends_an_answer_may_end_a_document(file: Path) -> None:
     assert np.isfinite(guide.allowed(zeros)[[END, 2]]).all() and not np.isfinite(guide.allowed(zeros)[3])
 
 
+def test_a_tokenizer_that_cannot_be_guided_says_so(file: Path, tmp_path: Path) -> None:
+    table = json.loads(file.read_text())
+    table["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(table))
+    with pytest.raises(GuidanceError, match="cannot be guided by a grammar"):
+        Guides(tmp_path / "tokenizer.json", size(file), (END,)).check(schema_grammar({"type": "integer"}))
+
+
 def test_without_the_library_the_refusal_says_what_is_missing(guides: Guides, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
     with pytest.raises(GuidanceError, match="need `llguidance`"):

@@ -124,8 +124,8 @@ def test_a_failed_run_fails_its_answers_and_no_later_ones() -> None:
 
 def test_an_answer_that_is_cancelled_is_not_waited_for() -> None:
     shared = SharedSteps(Decoder(Sums()), 8, 8)
-    shared._last = 100.0  # so that waiting for one that left would take 25 s
     answer(shared, [1], 50, after=3)
+    shared._last = 100.0  # so that waiting for the one that left would take 25 s
     began = time.monotonic()
     assert len(answer(shared, [2], 20)) == 20
     assert time.monotonic() - began < 10
