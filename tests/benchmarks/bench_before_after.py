@@ -3,7 +3,7 @@
 
     python tests/benchmarks/bench_before_after.py 2e8534e [--rounds 5] [--requests 200]
 
-Both revisions are laid out as they are installed and run with this environment's libraries. Rows: `--help`, a build
+Both revisions are laid out as they are installed, with this environment's libraries. Rows: `--help`, a build
 that has nothing to do, `verify` and the writing of a bundle of 4 MB, and inference over HTTP. A figure is the least of
 all rounds: processor time of the command and what it started, and the clock; of the server, milliseconds beyond the
 runtime's own. Needs a package index for one lock of each revision.
@@ -17,6 +17,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import time
@@ -37,16 +38,23 @@ RECIPE = "name: net\nversion: 1.0.0\nsource: ./model.onnx\nplatforms: [%s]\n"
 KEY = ("--key", "release.pub")
 
 
-def lay_out(revision: str, folder: Path) -> None:
-    """Write the packages of a revision below `folder` as pip would install them; `bench` are its benchmarks."""
+def lay_out(revision: str, folder: Path) -> Path:
+    """Make `env` below `folder`: this environment, as hard links, with a revision's packages as pip installs them.
+
+    Returns its interpreter. `bench` are the benchmarks of that revision.
+    """
     archive = folder / "revision.tar"
-    names = [*PARTS, "tests/benchmarks"]
-    subprocess.run(["git", "archive", "-o", archive, revision, *names], cwd=ROOT, check=True)
+    subprocess.run(["git", "archive", "-o", archive, revision, *PARTS, "tests/benchmarks"], cwd=ROOT, check=True)
     with tarfile.open(archive) as opened:
         opened.extractall(folder / "tree", filter="data")
+    subprocess.run(["cp", "--archive", "--link", sys.prefix, folder / "env"], check=True)
+    site = folder / "env" / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
+    for link in site.glob("__editable__*model_packager*"):
+        link.unlink()
     for name, place in PARTS.items():
-        shutil.copytree(folder / "tree" / name, folder / "site" / place, dirs_exist_ok=True)
+        shutil.copytree(folder / "tree" / name, site / place, dirs_exist_ok=True)
     shutil.move(folder / "tree" / "tests" / "benchmarks", folder / "bench")
+    return folder / "env" / "bin" / "python"
 
 
 class Revision:
@@ -54,12 +62,12 @@ class Revision:
 
     def __init__(self, revision: str, folder: Path, model: Path) -> None:
         folder.mkdir()
-        lay_out(revision, folder)
+        self.python = str(lay_out(revision, folder))
         self.folder, self.project = folder, folder / "project"
         self.project.mkdir()
         shutil.copy(model, self.project / "model.onnx")
         (self.project / "bundle.yaml").write_text(RECIPE % platforms.here())
-        self.variables = {**os.environ, "PYTHONPATH": str(folder / "site"), "PACKAGER_STORE": str(folder / "store")}
+        self.variables = {**os.environ, "PACKAGER_STORE": str(folder / "store")}
         for words in (("lock",), ("build", "--locked"), ("keygen", "release"), self.writing("net.bundle.tar")):
             self.run(*words)
 
@@ -68,7 +76,7 @@ class Revision:
 
     def run(self, *words: str) -> tuple[float, float]:
         """Run the command line; return seconds of the processor and of the clock."""
-        return self.start(sys.executable, "-m", "packager", *words)[:2]
+        return self.start(self.python, "-m", "packager", *words)[:2]
 
     def start(self, *command: str) -> tuple[float, float, str]:
         began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -84,7 +92,7 @@ class Revision:
     def serve(self, requests: int) -> dict[str, float]:
         """Return the milliseconds that serving adds to a run, by model, as this revision's own benchmark says."""
         bench = str(self.folder / "bench" / "bench_serve.py")
-        lines = self.start(sys.executable, bench, "--requests", str(requests), "--rounds", "1")[2].splitlines()
+        lines = self.start(self.python, bench, "--requests", str(requests), "--rounds", "1")[2].splitlines()
         cells = [line.replace("|", " ").split() for line in lines[1:]]
         return {row[0]: float(row[5]) for row in cells}
 
@@ -104,7 +112,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200, help="of each model in a round (%(default)s)")
     arguments = parser.parse_args()
     used: dict[str, dict[str, list[tuple[float, ...]]]] = defaultdict(lambda: defaultdict(list))
-    with tempfile.TemporaryDirectory() as name:
+    (ROOT / "build").mkdir(exist_ok=True)  # on the file system of this environment, for the links
+    with tempfile.TemporaryDirectory(dir=ROOT / "build") as name:
         Path(name).chmod(0o755)  # root's workers are another user
         write_model(Path(name, "model.onnx"))
         pair = {
