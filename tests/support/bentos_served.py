@@ -21,7 +21,9 @@ TOOLS = ("bentoml==1.4.39", "onnx==1.20.1", "uv==0.13.8")  # onnx for `bentoml.o
 
 def python(directory: Path) -> Path:
     """Return an interpreter with what the rendered directory asks for."""
-    lines = (directory / "requirements.txt").read_text().splitlines()
+    lines = [
+        row.rstrip(" \\") for row in (directory / "requirements.txt").read_text().splitlines() if row[:1] not in " #"
+    ]
     return environments.ensure(
         (*(line for line in lines if not line.startswith("bentoml")), *TOOLS), "3.11", CACHE / "environments"
     )

@@ -102,7 +102,7 @@ def main(cases: Path) -> None:
                 json.dumps({"verb": verb, "calls": count, "status": status, "said": said, "twice": twice}), flush=True
             )
         for name in wanted["errors"]:
-            for place in sorted({chance.randrange(count) for _ in range(wanted["places"])}):
+            for place in sorted({chance.randrange(count) for _ in range(wanted["places"] if count else 0)}):
                 with tempfile.TemporaryDirectory() as there:
                     copy = shutil.copytree(wanted["folder"], Path(there, "w"), symlinks=True)
                     status, _, said = apart(verb, copy, place, getattr(errno, name))

@@ -104,7 +104,12 @@ RENDERED = {
     "observability": [],
 }
 RELEASES = [" ".join(line[:2]) for line in releases("HOST")]
-STATUS = {"serve": 1, "chat": 2, "doctor": 6}  # no server is installed, no model of texts is there, few wheels are here
+STATUS = {
+    "serve": 1,
+    "chat": 2,
+    "upgrade": 1,
+    "rollback": 2,
+}  # no server is installed, no model of texts, no release before
 
 
 def others() -> list[list[str]]:

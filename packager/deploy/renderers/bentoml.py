@@ -7,14 +7,20 @@
     model/             the graph and its weights as `bentoml models import --input-format folder` reads them
     deployment.json    which bundle, which knobs, and the digests that the service checks at its start
 
-The packages are those of the bundle's lock without their hashes, because BentoML adds itself to them.
+The packages are those of the bundle's lock and beside them what BentoML needs (`templates/bentoml/wheels.json`, CPython
+3.11 to 3.13 on Linux): exact versions, each with its hashes. `bentoml build` adds its own pin once more, without any.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from packager import canonical
 from packager.bundle.bundle import Bundle
@@ -23,6 +29,7 @@ from packager.deploy import server_files
 from packager.deploy.renderers import _deployment
 from packager.deploy.renderers._deployment import Rendered
 from packager.errors import UsageError
+from packager.formats import platforms
 from packager.formats.wheel_locks import INDEX
 from packager.knobs import catalogue
 from packager.knobs.knobs import Resolved
@@ -30,7 +37,7 @@ from packager.knobs.knobs import Resolved
 ABOUT = "a Bento for `bentoml build` and `bentoml serve`"
 DEFAULTS: Mapping[str, str] = {}
 OPTIONS = (_deployment.TARGET,)
-_BENTOML = "bentoml==1.4.39"  # what was run; the decorators used here are those of 1.4
+_WHEELS = "bentoml/wheels.json"  # of BentoML 1.4.39, which was run; the decorators used here are those of 1.4
 _GRAPH = "saved_model.onnx"  # the name that `bentoml.onnx` opens
 _RUNTIMES = ("onnxruntime",)
 
@@ -120,14 +127,60 @@ def _about_model(bundle: Bundle, target: str) -> JSON:
 
 
 def _requirements(bundle: Bundle, runtime: str) -> bytes:
-    """Return the pins of the lock, each with its marker, and BentoML."""
-    path = f"deps/{runtime}/{INDEX}"
-    if bundle.tree.get(path) is None:
+    """Return the lock of the bundle, and beside it the wheels that BentoML needs, every one with its hashes."""
+    folder = f"deps/{runtime}"
+    if bundle.tree.get(f"{folder}/{INDEX}") is None:
         raise UsageError(
             f"`{bundle.name}` has no lock for {runtime}", hint="build the bundle with `packager lock` first"
         )
-    pins = re.findall(r"^([A-Za-z0-9][^\\\n]*==[^\\\n]*?)\s*\\?$", bundle.read(path).decode(), re.MULTILINE)
-    return "".join(f"{line}\n" for line in [*pins, _BENTOML]).encode()
+    lock = bundle.read(f"{folder}/{INDEX}").decode()
+    locked = {key: _versions(bundle.read(path).decode()) for key, path in _platforms(bundle, folder).items()}
+    rows = json.loads(_deployment.template(_WHEELS))["packages"]
+    _check_ranges(rows, [*locked.values()] or [_versions(lock)])
+    own = [_row(row, marker) for row in rows if (marker := _marker(row, locked, lock)) is not None]
+    return "".join([lock if lock.endswith("\n") else f"{lock}\n", *own]).encode()
+
+
+def _platforms(bundle: Bundle, folder: str) -> dict[str, str]:
+    """Return the lock file of each platform."""
+    found = (re.fullmatch(rf"{folder}/requirements-(.+)\.txt", path) for path, _ in bundle.tree)
+    return {name[1]: name[0] for name in found if name}
+
+
+def _versions(text: str) -> dict[str, str]:
+    pins = re.findall(r"^([A-Za-z0-9][^=\s;]*)==([^\s;\\]+)", text, re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in pins}
+
+
+def _check_ranges(rows: Sequence[JSON], locks: Sequence[Mapping[str, str]]) -> None:
+    """Raise UsageError where the bundle locks a version that BentoML's packages do not take."""
+    for row, lock in itertools.product(rows, locks):
+        if row["name"] in lock:
+            continue
+        for name, ranges in row["needs"].items():
+            if name in lock and not SpecifierSet(ranges).contains(lock[name], prereleases=True):
+                raise UsageError(
+                    f"the bundle locks `{name}` {lock[name]}, and `{row['name']}` {row['version']}, which BentoML "
+                    f"needs, takes {ranges}",
+                    hint=f"lock another `{name}` (`dependencies:` in the recipe), or render another kind",
+                )
+
+
+def _marker(row: JSON, locked: Mapping[str, Mapping[str, str]], lock: str) -> str | None:
+    """Return where a wheel of BentoML's is installed: where the bundle locks none of its name; None for nowhere."""
+    lacking = [key for key, versions in locked.items() if row["name"] not in versions]
+    own = str(row.get("marker") or "")
+    if len(lacking) == len(locked):
+        return None if not locked and row["name"] in _versions(lock) else own
+    if not lacking:
+        return None
+    there = " or ".join(f"({platforms.parse(key).marker})" for key in lacking)
+    return f"({own}) and ({there})" if own else there
+
+
+def _row(row: JSON, marker: str) -> str:
+    pin = f"{row['name']}=={row['version']}" + (f" ; {marker}" if marker else "")
+    return " \\\n    ".join([pin, *(f"--hash=sha256:{value}" for value in row["hashes"])]) + "\n"
 
 
 def _yaml(value: JSON) -> bytes:
