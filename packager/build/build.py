@@ -179,7 +179,7 @@ def _with_answers(recipe: Recipe, lock: Lock, place: Place) -> Place:
     """Run a source that generates text by itself; what a recipe without a task has instead are reference vectors."""
     if recipe.task is None:
         return place
-    asked = {"kind": lock.kind, "payload": lock.payload}
+    asked = {"kind": lock.kind, "payload": lock.payload, **generation.of_task(recipe.task)}
     action = generation.reference_action(place.source, asked, _tools(lock, {*_exporter_tools(lock), *locking.OF_TASK}))
     found = place.runner(action, f"answer prompts with {recipe.name}", virtualenv=place.environment)
     answers = generation.complete(place.graph, found, place.runner.store)
@@ -223,7 +223,7 @@ def _export(recipe: Recipe, lock: Lock, source: str) -> Action:
     params = {"kind": lock.kind, "payload": lock.payload, "opset": lock.level.opset, "ir": lock.level.ir}
     tools = _tools(lock, _exporter_tools(lock))
     if recipe.task:
-        return generation.export_action(source, params, tools)
+        return generation.export_action(source, params | generation.of_task(recipe.task), tools)
     params |= _export_options(recipe)
     return Action("export", plugins.load("steps", "export").VERSION, {"source": source}, params, tools)
 
@@ -369,7 +369,7 @@ def _exporter_tools(lock: Lock) -> set[str]:
 def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[str, JSON]:
     """Return the facts that only the build can see."""
     outputs = [output["name"] for output in graph.facts["interface"]["outputs"]]
-    outputs = list(generation.outputs()) if recipe.task else outputs
+    outputs = list(generation.outputs(recipe.task)) if recipe.task else outputs
     for item in artefacts:
         check_cases(item.measured.facts["cases"], outputs)
     return {

@@ -8,16 +8,18 @@ from dataclasses import dataclass, replace
 
 from packager import plugins
 from packager.canonical import JSON
+from packager.errors import StepError
 from packager.recipe.recipe import Target
 from packager.runtime import load_runtime
-from packager.server.generation.settings import TEMPLATE, TOKENIZER
+from packager.server.generation.settings import TASK, TEMPLATE, TOKENIZER, Generation
 from packager.store.store import Store
 from packager.types import Action, Result, Tree
 
 STEPS = 32
 """Tokens of an answer to a reference prompt."""
 PROMPTS = "prompts.json"
-VECTORS = (PROMPTS, "outputs.json")  # of what the step leaves; the logits are for the measurement alone
+AUDIO = "audio/"
+VECTORS = (PROMPTS, "outputs.json")  # and audio; of what the step leaves; the logits are for the measurement alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,14 @@ def export_action(source: str, params: Mapping[str, JSON], tools: Mapping[str, s
 
 def reference_action(source: str, params: Mapping[str, JSON], tools: Mapping[str, str]) -> Action:
     """Return the run of the source alone."""
-    asked = {"kind": params["kind"], "payload": params["payload"], "steps": STEPS}
-    return Action("reference", _version("reference"), {"source": source}, asked, tools)
+    asked = {"steps": STEPS, **{name: params[name] for name in ("kind", "payload", "task") if name in params}}
+    step = "reference_seq2seq" if "task" in params else "reference"
+    return Action(step, _version(step), {"source": source}, asked, tools)
+
+
+def of_task(task: str | None) -> dict[str, JSON]:
+    """Return what the actions of a task say besides: nothing of a causal language model."""
+    return {} if task in (None, TASK) else {"task": task}
 
 
 def measure_action(
@@ -44,17 +52,20 @@ def measure_action(
 ) -> Action:
     """Return the measurement of an artefact against the answers."""
     inputs = {"reference": answers.tree, "graph": answers.graph.tree, "artefact": artefact}
-    special = answers.graph.facts["generation"]["special"]
+    about = answers.graph.facts["generation"]
+    special = about["special"]
+    pair = "decoding" in about
+    step = "measure_seq2seq" if pair else "measure_generation"
     params: dict[str, JSON] = {
         "runtime": engine,
         "path": path,
         "device": target.device,
-        "generation": {"bos": special["bos"], "eos": next(iter(special["eos"]), None)},
+        "generation": about if pair else {"bos": special["bos"], "eos": next(iter(special["eos"]), None)},
         **({"gpu": True} if target.device != "cpu" else {}),
     }
     names = {"python", "machine", *_TOOLS, *load_runtime(engine).toolchain}
     known = {name: version for name, version in tools.items() if name in names}
-    return Action("measure_generation", _version("measure_generation"), inputs, params, known)
+    return Action(step, _version(step), inputs, params, known)
 
 
 _TOOLS = ("tokenizers", "jinja2", "numpy")
@@ -74,20 +85,35 @@ def complete(graph: Result, reference: Result, store: Store) -> Answers:
         "tokenizer": files[TOKENIZER].digest,
         "template": template.digest if template else None,
     }
+    try:
+        Generation.from_json(about)
+    except ValueError as error:
+        raise StepError(f"what the export says of generation does not hold: {error}") from error
     interface = graph.facts["interface"]
     context, longest = about["context"], min(reference.facts["longest"], about["context"])
     ran = {"min": 1, "max": longest, **({"limit": {"min": 1, "max": context}} if longest < context else {})}
-    dimensions = {name: span if name == "batch" else ran for name, span in interface["dimensions"].items()}
+    spans = {"batch": interface["dimensions"]["batch"], "source": _of_source(about, reference)}
+    dimensions = {name: spans.get(name, ran) for name in interface["dimensions"]}
     facts = {**graph.facts, "generation": about, "interface": {**interface, "dimensions": dimensions}}
     return Answers(reference.tree, replace(graph, facts=facts))
 
 
+def _of_source(about: Mapping[str, JSON], reference: Result) -> JSON:
+    if "decoding" not in about:
+        return None
+    most = about["decoding"]["source"]
+    ran = min(reference.facts["source"], most)
+    return {"min": 1, "max": ran, **({"limit": {"min": 1, "max": most}} if ran < most else {})}
+
+
 def vectors(answers: Answers, store: Store) -> Tree:
     """Return the prompts and the source's tokens, which take the place of tensors among the reference vectors."""
-    return Tree.of({path: blob for path, blob in store.tree(answers.tree) if path in VECTORS})
+    found = {path: blob for path, blob in store.tree(answers.tree) if path in VECTORS or path.startswith(AUDIO)}
+    return Tree.of(found)
 
 
-def outputs() -> Sequence[str]:
+def outputs(task: str) -> Sequence[str]:
     """Return what a measurement compares of every case."""
-    found: Sequence[str] = plugins.load("steps", "measure_generation").OUTPUTS
+    step = "measure_seq2seq" if of_task(task) else "measure_generation"
+    found: Sequence[str] = plugins.load("steps", step).OUTPUTS
     return found

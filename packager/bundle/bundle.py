@@ -68,6 +68,7 @@ ALLOWED_SUFFIXES = frozenset(
         ".xml",
         ".toml",
         ".jinja",
+        ".wav",
     }
 )
 

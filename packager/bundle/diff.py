@@ -24,6 +24,7 @@ from packager.errors import MalformedError, NegativeAnswerError, UsageError
 from packager.formats import project_locks
 from packager.recipe.lengths import Lengths, Measured
 from packager.recipe.recipe import Recipe
+from packager.server.generation.settings import Generation
 from packager.store.store import Store
 
 Level: TypeAlias = Literal["none", "patch", "minor", "major"]
@@ -142,7 +143,7 @@ def _generation(old: Contract, new: Contract) -> Iterator[Change]:
             message = "is new: callers send texts, not tensors" if was is None else "is gone"
             yield Change("generation", "task", message, "major")
         return
-    for name in ("vocabulary", "bos", "eos", "tokenizer", "template"):
+    for name in ("task", "vocabulary", "bos", "eos", "tokenizer", "template"):
         before, after = getattr(was, name), getattr(now, name)
         if before != after:
             yield Change("generation", name, f"was {before or 'none'}, now {after or 'none'}", "major")
@@ -151,6 +152,25 @@ def _generation(old: Contract, new: Contract) -> Iterator[Change]:
         yield Change("generation", "context", f"was {was.context} tokens, now {now.context}", level)
     if was.sampling != now.sampling:
         yield Change("generation", "sampling", f"the defaults were {was.sampling}, now {now.sampling}", "minor")
+    yield from _pair(was, now)
+
+
+def _pair(was: Generation, now: Generation) -> Iterator[Change]:
+    """Yield what callers of an encoder-decoder can notice: less room for a source, other languages, other answers."""
+    before, after = was.decoding, now.decoding
+    if before and after:
+        if before.source != after.source:
+            level: Level = "minor" if after.source > before.source else "major"
+            yield Change("generation", "source", f"was {before.source} tokens, now {after.source}", level)
+        kept = replace(after, source=before.source, cross_bytes=before.cross_bytes)
+        if kept != before:
+            yield Change("generation", "decoding", "answers begin, end or are searched in another way", "minor")
+    heard, hears = was.audio, now.audio
+    if heard and hears:
+        if gone := sorted({*heard.languages, *heard.tasks} - {*hears.languages, *hears.tasks}):
+            yield Change("generation", "audio", f"{', '.join(gone)[:200]} is gone", "major")
+        if hears.seconds < heard.seconds:
+            yield Change("generation", "audio", f"was {heard.seconds} seconds, now {hears.seconds}", "major")
 
 
 def _classes(old: Contract, new: Contract) -> Iterator[Change]:

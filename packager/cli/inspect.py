@@ -107,6 +107,7 @@ def _text(
         kept = f"{says['cache']['bytes']} bytes of cache for each"
         rows.append(f"  generates  text, by {says['architecture']}: up to {says['context']} tokens, {kept}")
         rows.append(f"  template   {says['template'] or 'none'}; tokenizer {says['tokenizer']}")
+        rows += _decoding(says)
     if raw := contract.get("pipeline"):
         compared = f"{raw['inputs']} inputs compared with {raw['reference']}"
         rows.append(f"  pipeline   {raw['task']}, {compared}, the largest difference {raw['largest']:g}")
@@ -117,6 +118,19 @@ def _text(
     rows += _signed(statements)
     rows += [f"  attached   {item['digest']} (unreadable: {item['reason']:.200})" for item in unreadable]
     return [*rows, *_files(bundle)]
+
+
+def _decoding(says: Any) -> list[str]:
+    """Return what an encoder-decoder reads, and how it answers."""
+    if "decoding" not in says:
+        return []
+    how, audio = says["decoding"], says.get("audio")
+    source = f"texts of up to {how['source']} tokens"
+    if audio:
+        languages = f" in {len(audio['languages'])} languages" if audio["languages"] else ""
+        source = f"up to {audio['seconds']} seconds of audio at {audio['rate']} samples a second{languages}"
+    search = f"{how['beams']} beams" if how["beams"] > 1 else "the most likely token of every step"
+    return [f"  reads      {source}", f"  searches   {search}, up to {how['longest']} tokens"]
 
 
 def _signed(statements: list[AttachedStatement]) -> list[str]:

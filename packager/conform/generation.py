@@ -11,11 +11,15 @@ table of a tensor bundle:
     L4  a prompt in the middle of others answers the same, a seed repeats, a text that stops is kept out, an answer
         ends where the context does
 
+An encoder-decoder is asked by its sources: L2 leaves out the ids of audio, and L3 searches the recorded answer with
+beams as well.
+
 The tokens are in a statement about the bundle: without a trusted signer there is nothing to compare with.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
 import json
@@ -51,6 +55,10 @@ class Reference:
     prompts: Sequence[Mapping[str, JSON]]
     answers: Mapping[str, Mapping[str, JSON]]
     context: int
+    beams: int = 1
+    longest: int = 0
+    steps: int = 0
+    audio: Mapping[str, bytes] = field(default_factory=dict)
 
     @staticmethod
     def of(bundle: Bundle, stated: Mapping[str, bytes]) -> Reference:
@@ -61,8 +69,20 @@ class Reference:
                 hint="give --key or --trust; a build leaves the statement, and `packager sign` signs it as well",
             )
         answers = canonical.load(stated[OUTPUTS], limit=64 << 20)["prompts"]
-        prompts = bundle.load(PROMPTS)["prompts"]
-        return Reference(prompts, {row["name"]: row for row in answers}, bundle.contract.generation.context)
+        document, about = bundle.load(PROMPTS), bundle.contract.generation
+        prompts = document["prompts"]
+        heard = {row["name"]: bundle.read(f"vectors/{row['audio']}") for row in prompts if "audio" in row}
+        named = {row["name"]: row for row in answers}
+        if about.decoding is None:
+            return Reference(prompts, named, about.context)
+        how = about.decoding
+        return Reference(prompts, named, about.context, how.beams, how.longest, document["steps"], heard)
+
+    def source(self, prompt: Mapping[str, JSON]) -> dict[str, Any]:
+        """Return what the worker is given of a prompt."""
+        if prompt["name"] in self.audio:
+            return {"audio": base64.b64encode(self.audio[str(prompt["name"])]).decode()}
+        return {"ids": list(prompt["ids"])}
 
 
 @dataclass(slots=True)
@@ -154,11 +174,14 @@ def _run(
     for prompt in reference.prompts if level >= 2 else ():
         _check_texts(cell, model, prompt, reference.answers[str(prompt["name"])])
     for prompt in reference.prompts if level >= 3 else ():
-        _check_tokens(cell, model, prompt, reference.answers[str(prompt["name"])], tolerance)
+        answer = reference.answers[str(prompt["name"])]
+        _check_tokens(cell, model, reference, prompt, answer, tolerance)
+        if "beams" in answer:
+            _check_beams(cell, model, reference, prompt, answer)
     if level >= 4:
         _check_behaviour(cell, model, reference)
     if level >= 5:
-        measures |= _speed(model, reference.prompts[0])
+        measures |= _speed(model, reference.source(reference.prompts[0]))
         cell.add(5, "tokens come, and their speed is known", None)
 
 
@@ -166,8 +189,10 @@ def _check_texts(cell: _Cell, model: Conversation, prompt: Mapping[str, JSON], a
     name = prompt["name"]
     if "messages" in prompt:
         found = model.request(do="encode_chat", messages=prompt["messages"])["ids"]
-    else:
+    elif "text" in prompt:
         found = model.request(do="encode", text=prompt["text"], special=prompt["special"])["ids"]
+    else:
+        found = prompt["ids"]
     cell.add(2, f"prompt {name}: ids", _first_difference(prompt["ids"], found))
     text = model.request(do="decode", ids=answer["tokens"])["text"]
     cell.add(2, f"prompt {name}: text", None if text == answer["text"] else "the answer's text is another one")
@@ -182,11 +207,13 @@ def _first_difference(expected: Sequence[int], got: Sequence[int]) -> str | None
 def _check_tokens(
     cell: _Cell,
     model: Conversation,
+    reference: Reference,
     prompt: Mapping[str, JSON],
     answer: Mapping[str, JSON],
     tolerance: Mapping[str, float],
 ) -> None:
-    found = model.request(do="force", ids=prompt["ids"], tokens=answer["tokens"])
+    steps = {"steps": reference.steps} if reference.steps else {}
+    found = model.request(do="force", **reference.source(prompt), tokens=answer["tokens"], **steps)
     name, worst = prompt["name"], ""
     other = ""
     for step, (token, odds, gap) in enumerate(zip(answer["tokens"], answer["logprobs"], answer["gaps"], strict=True)):
@@ -201,25 +228,37 @@ def _check_tokens(
     cell.add(3, f"prompt {name}: greedy tokens", other or None)
 
 
+def _check_beams(
+    cell: _Cell, model: Conversation, reference: Reference, prompt: Mapping[str, JSON], answer: Mapping[str, JSON]
+) -> None:
+    """Search as the source did; other tokens than its own need the same score."""
+    expected = answer["beams"]["tokens"]
+    asked = {"max_tokens": reference.steps, "temperature": 0, "beams": reference.beams}
+    made = _answer(model, reference.source(prompt), **asked)
+    cell.add(3, f"prompt {prompt['name']}: beams", _first_difference(expected, made.tokens))
+
+
 def _check_behaviour(cell: _Cell, model: Conversation, reference: Reference) -> None:
-    ids = reference.prompts[0]["ids"]
+    ids = reference.source(reference.prompts[0])
     first = _answer(model, ids, max_tokens=8, temperature=0)
     for prompt in reference.prompts[1:3]:
-        _answer(model, prompt["ids"], max_tokens=2, temperature=0)
+        _answer(model, reference.source(prompt), max_tokens=2, temperature=0)
     again = _answer(model, ids, max_tokens=8, temperature=0)
     cell.add(4, "a prompt answers the same after others", _first_difference(first.tokens, again.tokens))
     seeds = [_answer(model, ids, max_tokens=8, temperature=1, seed=7).tokens for _ in range(2)]
     cell.add(4, "a seed repeats", _first_difference(*seeds))
+    if reference.steps:  # an encoder-decoder has no texts that stop, and its answer may have the whole context
+        return
     text = model.request(do="decode", ids=first.tokens)["text"]
     if stop := text[len(text) // 2 :][:4]:
         shown = "".join(
             piece
-            for piece in model.ask({"ids": ids}, {"max_tokens": 8, "temperature": 0, "stop": stop})
+            for piece in model.ask(ids, {"max_tokens": 8, "temperature": 0, "stop": stop})
             if isinstance(piece, str)
         )
         cell.add(4, "a text that stops is kept out", f"the answer holds `{stop}`" if stop in shown else None)
-    _check_schema(cell, model, ids)
-    room = reference.context - len(ids)
+    _check_schema(cell, model, ids["ids"])
+    room = reference.context - len(ids["ids"])
     if room <= 512:
         full = _answer(model, ids, temperature=0)
         late = len(full.tokens) > room or (full.finish == "length" and len(full.tokens) != room)
@@ -241,17 +280,17 @@ def _check_schema(cell: _Cell, model: Conversation, ids: Sequence[int]) -> None:
     cell.add(4, "an answer keeps to a JSON schema", wrong)
 
 
-def _answer(model: Conversation, ids: Sequence[int], **options: Any) -> Answer:
-    return next(piece for piece in model.ask({"ids": list(ids)}, options) if not isinstance(piece, str))
+def _answer(model: Conversation, source: Mapping[str, Any], **options: Any) -> Answer:
+    return next(piece for piece in model.ask(source, options) if not isinstance(piece, str))
 
 
-def _speed(model: Conversation, prompt: Mapping[str, JSON]) -> dict[str, JSON]:
+def _speed(model: Conversation, source: Mapping[str, Any]) -> dict[str, JSON]:
     """Return how long the first token took, and how many tokens a second came then; of one run, with one thread."""
     started = time.perf_counter()
-    _answer(model, prompt["ids"], max_tokens=1, temperature=0)
+    _answer(model, source, max_tokens=1, temperature=0)
     first = time.perf_counter() - started
     started = time.perf_counter()
-    made = _answer(model, prompt["ids"], max_tokens=33, temperature=0)
+    made = _answer(model, source, max_tokens=33, temperature=0)
     left = time.perf_counter() - started - first
     rate = (len(made.tokens) - 1) / left if left > 0 and len(made.tokens) > 1 else None
     return {"first_token_seconds": round(first, 4), **({"tokens_per_second": round(rate, 2)} if rate else {})}

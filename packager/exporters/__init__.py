@@ -413,14 +413,14 @@ def mask_for_comparison(leaves: Leaves, feeds: Feeds, expected: Arrays, got: Arr
 
 
 class GenerativeSource(Protocol):
-    """An opened source that generates text: its graph with a key-value cache, and its own answers."""
+    """An opened source that generates text: its graphs with a key-value cache, and its own answers."""
 
     @property
     def ports(self) -> tuple[Sequence[Port], Sequence[Port]]:
-        """The inputs and the outputs of the graph."""
+        """The inputs and the outputs of the decoder."""
 
-    def to_onnx(self, opset: int) -> Any:
-        """Return an `onnx.ModelProto` at exactly `opset`."""
+    def graphs(self, opset: int) -> Mapping[str, Any]:
+        """Return by folder an `onnx.ModelProto` at exactly `opset`; the decoder's is `model`."""
 
     def files(self) -> Mapping[str, bytes]:
         """Return the tokenizer and the chat template by their path in the bundle."""
@@ -438,13 +438,16 @@ class GenerativeSource(Protocol):
         """Return the text of ids by the source's own tokenizer, without special tokens."""
 
     def answers(self, steps: int) -> Iterator[tuple[JSON, JSON, Any]]:
-        """Yield of every reference prompt: the prompt, the greedy answer, and the logits [tokens, vocabulary]."""
+        """Yield of every reference prompt: the prompt, the greedy answer, and the logits [tokens, vocabulary].
+
+        Of an encoder-decoder the third is a mapping: `logits`, and of audio `features`, and the `file` as bytes.
+        """
 
 
-def generative(kind: str, source: Path, payload: str) -> GenerativeSource:
-    """Open a source that generates text. Raises StepError for a kind that does not.
+def generative(kind: str, source: Path, payload: str, task: str | None = None) -> GenerativeSource:
+    """Open a source that generates text. Raises StepError for a kind that does not, and for another task than its own.
 
-    An exporter offers it as `load_generative(source, payload)`.
+    An exporter offers it as `load_generative(source, payload, task)`; None is `text-generation`.
     """
     offered = getattr(exporter(kind), "load_generative", None)
     if offered is None:
@@ -452,7 +455,7 @@ def generative(kind: str, source: Path, payload: str) -> GenerativeSource:
             f"a source of kind `{kind}` generates no text by itself",
             hint="leave `task` out of the recipe: it is for directories of transformers and MLflow's flavour of them",
         )
-    return cast(GenerativeSource, offered(source, payload))
+    return cast(GenerativeSource, offered(source, payload, task))
 
 
 class Exporter(Protocol):

@@ -20,11 +20,13 @@ from packager.exporters._torch import program
 from packager.exporters._transformers import files, graph, images, opening, sentence
 from packager.exporters._transformers.inputs import Subject
 from packager.formats import safetensors
-from packager.server.generation.settings import TASK
+from packager.server.generation.settings import SPEECH, TASK, TEXT_TO_TEXT
 
 TOOLCHAIN: tuple[str, ...] = (*program.TOOLCHAIN, "transformers", "safetensors", "tokenizers")
 EXTRA = "transformers"
 EXECUTES = False
+_PAIRS = ("T5", "MT5", "Bart", "MBart", "Pegasus", "M2M100")
+_MARIAN = "MarianMTModel"
 LOOKS_FOR = "a directory with `config.json` and `model.safetensors`, or MLflow's transformers and sentence_transformers"
 
 
@@ -76,7 +78,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> graph.Source:
 
 
 def task(payload: str, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
-    """Return the task of a causal language model with a tokenizer, by its small files; None for any other model."""
+    """Return the task of a model that generates text and has a tokenizer, by its small files; None for any other."""
     prefix = "" if payload == "." else f"{payload}/"
     try:
         config = json.loads(read(f"{prefix}config.json"))
@@ -84,17 +86,39 @@ def task(payload: str, paths: Collection[str], read: Callable[[str], bytes]) -> 
     except (ValueError, AttributeError, KeyError):
         return None
     tokenizers = (f"{prefix}tokenizer.json", f"{prefix}tokenizer_config.json", "components/tokenizer/tokenizer.json")
-    causal = named.endswith(("ForCausalLM", "LMHeadModel")) and not config.get("is_encoder_decoder")
-    return TASK if causal and set(tokenizers) & {*paths} else None
+    if not set(tokenizers) & {*paths}:
+        return None
+    if config.get("is_encoder_decoder"):
+        _refuse_settings(prefix, paths, read)
+        if named == "WhisperForConditionalGeneration":
+            return SPEECH if f"{prefix}preprocessor_config.json" in paths else None
+        return TEXT_TO_TEXT if named.removesuffix("ForConditionalGeneration") in _PAIRS or named == _MARIAN else None
+    return TASK if named.endswith(("ForCausalLM", "LMHeadModel")) else None
 
 
-def load_generative(source: Path, payload: str) -> GenerativeSource:
-    """Open the directory of a causal language model with its tokenizer. Raises StepError for any other model."""
-    from packager.exporters._generation.source import open_source  # it computes with numpy
+def _refuse_settings(prefix: str, paths: Collection[str], read: Callable[[str], bytes]) -> None:
+    """Raise StepError for settings of generation that the build would refuse, by the small files."""
+    from packager.exporters._generation import files as beside
+
+    name = f"{prefix}generation_config.json"
+    try:
+        table = json.loads(read(name)) if name in paths else {}
+    except ValueError:
+        return  # the build says what is wrong with the file
+    if isinstance(table, dict):
+        beside.refuse_settings(table, beside.OF_PAIRS)
+
+
+def load_generative(source: Path, payload: str, task: str | None = None) -> GenerativeSource:
+    """Open the directory of a model that generates text, with its tokenizer. Raises StepError for any other model."""
+    from packager.exporters._generation import seq2seq_source  # both compute with numpy
+    from packager.exporters._generation.source import open_source
 
     folder = source if payload == "." else source / payload
     for path in sorted(folder.rglob("*.safetensors")):
         safetensors.check(path)
+    if task in (TEXT_TO_TEXT, SPEECH):
+        return seq2seq_source.open_source(source, folder, speech=task == SPEECH)
     return open_source(source, folder)
 
 

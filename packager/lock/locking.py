@@ -32,6 +32,7 @@ from packager.recipe.recipe import Recipe, RunsOn, no_tolerance
 from packager.runtime import GENERATION_REQUIREMENTS, load_runtime
 from packager.sandbox.sandbox import choose_confinement
 from packager.sandbox.worker import host_version
+from packager.server.generation.settings import PAIRS
 from packager.sources import Pin, Settings
 from packager.store.file_digests import Memo
 from packager.types import Action, Blob, Tree
@@ -122,10 +123,16 @@ def check_targets(recipe: Recipe) -> None:
     for target in recipe.targets():
         runtime = load_runtime(target.runtime)
         runtime.check_target(target.device, target.precision)
-        if runtime.tasks and recipe.task not in runtime.tasks:
+        if runtime.tasks and recipe.task is None:
             raise UsageError(
                 f"`{target.runtime}` runs models that generate text, and the recipe states no `task`",
                 hint=f"write `task: {runtime.tasks[0]}`, or remove `{target.runtime}` from `runs-on`",
+            )
+        pair = recipe.task in PAIRS and not (target.runtime == "onnxruntime" and target.precision == "fp32")
+        if pair or (runtime.tasks and recipe.task not in runtime.tasks):
+            raise UsageError(
+                f"`{target.name}` cannot run `task: {recipe.task}`",
+                hint="an encoder-decoder runs on `onnxruntime` in fp32: leave the other runtimes and precisions out",
             )
         named = set(recipe.tolerance) - {"default", *PRECISIONS} | set(recipe.tolerance) & {target.precision}
         if target.precision.startswith("int8") and not named:
@@ -253,11 +260,19 @@ def check_task(recipe: Recipe, exporter: str, payload: str, paths: Sequence[str]
             hint="leave `task` out: it is for directories of transformers and MLflow's flavour of them",
             edits=[Edit(("task",))],
         )
-    if offered(payload, paths, read) is None:
+    found = offered(payload, paths, read)
+    if found is None:
         raise UsageError(
-            f"`task` is `{recipe.task}`, and `{payload}` is no causal language model with a tokenizer",
+            f"`task` is `{recipe.task}`, and `{payload}` is no causal language model with a tokenizer, "
+            "and no encoder-decoder with one that is known here",
             hint="leave `task` out: without it the model becomes a graph of one pass",
             edits=[Edit(("task",))],
+        )
+    if found != recipe.task:
+        raise UsageError(
+            f"`task` is `{recipe.task}`, and what `{payload}` does is `{found}`",
+            hint=f"write `task: {found}`",
+            edits=[Edit(("task",), found)],
         )
 
 

@@ -288,6 +288,10 @@ def _generated(says: JSON) -> str:
         ("cache", f"{says['cache']['bytes']} bytes for each token"),
         ("tokenizer", says["tokenizer"]),
     ]
+    if how := says.get("decoding"):
+        audio = says.get("audio")
+        reads = f"{audio['seconds']} seconds of audio" if audio else f"texts of {how['source']} tokens"
+        rows += [("reads", f"up to {reads}"), ("beams", str(how["beams"]))]
     listed = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows if text)
     template = says["chat_template"]
     shown = (

@@ -50,7 +50,7 @@ VERSIONS = rf" *({_CLAUSE}) *(, *({_CLAUSE}) *)*"
 
 TOOLCHAINS = ("host", "locked")
 SANDBOXES = ("required", "none")
-TASKS = ("text-generation",)
+TASKS = ("text-generation", "text2text-generation", "automatic-speech-recognition")
 PRECISIONS = ("fp32", "fp32_optimised", "fp16", "mixed", "bf16", "int8", "int8_dynamic")
 DTYPES = (
     "bfloat16",

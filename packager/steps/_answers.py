@@ -96,11 +96,13 @@ EXPORT_GENERATION = record(
                 "special": record({"bos": _TOKEN, "eos": listed(WHOLE), "pad": _TOKEN}),
                 "cache": record({"layers": _LENGTH, "bytes": _LENGTH}),
                 "sampling": table(NUMBER),
-            }
+            },
+            {"decoding": ANYTHING, "audio": ANYTHING},  # read as `Generation` reads a hostile contract
         ),
     }
 )
 REFERENCE = record({"prompts": WHOLE, "longest": WHOLE})
+REFERENCE_SEQ2SEQ = record({"prompts": WHOLE, "longest": WHOLE, "source": WHOLE})
 COMPILE: Schema = {
     "type": "object",
     "required": ["path", "artefact"],

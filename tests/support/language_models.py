@@ -31,6 +31,22 @@ LLAMA = {
 }
 GPT2 = {**COMMON, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}
 
+PAIR = {**COMMON, "decoder_start_token_id": 1, "pad_token_id": 1}
+T5 = {**PAIR, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "n_positions": 256}
+BART = {
+    **PAIR,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 256,
+}
+HEARING = {"num_mel_bins": 80, "max_source_positions": 100, "max_target_positions": 64}
+EXTRACTOR = {"chunk_length": 2, "feature_size": 80}
+
 
 def tokenizer() -> Any:
     """Return a trained tokenizer with a chat template."""
@@ -58,8 +74,11 @@ def tokenizer() -> Any:
     return made
 
 
-def write(folder: Path, kind: str = "llama", **changes: Any) -> Path:
-    """Save a model of an architecture (`llama`, `gpt2`, …) with seeded weights, spread so that no token ties."""
+def write(folder: Path, kind: str = "llama", *, generation: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """Save a model of an architecture (`llama`, `gpt2`, …) with seeded weights, spread so that no token ties.
+
+    `generation` are members of `generation_config.json`. Whisper hears two seconds.
+    """
     import torch
     import transformers
 
@@ -93,20 +112,27 @@ def write(folder: Path, kind: str = "llama", **changes: Any) -> Path:
             "BertForMaskedLM",
             {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
         ),
-        "t5": (
-            "T5Config",
-            "T5ForConditionalGeneration",
-            {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2},
-        ),
+        "t5": ("T5Config", "T5ForConditionalGeneration", T5),
+        "mt5": ("MT5Config", "MT5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}),
+        "bart": ("BartConfig", "BartForConditionalGeneration", BART),
+        "mbart": ("MBartConfig", "MBartForConditionalGeneration", BART),
+        "marian": ("MarianConfig", "MarianMTModel", BART),
+        "pegasus": ("PegasusConfig", "PegasusForConditionalGeneration", BART),
+        "m2m_100": ("M2M100Config", "M2M100ForConditionalGeneration", BART),
+        "whisper": ("WhisperConfig", "WhisperForConditionalGeneration", {**BART, **HEARING}),
     }
     config, model, members = configs[kind]
     torch.manual_seed(0)
     made = getattr(transformers, model)(getattr(transformers, config)(**{**members, **changes}))
     for weight in made.parameters():
         if weight.ndim == 2:
-            torch.nn.init.normal_(weight, std=0.08)
+            torch.nn.init.normal_(weight, std=0.3 if made.config.is_encoder_decoder else 0.08)
+    for name, value in (generation or {}).items():
+        setattr(made.generation_config, name, value)
     made.eval().save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+    if kind == "whisper":
+        transformers.WhisperFeatureExtractor(**EXTRACTOR).save_pretrained(folder)
     return folder
 
 

@@ -88,7 +88,7 @@ class Decoder:
             traced = lib.export.export(_module(self), args, dynamic_shapes=shapes, strict=False)
         model = program.convert(traced, opset, [port.name for port in inputs], [port.name for port in outputs])
         for values, ports in ((model.graph.input, inputs), (model.graph.output, outputs)):
-            _name_axes(values, ports)
+            name_axes(values, ports)
         return model
 
     def _example(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -130,7 +130,8 @@ def _call(model: Any, ids: Any, mask: Any, positions: Any, past: Sequence[Any]) 
     return found.logits, [(layer.keys, layer.values) for layer in found.past_key_values.layers]
 
 
-def _name_axes(values: Any, ports: Sequence[Port]) -> None:
+def name_axes(values: Any, ports: Sequence[Port]) -> None:
+    """Give the axes of a graph's values the sizes and names of ports. Raises StepError for another number of axes."""
     for value, port in zip(values, ports, strict=True):
         axes = value.type.tensor_type.shape.dim
         if len(axes) != len(port.shape):

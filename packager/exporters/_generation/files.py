@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,19 @@ _NEUTRAL: Mapping[str, tuple[JSON, ...]] = {
     "watermarking_config": (None,),
 }
 """Settings of transformers that change tokens and that the loop does not have, with the values that change nothing."""
+
+OF_PAIRS = (
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "suppress_tokens",
+)
+"""Of these what the loop of an encoder-decoder has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +138,29 @@ def _ids(tables: list[Mapping[str, JSON]], name: str, tokenizer: Any) -> tuple[i
     return tuple(sorted({token for token in found if type(token) is int and token >= 0}))
 
 
-def sampling(folder: Path) -> dict[str, float]:
-    """Return the publisher's defaults of sampling. Raises StepError for a setting that the loop does not have."""
-    table = _table(folder / "generation_config.json")
-    for name, neutral in _NEUTRAL.items():
-        if name in table and table[name] not in neutral:
-            raise StepError(
-                f"`generation_config.json` sets `{name}` to `{table[name]!s:.60}`, which the loop does not do",
-                hint=f"remove `{name}` if the model is right without it; it changes which tokens come out",
-            )
+def sampling(folder: Path, table: Mapping[str, JSON] | None = None, honoured: Collection[str] = ()) -> dict[str, float]:
+    """Return the publisher's defaults of sampling. Raises StepError for a setting that the loop does not have.
+
+    `table` takes the place of `generation_config.json`; a loop may have settings that others have not.
+    """
+    table = _table(folder / "generation_config.json") if table is None else table
+    refuse_settings(table, honoured)
     stated = {name: table[name] for name in SAMPLING if type(table.get(name)) in (int, float)}
     if not table.get("do_sample"):
         stated = {name: value for name, value in stated.items() if name == "repetition_penalty"}
     elif "temperature" not in stated:
         stated["temperature"] = 1.0  # transformers' own default
     return {name: float(value) for name, value in stated.items() if not (name == "repetition_penalty" and value == 1)}
+
+
+def refuse_settings(table: Mapping[str, JSON], honoured: Collection[str] = ()) -> None:
+    """Raise StepError for a setting that changes tokens and that the loop does not have."""
+    for name, neutral in _NEUTRAL.items():
+        if name in table and table[name] not in neutral and name not in honoured:
+            raise StepError(
+                f"`generation_config.json` sets `{name}` to `{table[name]!s:.60}`, which the loop does not do",
+                hint=f"remove `{name}` if the model is right without it; it changes which tokens come out",
+            )
 
 
 def _table(path: Path) -> Mapping[str, JSON]:

@@ -30,14 +30,15 @@ def library() -> Any:
     return found
 
 
-def open_model(folder: Path, *, encoder: bool = False, optional: Sequence[str] = ()) -> Any:
+def open_model(folder: Path, *, encoder: bool = False, pair: bool = False, optional: Sequence[str] = ()) -> Any:
     """Open the weights with the class of the architecture, or, for an `encoder`, its body without a head.
 
-    Weights under the `optional` prefixes may be missing.
+    With `pair` it has to be an encoder-decoder, and must not be one without. Weights under the `optional` prefixes may
+    be missing.
     """
     config = files.read_json(folder / "config.json")
     _check(config)
-    kind = _class(library(), config, encoder)
+    kind = _class(library(), config, encoder, pair)
     model, missing = _opened(kind, folder)
     lacking = sorted(key for key in missing if not key.startswith(tuple(optional)))
     if lacking:
@@ -60,7 +61,7 @@ def _check(config: Mapping[str, JSON]) -> None:
         )
 
 
-def _class(lib: Any, config: Mapping[str, JSON], encoder: bool) -> Any:
+def _class(lib: Any, config: Mapping[str, JSON], encoder: bool, pair: bool) -> Any:
     """Return the class to open the weights with; refuses those whose answer is not one pass through one graph."""
     name = next(iter(config.get("architectures") or ()), "")
     if encoder and not name.endswith("Model"):
@@ -68,10 +69,13 @@ def _class(lib: Any, config: Mapping[str, JSON], encoder: bool) -> Any:
     kind = getattr(lib, name, None)
     if kind is None or not hasattr(kind, "from_pretrained"):
         raise StepError(f"architecture `{name or 'nothing'}` is not in this version of transformers", hint=LOG_AS_PT2)
-    if "decoder_input_ids" in inspect.signature(kind.forward).parameters:
+    is_pair = "decoder_input_ids" in inspect.signature(kind.forward).parameters
+    if pair and not is_pair:
+        raise StepError(f"`{name}` is no encoder-decoder", hint="leave `task` out, or state the task of its kind")
+    if is_pair and not pair:
         raise StepError(
             f"encoder-decoder models (`{name}`) are two graphs and a loop, which one graph cannot hold",
-            hint="export the encoder alone, or serve the model with a runtime that generates",
+            hint="state `task: text2text-generation`, or `automatic-speech-recognition` for one that reads audio",
         )
     return kind
 

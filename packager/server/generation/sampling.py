@@ -42,7 +42,7 @@ def log_probabilities(logits: Logits) -> NDArray[np.float64]:
 def choose(logits: Logits, sampling: Sampling, chance: np.random.Generator, seen: Collection[int]) -> int:
     """Return the next token; `seen` are the tokens of the prompt and the answer so far."""
     if sampling.repetition_penalty != 1.0 and seen:
-        logits = _penalised(logits, sampling.repetition_penalty, seen)
+        logits = penalise(logits, sampling.repetition_penalty, seen)
     if sampling.temperature == 0.0:
         return int(logits.argmax())
     scores = logits.astype(np.float64) / sampling.temperature
@@ -55,7 +55,7 @@ def choose(logits: Logits, sampling: Sampling, chance: np.random.Generator, seen
     return int(chance.choice(len(probabilities), p=probabilities))
 
 
-def _penalised(logits: Logits, penalty: float, seen: Collection[int]) -> Logits:
+def penalise(logits: Any, penalty: float, seen: Collection[int]) -> Any:
     """Return the logits with those of tokens that were there made smaller (Keskar et al. 2019, CTRL)."""
     found = logits.copy()
     places = np.fromiter(set(seen), dtype=np.int64)

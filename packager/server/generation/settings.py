@@ -8,11 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from packager.server.generation.decoding import Audio, Decoding
+
 TASK = "text-generation"
+TEXT_TO_TEXT, SPEECH = "text2text-generation", "automatic-speech-recognition"
+PAIRS = (TEXT_TO_TEXT, SPEECH)  # of encoder-decoders
+TASKS = (TASK, *PAIRS)
 FOLDER = "generation"
 TOKENIZER = f"{FOLDER}/tokenizer.json"
 TEMPLATE = f"{FOLDER}/chat_template.jinja"
 _MEMBERS = {"task", "architecture", "vocabulary", "context", "special", "cache", "tokenizer", "template", "sampling"}
+_OF_TASK: Mapping[str, set[str]] = {TASK: set(), TEXT_TO_TEXT: {"decoding"}, SPEECH: {"decoding", "audio"}}
+_BEGINNING = 4  # tokens beside the stated start, at most: language, task, no times, and one of the answer
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 SAMPLING: Mapping[str, tuple[float, float]] = {
     "temperature": (0.0, 100.0),
@@ -29,7 +36,8 @@ class Generation:
 
     `context` counts the tokens of prompt and answer together, `token_bytes` the memory of one of them in the cache.
     `eos` end an answer. `template` is the digest of the chat template, None where there is none. `sampling` are the
-    publisher's defaults; without a temperature the most likely token is taken.
+    publisher's defaults; without a temperature the most likely token is taken. Of an encoder-decoder, `context` counts
+    the tokens of the answer with those that begin it, and `decoding` says the rest; `audio` is that of a speech model.
     """
 
     task: str
@@ -44,24 +52,34 @@ class Generation:
     tokenizer: str
     template: str | None
     sampling: Mapping[str, float]
+    decoding: Decoding | None = None
+    audio: Audio | None = None
 
     @staticmethod
     def from_json(value: Any) -> Generation:
         """Read the member of a contract, which may be hostile. Raises ValueError."""
-        if not isinstance(value, dict) or set(value) != _MEMBERS:
-            raise ValueError(f"`generation` has not the members {', '.join(sorted(_MEMBERS))}")
-        if value["task"] != TASK:
-            raise ValueError(f"the task `{value['task']!s:.40}` is unknown, expected `{TASK}`")
-        special, cache = _record(value["special"], ("bos", "eos", "pad")), _record(value["cache"], ("layers", "bytes"))
+        if not isinstance(value, dict) or not isinstance(value.get("task"), str):
+            raise ValueError("`generation` states no task")
+        task = value["task"]
+        if task not in TASKS:
+            raise ValueError(f"the task `{task:.40}` is unknown, expected one of {', '.join(TASKS)}")
+        members = _MEMBERS | _OF_TASK[task]
+        if set(value) != members:
+            raise ValueError(f"`generation` has not the members {', '.join(sorted(members))}")
         vocabulary = _whole(value["vocabulary"], 1)
+        context = _whole(value["context"], 2)
+        decoding = Decoding.from_json(value["decoding"], vocabulary) if "decoding" in value else None
+        if decoding is not None and context < len(decoding.start) + _BEGINNING:
+            raise ValueError(f"a context of {context} tokens has no room for an answer")
+        special, cache = _record(value["special"], ("bos", "eos", "pad")), _record(value["cache"], ("layers", "bytes"))
         eos = special["eos"]
         if not isinstance(eos, list) or len(eos) > 256:
             raise ValueError("`generation.special.eos` is no list of tokens")
         return Generation(
-            TASK,
+            task,
             _text(value["architecture"]),
             vocabulary,
-            _whole(value["context"], 2),
+            context,
             _token(special["bos"], vocabulary),
             tuple(_whole(token, 0, vocabulary - 1) for token in eos),
             _token(special["pad"], vocabulary),
@@ -70,6 +88,8 @@ class Generation:
             _digest(value["tokenizer"]),
             None if value["template"] is None else _digest(value["template"]),
             _sampling(value["sampling"]),
+            decoding,
+            Audio.from_json(value["audio"], vocabulary) if "audio" in value else None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -84,6 +104,8 @@ class Generation:
             "tokenizer": self.tokenizer,
             "template": self.template,
             "sampling": dict(self.sampling),
+            **({"decoding": self.decoding.to_json()} if self.decoding else {}),
+            **({"audio": self.audio.to_json()} if self.audio else {}),
         }
 
 

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the bytes of a WAV file to the log-mel spectrogram that a speech model reads; numpy alone.
+
+The spectrogram is that of Whisper: a periodic Hann window, frames centred on multiples of the hop with reflected ends,
+power, Slaney's mel scale and norm, the decimal logarithm, everything more than 8 below the largest value raised to
+there, and (x + 4) / 4.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from packager.server.errors import RequestError
+from packager.server.generation.decoding import MAX_RATE, MIN_RATE, Audio
+
+Samples: TypeAlias = NDArray[np.float32]
+MAX_CHANNELS = 32
+_MAX_CHUNKS = 256
+_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_OTHER = {b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"\xff\xfb": "MP3", b"\x1aE\xdf\xa3": "WebM", b"FORM": "AIFF"}
+_CONVERT = "convert it before: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
+_BETA = 5.0  # of the Kaiser window, as scipy.signal.resample_poly has it
+_HALF = 10  # taps on each side, in periods of the slower rate
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    kind: int
+    channels: int
+    rate: int
+    bits: int
+
+
+def read_wav(data: bytes | bytearray | memoryview, most_seconds: float) -> tuple[Samples, int]:
+    """Return the samples of a WAV file in [-1, 1], channels averaged, and how many come a second.
+
+    PCM of 8, 16, 24 and 32 bits and floats of 32 and 64 bits are read. Raises RequestError for anything else, for a
+    file that ends before its length, and for more than `most_seconds`.
+    """
+    view = memoryview(data)
+    if bytes(view[:4]) != b"RIFF" or bytes(view[8:12]) != b"WAVE":
+        found = next((name for mark, name in _OTHER.items() if bytes(view[: len(mark)]) == mark), "something else")
+        found = "MP4" if bytes(view[4:8]) == b"ftyp" else found
+        raise RequestError(f"expected a WAV file, got {found}; {_CONVERT}")
+    form: _Format | None = None
+    for name, content in _chunks(view):
+        if name == b"fmt ":
+            form = _format(content)
+        elif name == b"data":
+            if form is None:
+                raise RequestError("the WAV file says nothing of its samples before they begin")
+            return _samples(content, form, most_seconds), form.rate
+    raise RequestError("the WAV file holds no samples")
+
+
+def _chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    place = 12
+    for _ in range(_MAX_CHUNKS):
+        if place + 8 > len(view):
+            return
+        name, (size,) = bytes(view[place : place + 4]), struct.unpack_from("<I", view, place + 4)
+        if place + 8 + size > len(view):
+            raise RequestError("the WAV file ends before its samples do")
+        yield name, view[place + 8 : place + 8 + size]
+        place += 8 + size + size % 2
+
+
+def _format(content: memoryview) -> _Format:
+    if len(content) < 16:
+        raise RequestError("the WAV file's description of its samples is cut")
+    kind, channels, rate, _, block, bits = struct.unpack_from("<HHIIHH", content)
+    if kind == _EXTENSIBLE and len(content) >= 26:
+        (kind,) = struct.unpack_from("<H", content, 24)
+    known = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}
+    if bits not in known.get(kind, ()):
+        raise RequestError(
+            f"the WAV file's samples are of kind {kind} with {bits} bits, expected PCM or floats; {_CONVERT}"
+        )
+    if not 1 <= channels <= MAX_CHANNELS or block != channels * bits // 8:
+        raise RequestError(f"the WAV file states {channels} channels in blocks of {block} bytes")
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise RequestError(f"the WAV file has {rate} samples a second, expected {MIN_RATE} to {MAX_RATE}")
+    return _Format(kind, channels, rate, bits)
+
+
+def _samples(content: memoryview, form: _Format, most_seconds: float) -> Samples:
+    width = form.bits // 8
+    if not content or len(content) % (width * form.channels):
+        raise RequestError("the WAV file ends within a sample" if content else "the WAV file holds no samples")
+    seconds = len(content) / (width * form.channels * form.rate)
+    if seconds > most_seconds:
+        raise RequestError(f"the audio has {seconds:.1f} seconds, expected at most {most_seconds:g}", status=413)
+    found = _scaled(content, form).reshape(-1, form.channels)
+    mono = found[:, 0] if form.channels == 1 else found.mean(axis=1)
+    if form.kind == _FLOAT and not np.isfinite(mono).all():
+        raise RequestError("the WAV file holds samples that are no numbers")
+    return np.clip(mono, -1, 1).astype(np.float32)
+
+
+def _scaled(content: memoryview, form: _Format) -> NDArray[Any]:
+    if form.kind == _FLOAT:
+        return np.frombuffer(content, f"<f{form.bits // 8}")
+    if form.bits == 8:
+        return (np.frombuffer(content, "u1").astype(np.float32) - 128) / 128
+    if form.bits == 24:
+        wide = np.zeros((len(content) // 3, 4), "u1")
+        wide[:, 1:] = np.frombuffer(content, "u1").reshape(-1, 3)
+        return wide.view("<i4")[:, 0] / 2.0**31
+    return np.frombuffer(content, f"<i{form.bits // 8}") / 2.0 ** (form.bits - 1)
+
+
+def resample(samples: Samples, rate: int, wanted: int) -> Samples:
+    """Return samples at another rate: a polyphase filter with a Kaiser window, as scipy.signal.resample_poly's."""
+    if rate == wanted:
+        return samples
+    common = math.gcd(rate, wanted)
+    up, down = wanted // common, rate // common
+    half = _HALF * max(up, down)
+    places = np.arange(-half, half + 1)
+    taps = np.sinc(places / max(up, down)) * np.kaiser(2 * half + 1, _BETA)
+    taps *= up / taps.sum()
+    count = -(-len(samples) * up // down)
+    found = np.zeros(count)
+    side = half // up + 1
+    padded = np.concatenate([np.zeros(side), samples.astype(np.float64), np.zeros(side + down + 1)])
+    for first in range(min(up, count)):
+        # output n reads input k with the tap n * down - k * up + half; of outputs `up` apart the taps are the same
+        lowest = -((half - first * down) // up)
+        own = taps[first * down - lowest * up + half :: -up][: 2 * half // up + 1]
+        begin = lowest + side
+        windows = np.lib.stride_tricks.sliding_window_view(padded[begin:], len(own))[::down]
+        outputs = found[first::up]
+        outputs[:] = windows[: len(outputs)] @ own
+    return found.astype(np.float32)
+
+
+def log_mel(samples: Samples, audio: Audio) -> NDArray[np.float32]:
+    """Return the features [mels, frames] of samples at the model's rate, filled up with silence to one pass.
+
+    Raises RequestError for more than one pass.
+    """
+    if len(samples) > audio.samples:
+        seconds = len(samples) / audio.rate
+        raise RequestError(f"the audio has {seconds:.1f} seconds, expected at most {audio.seconds}", status=413)
+    side = audio.window // 2
+    wave = np.zeros(audio.samples)
+    wave[: len(samples)] = samples
+    padded = np.pad(wave, side, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, audio.window)[:: audio.hop][: audio.frames]
+    shape = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(audio.window) / audio.window)
+    power = np.abs(np.fft.rfft(frames * shape, axis=1)) ** 2
+    found = np.log10(np.maximum(power @ mel_filters(audio.rate, audio.window, audio.mels), 1e-10))
+    found = np.maximum(found, found.max() - 8.0)
+    return ((found.T + 4.0) / 4.0).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def mel_filters(rate: int, window: int, mels: int) -> NDArray[np.float64]:
+    """Return triangles [window // 2 + 1, mels] of Slaney's mel scale from 0 to half the rate, each of area 1."""
+    edges = _hertz(np.linspace(_mel(0.0), _mel(rate / 2), mels + 2))
+    bins = np.linspace(0, rate // 2, window // 2 + 1)
+    slopes = edges[None] - bins[:, None]
+    widths = np.diff(edges)
+    found = np.maximum(0, np.minimum(-slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]))
+    scaled: NDArray[np.float64] = found * (2.0 / (edges[2:] - edges[:-2]))
+    return scaled
+
+
+_LINEAR, _STEP = 1000.0, 27.0 / np.log(6.4)  # linear up to 1 kHz, then 27 steps for a factor of 6.4
+
+
+def _mel(hertz: float) -> float:
+    return 3 * hertz / 200 if hertz < _LINEAR else float(15 + np.log(hertz / _LINEAR) * _STEP)
+
+
+def _hertz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(mels < 15, 200 * mels / 3, _LINEAR * np.exp((mels - 15) / _STEP))
