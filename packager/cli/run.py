@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answer every row of a file with an installed bundle: JSON lines, CSV, Parquet, or a folder of images.
+"""Answer every row of a file with an installed bundle: JSON lines, CSV, Parquet, or a folder of images, audio or texts.
 
 Each row keeps its columns and gets an `answer`; rows that are refused go to OUT.refused.jsonl with the reason, and
 OUT.run.json names the bundle. Columns are those of the bundle: `text`, or the names of its inputs. An interrupted run
@@ -22,7 +22,9 @@ EXAMPLES = """  packager run /srv/encoder reviews.jsonl -o vectors.parquet
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", type=Path, help="directory given to `packager install`")
-    parser.add_argument("input", metavar="IN", type=Path, help=".jsonl, .csv, .parquet, or a folder of images")
+    parser.add_argument(
+        "input", metavar="IN", type=Path, help=".jsonl, .csv, .parquet, or a folder of images, .wav, .txt"
+    )
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help=".jsonl, .csv or .parquet")
     parser.add_argument(
         "--column", action="append", default=[], metavar="NAME=COLUMN", help="take COLUMN of the input as NAME"

@@ -177,7 +177,7 @@ def _answer_all(
 ) -> int:
     """Answer the chunks that have no part yet; return how many had one."""
     about = free.queue[0].about
-    rows, number, resumed, done = table_files.read_rows(source), 0, 0, 0
+    rows, number, resumed, done = table_files.read_rows(source, about["columns"][0]), 0, 0, 0
     told = time.monotonic()
     running: set[Future[int]] = set()
     with ThreadPoolExecutor(settings.processes) as pool:
@@ -202,6 +202,9 @@ def _answer_all(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    if not number and source.is_dir():
+        kind = about["columns"][0]
+        raise UsageError(f"`{source}` holds no {kind} files", hint=f"the bundle takes {', '.join(about['columns'])}")
     return resumed
 
 
@@ -214,8 +217,6 @@ def _check_columns(chunk: Sequence[Row], about: Mapping[str, JSON], columns: Map
     if isinstance(row, Unreadable):
         return
     if source.is_dir():
-        if about["columns"] != ["image"]:
-            raise UsageError("the bundle takes no images", hint=f"it takes {', '.join(about['columns'])}")
         return
     for name in about["columns"]:
         column = columns.get(name, name)
@@ -261,9 +262,12 @@ def _asked(row: Row, about: Mapping[str, JSON], columns: Mapping[str, str], sour
         return row
     if source.is_dir():
         try:
-            return {"image": table_files.read_image(source, str(row["file"]))}
+            kind = next(iter(about["columns"]))
+            return {kind: table_files.read_file(source, str(row["file"]), kind)}
         except OSError as error:
             return Unreadable(f"cannot be read: {error.strerror}", str(row["file"]))
+        except ValueError as error:
+            return Unreadable(str(error), str(row["file"]))
     names = [*about["columns"], *about["optional"]]
     return {name: row[columns.get(name, name)] for name in names if columns.get(name, name) in row}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows from and to files: JSON lines, CSV, Parquet, and a folder of images. One chunk at a time is in memory."""
+"""Rows from and to files: JSON lines, CSV, Parquet, a folder of images, audio or texts. One chunk is in memory."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from packager.errors import MissingToolError, UsageError
 
 ANSWER = "answer"
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+_OF_KIND = {"image": _IMAGES, "audio": (".wav",), "text": (".txt",)}
 _LONGEST = 64 << 20  # bytes of one line
 
 
@@ -31,28 +32,42 @@ class Unreadable:
 Row: TypeAlias = "Mapping[str, JSON] | Unreadable"
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file or folder in order. Raises UsageError for a form that is not known."""
+def read_rows(path: Path, kind: str | None = None) -> Iterator[Row]:
+    """Yield the rows of a file or folder in order; of a folder files of a kind (`image`, `audio`, `text`), or all.
+
+    Raises UsageError for a form that is not known.
+    """
     if path.is_dir():
-        return _images(path)
+        return _folder(path, kind)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise UsageError(
-            f"`{path}` has no known form", hint=f"known are {', '.join(sorted(_READERS))}, and folders of images"
+            f"`{path}` has no known form",
+            hint=f"known are {', '.join(sorted(_READERS))}, and folders of images, .wav or .txt",
         )
     return reader(path)
 
 
-def _images(folder: Path) -> Iterator[Row]:
-    """Yield images by their path below the folder; links are not followed."""
+def _folder(folder: Path, kind: str | None) -> Iterator[Row]:
+    """Yield images, audio or texts by their path below the folder; links are not followed."""
+    known = [suffix for name, suffixes in _OF_KIND.items() for suffix in suffixes if kind in (None, name)]
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _IMAGES and path.is_file() and not path.is_symlink():
+        if path.suffix.lower() in known and path.is_file() and not path.is_symlink():
             yield {"file": path.relative_to(folder).as_posix()}
 
 
-def read_image(folder: Path, name: str) -> str:
-    """Return an image as text in base64, as requests carry it. Raises OSError."""
-    return base64.b64encode((folder / name).read_bytes()).decode()
+def read_file(folder: Path, name: str, kind: str) -> str:
+    """Return a file as requests carry it: a text as it is, an image or audio in base64.
+
+    Raises OSError, and ValueError for a text that is not UTF-8.
+    """
+    data = (folder / name).read_bytes()
+    if kind != "text":
+        return base64.b64encode(data).decode()
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ValueError("the text is not UTF-8") from None
 
 
 def _json_lines(path: Path) -> Iterator[Row]:

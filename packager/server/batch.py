@@ -8,6 +8,8 @@ where one of them is refused are they read one by one.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -50,6 +52,8 @@ def _send(value: Any) -> None:
 
 def _opened(found: Config, threads: int) -> tuple[Answer, dict[str, Any]]:
     """Open the model, and its pipeline if there is one; return what answers rows, and what a row is."""
+    if found.generation is not None:
+        return _opened_seq2seq(found, threads)
     session = model.load(found, threads)
     names = [port.name for port in session.outputs]
 
@@ -81,6 +85,37 @@ def _opened(found: Config, threads: int) -> tuple[Answer, dict[str, Any]]:
         "vectors": opened.about.task == "sentence-embedding",
     }
     return answer_raw, {**about, "rows": min(opened.most_rows or _MOST_ROWS, _MOST_ROWS)}
+
+
+def _opened_seq2seq(found: Config, threads: int) -> tuple[Answer, dict[str, Any]]:
+    """Open an encoder-decoder, whose rows are texts or audio; each is answered by itself."""
+    from packager.server.generation.seq2seq import Seq2Seq
+
+    opened = Seq2Seq.open(found, threads)
+    name = "audio" if opened.about.audio else "text"
+
+    def answer(rows: Sequence[Any]) -> list[Any]:
+        answers = []
+        for row in rows:
+            value = row.get(name) if isinstance(row, dict) else row
+            if not isinstance(value, str):
+                raise RequestError(f"`{name}`: expected a text")
+            if name == "text":
+                job = opened.job_of_text(value, {})
+            else:
+                job = opened.job_of_audio(_bytes(value), {})
+            made = opened.whole(job)
+            answers.append(made.text.strip() if made else "")
+        return answers
+
+    return answer, {"columns": [name], "optional": [], "vectors": False, "rows": 1}
+
+
+def _bytes(value: str) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except binascii.Error:
+        raise RequestError("`audio`: expected the bytes of a WAV file in base64") from None
 
 
 def _answered(answer: Answer, rows: Sequence[Any], most: int) -> list[Any]:

@@ -30,6 +30,7 @@ from packager.server.execution.session import Session, WarmUp
 from packager.server.execution.warm_up import WarmUpInputs
 from packager.server.execution.worker_pool import WorkerPool, WorkerSettings
 from packager.server.generation.engine import Engine as Texts
+from packager.server.generation.seq2seq import Seq2Seq
 from packager.server.generation.shared_steps import SharedSteps
 from packager.server.knobs import Knobs
 from packager.server.protocol.interface import Interface
@@ -99,6 +100,7 @@ class Engine:
         self.pipeline: Pipeline | None = None
         self._session: Session | None = None
         self.texts: Texts | None = None
+        self.seq2seq: Seq2Seq | None = None
         self._warm_up_inputs = WarmUpInputs(config.interface)
         self._outputs: tuple[str, ...] = ()
         self._batcher: Batcher | None = None
@@ -133,6 +135,8 @@ class Engine:
     async def load(self) -> tuple[Session, WarmUp]:
         """Open and warm up the model on a worker thread. Raises StartError."""
         loop, config, settings = asyncio.get_running_loop(), self.config, self._settings
+        if config.generation and config.generation.decoding:
+            return await self._load_seq2seq()
         if config.generation:
             return await self._load_texts()
         session = await loop.run_in_executor(self.pool, self._open_session)
@@ -171,6 +175,18 @@ class Engine:
         self.texts, self._session = texts, texts.session
         self._refreshing = asyncio.create_task(self._refresh_metrics())
         return texts.session, WarmUp(time.perf_counter() - started, 0)
+
+    async def _load_seq2seq(self) -> tuple[Session, WarmUp]:
+        """Open an encoder-decoder, and have it make one token. Raises StartError."""
+        if self._settings.worker_settings is not None:
+            raise StartError("a model that generates text runs in this process", hint="leave `runtime.processes` at 0")
+        loop, started = asyncio.get_running_loop(), time.perf_counter()
+        opened = await loop.run_in_executor(self.pool, Seq2Seq.open, self.config, self._settings.threads)
+        await loop.run_in_executor(self.pool, opened.try_out)
+        self._describe(opened.session)
+        self.seq2seq, self._session = opened, opened.session
+        self._refreshing = asyncio.create_task(self._refresh_metrics())
+        return opened.session, WarmUp(time.perf_counter() - started, 0)
 
     def _describe(self, session: Session) -> None:
         config = self.config

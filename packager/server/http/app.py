@@ -42,6 +42,7 @@ from packager.server.http.pace import Pace
 from packager.server.http.proxies import Proxies
 from packager.server.http.raw_requests import RawRequests
 from packager.server.http.responses import JSON_FIELDS, Response, Route, json_response, refusal
+from packager.server.http.seq2seq import Seq2SeqRoutes
 from packager.server.http.texts import Answer, Streamed, TextRoutes
 from packager.server.http.waiting import parse_timeout, wait_result
 from packager.server.protocol import protocol, triton_extensions
@@ -107,13 +108,14 @@ class App:
 
     def _tasks(self, read: tuple[str, ...]) -> dict[str, Route]:
         """Return the routes of a model that generates text: its graph takes no single requests."""
-        texts = TextRoutes(self._engine, SharedTimeout(self._engine.admission.limits.body_timeout))
+        timeout, about = SharedTimeout(self._engine.admission.limits.body_timeout), self._engine.config.generation
+        kind = Seq2SeqRoutes if about and about.decoding else TextRoutes
         return {
             "/v2/health/live": Route("health", read, self._live),
             "/v2/health/ready": Route("health", read, self._readiness),
             "/v2/knobs": Route("server", read, self._describe_knobs),
             "/metrics": Route("metrics", read, self._exposition),
-            **{path: Route(*route) for path, route in texts.table().items()},
+            **{path: Route(*route) for path, route in kind(self._engine, timeout).table().items()},
         }
 
     def _of_model(self, path: str) -> dict[str, Route]:
