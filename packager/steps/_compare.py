@@ -89,6 +89,22 @@ def _element(expected: Any, got: Any, index: int) -> JSON:
     }
 
 
+def same(expected: Any, got: Any) -> JSON:
+    """Compare what has no tolerance; of lists of unequal length up to the first difference."""
+    numpy = importlib.import_module("numpy")
+    if expected.shape == got.shape:
+        return compare(expected, got)
+    short = min(len(expected), len(got))
+    differs = numpy.flatnonzero(expected[:short] != got[:short])
+    place = int(differs[0]) if len(differs) else short
+    first = {"index": [place], "expected": _at(expected, place), "got": _at(got, place)}
+    return {"dtype": expected.dtype.name, "shape": list(expected.shape), "unequal": 1, "first_unequal": first}
+
+
+def _at(values: Any, place: int) -> JSON:
+    return number(values[place].item()) if place < len(values) else "nothing"
+
+
 def number(value: Any) -> JSON:
     """Return `value` if every JSON reader agrees on it, else as text."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -126,8 +126,8 @@ def _case(decoder: Any, tokenizer: Any, template: Any, item: _Expected) -> JSON:
     made = tokenizer.encode(text, special=item.prompt["special"])
     outputs = {
         "logits": _compare.compare(item.logits[None], logits[None]),
-        "prompt_ids": same(numpy.array(ids), numpy.array(made, dtype=numpy.int64)),
-        "text": same(*(numpy.array([t], object) for t in (item.answer["text"], tokenizer.decode(tokens)))),
+        "prompt_ids": _same(numpy.array(ids), numpy.array(made, dtype=numpy.int64)),
+        "text": _same(*(numpy.array([t], object) for t in (item.answer["text"], tokenizer.decode(tokens)))),
         "tokens": _compare.compare(numpy.array(tokens), own, _gaps(item.logits, tokens, own)),
     }
     lengths = {"batch": 1, "sequence": len(ids), "past": len(ids) + len(tokens) - 1, "total": len(ids) + len(tokens)}
@@ -156,7 +156,7 @@ def _gaps(logits: Any, tokens: Sequence[int], own: Any) -> Any:
     return logits[steps, list(tokens)].astype("float64") - logits[steps, own]
 
 
-def same(expected: Any, got: Any) -> JSON:
+def _same(expected: Any, got: Any) -> JSON:
     """Compare what has no tolerance; of lists of unequal length up to the first difference."""
     numpy = importlib.import_module("numpy")
     if expected.shape == got.shape:

@@ -19,7 +19,6 @@ from packager.errors import PackagerError, StepError
 from packager.formats import safetensors
 from packager.runtime import load_runtime
 from packager.steps import _answers, _compare
-from packager.steps.measure_generation import same
 
 VERSION = 1  # 1: first form
 ANSWER = _answers.MEASURE_GENERATION
@@ -101,7 +100,7 @@ def _case(site: _Site, item: _Expected) -> JSON:
         of_features = _compare.compare(item.features[None], features[None])
     else:
         made = site.tokenizer.encode(prompt["text"], special=prompt["special"])
-        of_ids = same(numpy.array(prompt["ids"]), numpy.array(made, dtype=numpy.int64))
+        of_ids = _compare.same(numpy.array(prompt["ids"]), numpy.array(made, dtype=numpy.int64))
     try:
         cache = _encoded(site, prompt, features)
         logits, own = _forced(site, cache, start, tokens)
@@ -116,7 +115,9 @@ def _case(site: _Site, item: _Expected) -> JSON:
         "features": of_features,
         "logits": _compare.compare(item.logits[None], logits[None]),
         "prompt_ids": of_ids,
-        "text": same(*(numpy.array([t], object) for t in (item.answer["text"], site.tokenizer.decode(tokens)))),
+        "text": _compare.same(
+            *(numpy.array([t], object) for t in (item.answer["text"], site.tokenizer.decode(tokens)))
+        ),
         "tokens": _compare.compare(numpy.array(tokens), own, gaps),
     }
     length = len(start) + len(tokens)

@@ -17,11 +17,11 @@ from packager.canonical import JSON
 from packager.errors import StepError
 from packager.formats import safetensors
 from packager.steps import _answers
-from packager.steps.reference import LOGITS, OUTPUTS, PROMPTS
 from packager.types import check_path
 
 VERSION = 1  # 1: first form
 ANSWER = _answers.REFERENCE_SEQ2SEQ
+PROMPTS, OUTPUTS, LOGITS = "prompts.json", "outputs.json", "logits.safetensors"
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:

@@ -195,7 +195,7 @@ def test_conformance_compares_what_is_heard(speech: Project, tmp_path: Path) -> 
     assert cell["outcome"] == "pass" and cell["levels"]["L3"] == "pass"
 
 
-def test_another_task_is_refused_before_the_build(speech: Project, tmp_path: Path) -> None:
+def test_another_task_is_refused_before_the_build(tmp_path: Path) -> None:
     other = Project(tmp_path / "other", tmp_path / "store")
     other.folder.mkdir()
     language_models.write(other.folder / "model", "t5")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,8 @@ def test_fifty_sentences_have_the_tokens_of_transformers(made: Made) -> None:
     assert len(rows) == 50 and max(row["features"] for row in rows) < 1e-3
 
 
-def compare(made: Made) -> list[dict[str, Any]]:
-    """Return of every sentence the tokens and texts of both sides."""
+def compare(made: Made, places: Sequence[int] = range(len(SENTENCES))) -> list[dict[str, Any]]:
+    """Return of sentences the tokens and texts of both sides."""
     import torch
     import transformers
     from scipy.signal import resample_poly
@@ -89,7 +90,8 @@ def compare(made: Made) -> list[dict[str, Any]]:
     tokenizer = Tokenizer.open(made.graph / TOKENIZER)
     ours = Seq2Seq(about, about.decoding, pair, tokenizer, None, "onnxruntime")  # type: ignore[arg-type]
     found = []
-    for number, text in enumerate(SENTENCES):
+    for number in places:
+        text = SENTENCES[number]
         data = whole(speak(text, number))
         samples, rate = audio.read_wav(data, 30)
         heard = resample_poly(samples.astype(np.float64), 320, 441).astype(np.float32)

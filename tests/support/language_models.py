@@ -118,7 +118,7 @@ def write(folder: Path, kind: str = "llama", *, generation: dict[str, Any] | Non
         "mbart": ("MBartConfig", "MBartForConditionalGeneration", BART),
         "marian": ("MarianConfig", "MarianMTModel", BART),
         "pegasus": ("PegasusConfig", "PegasusForConditionalGeneration", BART),
-        "m2m_100": ("M2M100Config", "M2M100ForConditionalGeneration", BART),
+        "m2m_100": ("M2M100Config", "M2M100ForConditionalGeneration", {**BART, "decoder_start_token_id": 2}),
         "whisper": ("WhisperConfig", "WhisperForConditionalGeneration", {**BART, **HEARING}),
     }
     config, model, members = configs[kind]
@@ -127,6 +127,9 @@ def write(folder: Path, kind: str = "llama", *, generation: dict[str, Any] | Non
     for weight in made.parameters():
         if weight.ndim == 2:
             torch.nn.init.normal_(weight, std=0.3 if made.config.is_encoder_decoder else 0.08)
+    made.generation_config._from_model_config = (
+        not generation
+    )  # else it is made anew, and loses what is Whisper's alone
     for name, value in (generation or {}).items():
         setattr(made.generation_config, name, value)
     made.eval().save_pretrained(folder)

@@ -167,7 +167,7 @@ def test_the_server_answers_as_the_source(site: Path, prompt: tuple[str, str]) -
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
-            return error.code, json.load(error)["error"]
+            return error.code, json.load(error).get("error", "")
 
     try:
         for _ in range(300):
