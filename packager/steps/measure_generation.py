@@ -70,7 +70,7 @@ def _texts(tokenizer: Any, reference: Path) -> JSON:
     none = _compare.compare(numpy.zeros(0, numpy.int64), numpy.zeros(0, numpy.int64))
     outputs = {
         "logits": _compare.compare(numpy.zeros(0, numpy.float32), numpy.zeros(0, numpy.float32)),
-        "prompt_ids": _same(numpy.array(theirs, object), numpy.array(named, object)),
+        "prompt_ids": _compare.same(numpy.array(theirs, object), numpy.array(named, object)),
         "text": none,
         "tokens": none,
     }
@@ -126,8 +126,8 @@ def _case(decoder: Any, tokenizer: Any, template: Any, item: _Expected) -> JSON:
     made = tokenizer.encode(text, special=item.prompt["special"])
     outputs = {
         "logits": _compare.compare(item.logits[None], logits[None]),
-        "prompt_ids": _same(numpy.array(ids), numpy.array(made, dtype=numpy.int64)),
-        "text": _same(*(numpy.array([t], object) for t in (item.answer["text"], tokenizer.decode(tokens)))),
+        "prompt_ids": _compare.same(numpy.array(ids), numpy.array(made, dtype=numpy.int64)),
+        "text": _compare.same(*(numpy.array([t], object) for t in (item.answer["text"], tokenizer.decode(tokens)))),
         "tokens": _compare.compare(numpy.array(tokens), own, _gaps(item.logits, tokens, own)),
     }
     lengths = {"batch": 1, "sequence": len(ids), "past": len(ids) + len(tokens) - 1, "total": len(ids) + len(tokens)}
@@ -154,22 +154,6 @@ def _gaps(logits: Any, tokens: Sequence[int], own: Any) -> Any:
     numpy = importlib.import_module("numpy")
     steps = numpy.arange(len(tokens))
     return logits[steps, list(tokens)].astype("float64") - logits[steps, own]
-
-
-def _same(expected: Any, got: Any) -> JSON:
-    """Compare what has no tolerance; of lists of unequal length up to the first difference."""
-    numpy = importlib.import_module("numpy")
-    if expected.shape == got.shape:
-        return _compare.compare(expected, got)
-    short = min(len(expected), len(got))
-    differs = numpy.flatnonzero(expected[:short] != got[:short])
-    place = int(differs[0]) if len(differs) else short
-    first = {"index": [place], "expected": _at(expected, place), "got": _at(got, place)}
-    return {"dtype": expected.dtype.name, "shape": list(expected.shape), "unequal": 1, "first_unequal": first}
-
-
-def _at(values: Any, place: int) -> JSON:
-    return _compare.number(values[place].item()) if place < len(values) else "nothing"
 
 
 def _batched(decoder: Any, expected: Sequence[_Expected]) -> list[JSON]:

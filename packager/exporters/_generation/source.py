@@ -66,7 +66,7 @@ class Source:
     def answers(self, steps: int) -> Iterator[tuple[JSON, JSON, Any]]:
         for prompt in reference.prompts(self.decoder, self.tokenizer, steps, fixed_time):
             found = reference.answer(self.decoder, self.tokenizer, self.special, prompt, steps)
-            yield prompt.to_json(), {"name": prompt.name, **answer_json(found)}, found.logits
+            yield prompt.to_json(), {"name": prompt.name, **_outputs(found)}, found.logits
 
 
 def fixed_time(form: str) -> str:
@@ -74,7 +74,7 @@ def fixed_time(form: str) -> str:
     return form
 
 
-def answer_json(answer: reference.Answer) -> dict[str, JSON]:
+def _outputs(answer: reference.Answer) -> dict[str, JSON]:
     """Return the tokens, and of each step the log-probability, the distance to the second, and the most likely."""
     rows, gaps, tops = [], [], []
     for token, logits in zip(answer.tokens, answer.logits, strict=True):
