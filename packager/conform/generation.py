@@ -39,7 +39,6 @@ from packager.deploy.conversation import Answer, Conversation
 from packager.errors import PackagerError, StepError, UsageError
 from packager.lock import environments
 from packager.runtime import GENERATION_REQUIREMENTS
-from packager.server.generation.guidance import schema_grammar
 
 OUTPUTS = "outputs.json"
 PROMPTS = "vectors/prompts.json"
@@ -269,6 +268,8 @@ def _check_behaviour(cell: _Cell, model: Conversation, reference: Reference) -> 
 
 def _check_schema(cell: _Cell, model: Conversation, ids: Sequence[int]) -> None:
     """Check that an answer keeps to a JSON schema, where this model's tokenizer and installation can do that."""
+    from packager.server.generation.guidance import schema_grammar  # with numpy, which no verb imports at its start
+
     try:
         if not model.request(do="grammars")["grammars"]:
             return

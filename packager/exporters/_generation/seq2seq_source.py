@@ -72,6 +72,16 @@ class Source:
             **({"audio": self.audio.to_json()} if self.audio else {}),
         }
 
+    def special_tokens(self) -> Sequence[str]:
+        return [str(token) for token in self.tokenizer.all_special_tokens]
+
+    def encode(self, text: str) -> Sequence[int]:
+        found: Sequence[int] = self.tokenizer(text, add_special_tokens=True).input_ids
+        return found
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
     def answers(self, steps: int) -> Iterator[tuple[JSON, JSON, Any]]:
         steps = min(steps, self.model.context - len(self.decoding.start) - 2)
         for name, about, read, more in self._sources(steps):
@@ -97,7 +107,7 @@ class Source:
             return
         texts = {**TEXTS, "long": LONG * 8}
         for name, text in texts.items():
-            ids = [int(token) for token in self.tokenizer(text).input_ids]
+            ids = [int(token) for token in self.encode(text)]
             if outside := [token for token in ids if token >= self.model.vocabulary]:
                 raise StepError(
                     f"the tokenizer makes token {outside[0]} of the prompt `{name}`, "
@@ -161,8 +171,7 @@ class Source:
             best = (-odds).argsort(kind="stable")[:_TOP]
             tops.append([[int(place), round(float(odds[place]), _DIGITS)] for place in best])
             sequence.append(token)
-        text = self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return {"tokens": list(tokens), "text": text, "logprobs": rows, "gaps": gaps, "top": tops}
+        return {"tokens": list(tokens), "text": self.decode(list(tokens)), "logprobs": rows, "gaps": gaps, "top": tops}
 
 
 def token_bytes(layers: Sequence[Any]) -> int:
