@@ -255,14 +255,23 @@ def read_origin(bundle: Bundle) -> Mapping[str, str | None]:
     return found
 
 
-def convert_sbom(bundle: Bundle, form: Literal["cyclonedx", "spdx"] = "cyclonedx", version: str = "1.6") -> bytes:
-    """Return the SBOM of a bundle as canonical JSON: CycloneDX in `version` 1.6 or 1.7, or SPDX 2.3.
+def convert_sbom(
+    bundle: Bundle,
+    form: Literal["cyclonedx", "spdx"] = "cyclonedx",
+    version: str | None = None,
+    *,
+    released: str | None = None,
+    place: str | None = None,
+) -> bytes:
+    """Return the SBOM of a bundle as canonical JSON: CycloneDX 1.6 (default) or 1.7, or SPDX 2.3 (default) or 3.0.1.
 
-    Equal bundles give equal bytes. Raises MalformedError for an SBOM that this program did not write.
+    `released` (RFC 3339, UTC) and `place` (a URI) say when and where the bundle was released, which SPDX's AI profile
+    demands and no bundle holds. Equal arguments give equal bytes. Raises MalformedError for an SBOM that this program
+    did not write, UsageError for a version that there is not.
     """
     from packager.bundle import sbom
 
-    return sbom.convert_sbom(bundle, form, version)
+    return sbom.convert_sbom(bundle, form, version, sbom.Publication(released, place))
 
 
 def report_sbom(bundle: Bundle) -> SbomReport:

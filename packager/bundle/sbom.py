@@ -9,21 +9,38 @@ from typing import Literal, TypeAlias
 
 from packager import canonical
 from packager.bundle.bundle import SBOM, Bundle
-from packager.errors import MalformedError
-from packager.formats import cyclonedx, spdx
+from packager.errors import MalformedError, UsageError
+from packager.formats import cyclonedx, spdx, spdx3
+from packager.formats.spdx3 import UNKNOWN, Publication
 
 Form: TypeAlias = Literal["cyclonedx", "spdx"]
 
 
-def convert_sbom(bundle: Bundle, form: Form = "cyclonedx", version: str = "1.6") -> bytes:
-    """Return the SBOM as canonical JSON: CycloneDX 1.6 or 1.7, or SPDX 2.3. Equal bundles give equal bytes.
+VERSIONS = {"cyclonedx": cyclonedx.VERSIONS, "spdx": ("2.3", spdx3.VERSION)}
+"""The versions of each form, the default first."""
 
-    Raises MalformedError for an SBOM of another form than this program writes.
+
+def convert_sbom(
+    bundle: Bundle, form: Form = "cyclonedx", version: str | None = None, published: Publication = UNKNOWN
+) -> bytes:
+    """Return the SBOM as canonical JSON: CycloneDX 1.6 or 1.7, or SPDX 2.3 or 3.0.1. Equal bundles give equal bytes.
+
+    `published` stands in SPDX 3 only. Raises MalformedError for an SBOM of another form than this program writes, and
+    UsageError for a version that the form does not have, or a time or place of another form.
     """
+    chosen = version or VERSIONS[form][0]
+    if chosen not in VERSIONS[form]:
+        raise UsageError(
+            f"`{form}` is not written in version {chosen:.20}", hint=f"choose {' or '.join(VERSIONS[form])}"
+        )
+    if published != UNKNOWN and chosen != spdx3.VERSION:
+        raise UsageError("time and place of a release stand in SPDX 3 only", hint="--format spdx --spec 3.0.1")
     bom = bundle.load(SBOM)
+    published.check()
     with sbom_errors():
-        wanted = cyclonedx.as_version(bom, version)
-        return spdx.convert(bom) if form == "spdx" else canonical.dump(wanted)
+        if form == "cyclonedx":
+            return canonical.dump(cyclonedx.as_version(bom, chosen))
+        return spdx.convert(bom) if chosen != spdx3.VERSION else spdx3.convert(bom, published)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Print what a bundle consists of: the model, its files, data, wheels with licences, and how it was made.
 
-The SBOM in the bundle is CycloneDX 1.6; other forms are derived from it and equal for equal bundles. With --report say
+The SBOM in the bundle is CycloneDX 1.6; other forms are derived from it and equal for equal bundles. SPDX 3.0.1 claims
+its AI profile only with --released and --place, which that profile demands and no bundle holds. With --report say
 instead how complete it is, by cluster of the G7 elements for AI and by NTIA's minimum, and which licences it names.
 """
 
@@ -22,15 +23,23 @@ HELP = "print the software bill of materials of a bundle"
 EXAMPLES = """  packager sbom digits.bundle.tar
   packager sbom digits:1.4.0 --spec 1.7 -o digits.cdx.json
   packager sbom digits:1.4.0 --format spdx
+  packager sbom digits:1.4.0 --format spdx --spec 3.0.1 --released 2027-01-31T00:00:00Z \\
+      --place oci://registry.example.com/models/digits:1.4.0
   packager sbom digits.bundle.tar --report"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.bundle(parser)
     parser.add_argument(
-        "--format", choices=("cyclonedx", "spdx"), default="cyclonedx", help="cyclonedx (default), or spdx (2.3)"
+        "--format", choices=("cyclonedx", "spdx"), default="cyclonedx", help="cyclonedx (default), or spdx"
     )
-    parser.add_argument("--spec", choices=("1.6", "1.7"), default="1.6", help="version of CycloneDX (default: 1.6)")
+    parser.add_argument(
+        "--spec",
+        choices=("1.6", "1.7", "2.3", "3.0.1"),
+        help="version: CycloneDX 1.6 (default) or 1.7, SPDX 2.3 (default) or 3.0.1, where the model is an AI package",
+    )
+    parser.add_argument("--released", metavar="TIME", help="in SPDX 3.0.1: when it was released, 2027-01-31T00:00:00Z")
+    parser.add_argument("--place", metavar="URI", help="in SPDX 3.0.1: where it was released")
     parser.add_argument("--report", action="store_true", help="say how complete it is instead")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there instead of to stdout")
 
@@ -45,7 +54,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         made = bundles.report_sbom(bundle)
         console.result(made.to_json(), _text(made))
         return 0
-    data = bundles.convert_sbom(bundle, args.format, args.spec)
+    data = bundles.convert_sbom(bundle, args.format, args.spec, released=args.released, place=args.place)
     if args.output:
         write_atomically(args.output, data)
         console.result({"output": str(args.output), "digest": canonical.sha256(data)}, f"wrote {args.output}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -11,9 +12,11 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spdx_python_model.bindings import v3_0_1
 
 from packager.canonical import sha256
-from packager.formats import cyclonedx, spdx
+from packager.errors import UsageError
+from packager.formats import cyclonedx, spdx, spdx3
 from packager.formats.model_cards import read_card
 from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
 from packager.policy import completeness
@@ -200,3 +203,73 @@ def test_spdx_has_the_same_components_and_edges() -> None:
     assert licences["torch"] == "LicenseRef-BSD-License"
     assert value["hasExtractedLicensingInfos"][0]["licenseId"] == "LicenseRef-BSD-License"
     assert ENGINE.sha256 in json.dumps(value)
+
+
+# SPDX 3
+
+
+def elements(data: bytes) -> dict[str, list[dict[str, Any]]]:
+    """Return the elements of a document by type, once the SPDX project's own classes have read all of it."""
+    read = v3_0_1.SHACLObjectSet()
+    v3_0_1.JSONLDDeserializer().read(io.BytesIO(data), read)
+    assert read.link() == set(), "every reference leads to an element"
+    v3_0_1.JSONLDSerializer().write(read, io.BytesIO())  # which checks how many values each member has
+    found: dict[str, list[dict[str, Any]]] = {}
+    for item in json.loads(data)["@graph"]:
+        found.setdefault(item["type"], []).append(item)
+    return found
+
+
+def test_spdx_3_has_the_model_as_an_ai_package_and_the_same_components() -> None:
+    card = read_card(CARD, "README.md")
+    described = model(declared=card, card="MODEL_CARD.md", publisher="publisher@example.com")
+    bom = json.loads(cyclonedx.describe(described, FILES, TARGETS, LOCKED, {}))
+    data = spdx3.convert(bom)
+    assert data == spdx3.convert(bom)
+    found = elements(data)
+    main = next(item for item in found["ai_AIPackage"] if item["name"] == "m")
+    assert main["ai_typeOfModel"] == ["text-classification"]
+    assert (
+        "Worse on irony." in main["ai_limitation"]
+        and "input x: float32[batch]" in main["ai_informationAboutApplication"]
+    )
+    assert main["ai_metric"][0]["value"] == "0.9105504587155964"
+    source = next(item for item in found["ai_AIPackage"] if item["name"] == "models:/m/3")
+    assert "publisher@example.com" in source["comment"]
+    kinds = ("ai_AIPackage", "dataset_DatasetPackage", "software_File", "software_Package")
+    ancestors = len(bom["metadata"]["component"]["pedigree"]["ancestors"])
+    assert sum(len(found[kind]) for kind in kinds) == 1 + ancestors + len(list(completeness.components(bom)))
+    edges = {item["relationshipType"] for item in found["Relationship"]}
+    assert edges == {"contains", "dependsOn", "trainedOn", "descendantOf", "hasDeclaredLicense"}
+    assert ENGINE.sha256 in data.decode()
+    (own,) = found["simplelicensing_SimpleLicensingText"]
+    assert own["simplelicensing_licenseText"] == "BSD License"
+
+
+def test_spdx_3_claims_the_ai_profile_only_with_what_it_demands() -> None:
+    whole = spdx3.Publication("2027-01-31T00:00:00Z", "oci://registry.example/models/m")
+    for published, authors, claimed in (
+        (whole, ("Ada",), True),
+        (whole, (), False),
+        (spdx3.Publication("2027-01-31T00:00:00Z"), ("Ada",), False),
+        (spdx3.UNKNOWN, ("Ada",), False),
+    ):
+        found = elements(spdx3.convert(made(authors=authors), published))
+        assert ("ai" in found["SpdxDocument"][0]["profileConformance"]) == claimed
+        main = next(item for item in found["ai_AIPackage"] if item["name"] == "m")
+        demanded = {"suppliedBy", "releaseTime", "software_downloadLocation", "software_packageVersion"}
+        assert (demanded <= main.keys()) == claimed
+    for wrong in (spdx3.Publication("yesterday"), spdx3.Publication(None, "my place")):
+        with pytest.raises(UsageError):
+            spdx3.convert(made(), wrong)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.none() | words, st.lists(words, max_size=2), st.lists(words, max_size=2, unique=True), st.none() | words)
+def test_any_sbom_is_valid_spdx_3(
+    description: str | None, authors: list[str], datasets: list[str], own: str | None
+) -> None:
+    rows = [{"name": name} for name in datasets]
+    licence = None if own is None else "LicenseRef-Own"
+    described = model(description=description, authors=tuple(authors), datasets=rows, licence=licence)
+    elements(spdx3.convert(json.loads(cyclonedx.describe(described, FILES, TARGETS, LOCKED, {}))))
