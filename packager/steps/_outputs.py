@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,12 @@ from packager import exporters
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.exporters import SourceModel
-from packager.recipe.lengths import OF_DATA, evaluate
+from packager.recipe.lengths import OF_DATA, Measured, evaluate
 from packager.steps import _cases
 
 _STARTS = (0, 5, 96, 37, 201, 63)  # beyond the low end of every axis; of the first ones, which are rows, less
 _PARTS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 80, 100, 128, 160, 256, 320, 512)  # strides
+_ELEMENTS = 1 << 20  # of all inputs of one run: shapes are what is looked for, and long axes multiply
 _MOST_PORTS = 256  # inputs that are tried with missing values
 
 
@@ -48,9 +50,22 @@ def observe(source: SourceModel, accepted: JSON, seed: int) -> list[Observation]
             start = min(first, 9 + number) if name in rows else first
             apart = 2 * index * span.lengths.step  # two axes of one length could not be distinguished
             lengths[name] = span.lengths.near(min(span.high, span.lengths.near(0) + start + apart))
-        found.append(_observed(source, accepted, _cases.apply_ties(spans, lengths), seed))
+        found.append(_observed(source, accepted, _shortened(accepted, spans, lengths), seed))
     found.append(_observed(source, accepted, found[1].lengths, seed + 1))
     return found
+
+
+def _shortened(accepted: JSON, spans: Mapping[str, Measured], wanted: Mapping[str, int]) -> dict[str, int]:
+    """Return the lengths with their ties, the longest ones shorter where the inputs would be too large together."""
+    lengths = _cases.apply_ties(spans, wanted)
+    while sum(math.prod(_cases.shape(port, lengths)) for port in accepted["inputs"]) > _ELEMENTS:
+        free = {name: span for name, span in spans.items() if not span.tied}
+        shorter = {name: span.lengths.near(lengths[name] - lengths[name] // 8 - 1) for name, span in free.items()}
+        longest = max((name for name in free if shorter[name] < lengths[name]), key=lengths.__getitem__, default=None)
+        if longest is None:
+            break
+        lengths = _cases.apply_ties(spans, {**lengths, longest: shorter[longest]})
+    return lengths
 
 
 def _observed(source: SourceModel, accepted: JSON, lengths: Mapping[str, int], seed: int) -> Observation:

@@ -46,3 +46,16 @@ def test_two_stepped_axes_are_distinguished(tmp_path: Path) -> None:
     model = source.to_onnx(17)
     _outputs.correct_output_shapes(model, _outputs.observe(source, describe_inputs(source.interface), 0))
     assert canonicalise.port(model.graph.output[0])[2] == ("n", "height", "width")
+
+
+def test_four_free_axes_do_not_multiply(tmp_path: Path) -> None:
+    """Lengths around 200 of every axis are 127 million elements of an input: shapes are seen at fewer."""
+    nodes = [h.make_node("Concat", ["x", "x"], ["y"], axis=3)]
+    path = saved(tmp_path, nodes, {"x": (T.FLOAT, ["n", "a", "b", "c"])}, {"y": (T.FLOAT, ["n", "a", "b", None])})
+    source = exporter.load(path.parent, path.name, ExportOptions(dynamic=dict.fromkeys("nabc", (1, 512))))
+    model = source.to_onnx(17)
+    seen = _outputs.observe(source, describe_inputs(source.interface), 0)
+    assert max(np.prod(list(run.lengths.values())) for run in seen) <= 1 << 20
+    assert len({run.lengths["c"] for run in seen}) >= 4, "a formula is told from another by several lengths"
+    _outputs.correct_output_shapes(model, seen)
+    assert canonicalise.port(model.graph.output[0])[2] == ("n", "a", "b", "2*c")
