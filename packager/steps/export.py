@@ -18,7 +18,7 @@ from packager.steps import _answers, _cases, _outputs
 from packager.steps._inputs import describe_inputs
 from packager.types import check_path
 
-VERSION = 7  # 7: lengths beside a step; 6: element types behind operators of tables
+VERSION = 8  # 8: no limit where a look was cut short; 7: lengths beside a step
 ANSWER = _answers.EXPORT
 
 

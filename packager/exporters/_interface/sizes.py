@@ -73,6 +73,8 @@ _LAST = tuple(length for length in (*range(1, 41), *_SMALL, *_LARGE) if length n
 _APART = (2, 3)  # lengths for one axis and the others: neither is broadcast to the other
 _PAIRS = 12  # axes that are tried in pairs
 _LEAST = 3  # lengths that must run, and others that must not, before multiples are believed
+_SURE = 8  # lengths that must have been tried before it is believed that none above another runs
+_SHORT = (1, 2, 3)  # always tried: time is over sooner on a busy machine, and a limit that it sets is none of the model
 _MOST_TRIED = 600  # lengths beside the multiples of a step
 _SLOW = 0.7  # seconds of one run after which longer ones are not tried
 _SOONEST = (32, 33, 1, 64, 65, 2, 96, 3, 31, 5, 7, 8, 16, 17)  # what says most when time is short
@@ -201,7 +203,12 @@ def _by_name(axes: Sequence[Axis]) -> list[Lengths]:
 
 def _groups(axes: Sequence[Axis], base: Lengths, runs: Runs, budget: Budget) -> list[tuple[Axis, ...]]:
     """Return axes that must have one length, together; an axis that can be changed alone is alone."""
-    alone = {axis for axis in axes if not budget.spent and any(runs({**base, axis: n}) for n in _others(base[axis]))}
+
+    def changes(axis: Axis) -> bool:
+        lengths = _others(base[axis])
+        return any(runs({**base, axis: n}) for n in (lengths[:2] if budget.spent else lengths))
+
+    alone = {axis for axis in axes if changes(axis)}
     tied = [axis for axis in axes if axis not in alone]
     groups: list[list[Axis]] = []
     for axis in tied:
@@ -273,8 +280,9 @@ def _span(group: tuple[Axis, ...], base: Lengths, runs: Runs, budget: Budget, fi
     outcome = {own: True}
     longest = math.inf  # what is longer takes too long
 
-    def one(length: int) -> bool:
-        return not budget.spent and runs({**base, **dict.fromkeys(group, length)})
+    def attempt(length: int) -> bool | None:
+        lengths = {**base, **dict.fromkeys(group, length)}
+        return runs(lengths) if length <= longest and fits(lengths) and not budget.spent else None
 
     soonest = [own + 1, 2 * own, *_SOONEST, 3 * own]
     for length in dict.fromkeys([*soonest, *_SMALL, *_LARGE]):
@@ -283,21 +291,34 @@ def _span(group: tuple[Axis, ...], base: Lengths, runs: Runs, budget: Budget, fi
         if length in outcome or length > longest or not fits({**base, **dict.fromkeys(group, length)}):
             continue
         started = budget.clock()
-        outcome[length] = one(length)
+        outcome[length] = runs({**base, **dict.fromkeys(group, length)})
         if outcome[length] and budget.clock() - started > _SLOW:
             longest = min(longest, length)
     if len(outcome) < _LEAST:
         return Span(group, UNTRIED, own, own, 1, False, (own,))
-    _try_steps(own, outcome, one)
-
-    def attempt(length: int) -> bool | None:
-        lengths = {**base, **dict.fromkeys(group, length)}
-        return runs(lengths) if length <= longest and fits(lengths) and not budget.spent else None
 
     def closely(length: int) -> bool:
         return length <= longest and _runs_closely(group, length, base, runs, fits)
 
-    return _described(group, outcome, closely, attempt)
+    outcome |= {n: closely(n) for n in (*_SHORT, own // 2, own - 1) if 0 < n < own and n not in outcome}
+    _try_steps(own, outcome, attempt)
+    found = _described(group, outcome, closely, attempt)
+    return (
+        found if _is_known(found, own, outcome, longest, budget) else Span(group, UNTRIED, own, own, 1, False, (own,))
+    )
+
+
+def _is_known(span: Span, own: int, outcome: Mapping[int, bool], longest: float, budget: Budget) -> bool:
+    """Say whether what lies between the lengths that ran was tried, too; not where the time was over before."""
+    if span.kind == STEPS and (budget.spent or longest < span.low + 4 * span.step):
+        return _is_certain(own, span, outcome)
+    return not (budget.spent if span.kind == FIXED else span.kind == SOME and (budget.spent or longest < math.inf))
+
+
+def _is_certain(own: int, span: Span, outcome: Mapping[int, bool]) -> bool:
+    """Say whether no other step explains what ran, and no length beside the step did."""
+    finer = [own + step for step in range(2, span.step) if span.step % step == 0]
+    return bool(outcome.get(own + span.step)) and all(n in outcome for n in finer) and not span.also + span.remainders
 
 
 def _runs_closely(group: tuple[Axis, ...], length: int, base: Lengths, runs: Runs, fits: Runs) -> bool:
@@ -312,13 +333,14 @@ def _runs_closely(group: tuple[Axis, ...], length: int, base: Lengths, runs: Run
     return False
 
 
-def _try_steps(own: int, outcome: dict[int, bool], runs: Callable[[int], bool]) -> None:
+def _try_steps(own: int, outcome: dict[int, bool], attempt: Callable[[int], bool | None]) -> None:
     """Try what lies one, two and three steps from a length that runs, for every step that what ran may have."""
     common = math.gcd(*(length for length, good in outcome.items() if good))
     for step in (step for step in range(2, common) if common % step == 0):
-        beside = [own + step, own + 2 * step, own + 3 * step]
-        outcome |= {length: runs(length) for length in beside if length not in outcome}
-        if outcome[own + step]:
+        for length in (own + step, own + 2 * step, own + 3 * step):
+            if length not in outcome and (found := attempt(length)) is not None:
+                outcome[length] = found
+        if outcome.get(own + step):
             return
 
 
@@ -335,6 +357,8 @@ def _described(
     between = [length for length in failed if low < length < high]
     if len(ran) == 1:
         return Span(group, FIXED, low, low, 1, bool(above), ran)
+    if not between and len(outcome) < _SURE:
+        above = []
     if not between:
         limit = _bisected(high, above[0], runs) if above else high
         below = [length for length in failed if length < low]
@@ -344,11 +368,13 @@ def _described(
     if step > 1:
         multiples = [length for length in ran if length % step == 0]
         beyond = [length // step for length in above if length % step == 0]
-        high = multiples[-1]
+        low, high = multiples[0], multiples[-1]
+        if step < low and step not in outcome:
+            low = step if runs(step) else -step * _bisected(-low // step, -1, lambda count: runs(-step * count))
         if beyond:
             high = step * _bisected(high // step, beyond[0], lambda count: runs(step * count))
-        beside = _beside(step, multiples[0], outcome, attempt)
-        return Span(group, STEPS, multiples[0], high, step, bool(beyond), ran, False, *beside)
+        beside = _beside(step, low, outcome, attempt)
+        return Span(group, STEPS, low, high, step, bool(beyond), ran, False, *beside)
     return Span(group, SOME, low, high, 1, bool(above), ran)
 
 

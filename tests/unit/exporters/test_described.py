@@ -113,7 +113,7 @@ def test_a_length_beside_a_step_is_drafted_promised_and_served(tmp_path: Path) -
     source.mkdir()
     halved(source).rename(source / "net.onnx")
     out = tmp_path / "out"
-    promise = fuzz_graphs._built(source, out)
+    promise = fuzz_graphs._built(source, out, 8)
     assert isinstance(promise, contract.Contract)
     assert promise.dimensions["length"].limit == Lengths(8, None, 8, also=(1,))
     assert promise.dimensions["length"].lengths.also == (), "what is beside the step is not measured"

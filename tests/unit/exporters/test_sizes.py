@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from packager.exporters._interface import sizes
+from packager.exporters._interface import free_lengths, sizes
 from packager.exporters._interface.sizes import Axis, Span, explore
 
 X0, X1, X2, X3 = (Axis("x", place) for place in range(4))
@@ -173,3 +173,45 @@ def test_nothing_runs() -> None:
 def test_one_row_only() -> None:
     found = spans([X0, X1], lambda rows, length: rows == 1 and length >= 5)
     assert found[(X0,)].kind == sizes.FIXED and found[(X1,)].low == 5
+
+
+TAKEN = {
+    "any": lambda n: True,
+    "from 3 on": lambda n: n >= 3,
+    "up to 77": lambda n: n <= 77,
+    "even": lambda n: n % 2 == 0,
+    "multiples of 8 and one": lambda n: n % 8 == 0 or n == 1,
+    "6, 10, 14": lambda n: n % 4 == 2 and n > 2,
+    "rounded up to 16": lambda n: n % 16 in (0, 13, 14, 15),
+    "80 alone": lambda n: n == 80,
+}
+
+
+@pytest.mark.parametrize("accepts", TAKEN.values(), ids=TAKEN)
+def test_a_time_that_is_over_sets_no_limit(accepts: Callable[[int], bool]) -> None:
+    """Whatever the time allows, no length that is measured fails, and none that runs is refused."""
+    for runs_in_time in (*range(1, 80), 100, 150, 300, 5000):
+        count = [0]
+
+        def runs(lengths: Mapping[Axis, int], count: list[int] = count) -> bool:
+            count[0] += 1
+            return accepts(lengths[X1])
+
+        found = explore([X1], runs, seconds=runs_in_time, clock=lambda count=count: float(count[0]))
+        if found is None:
+            continue
+        (low, high), limit = free_lengths._found(found[0], 1024)
+        assert [n for n in range(1, 400) if accepts(n) and n not in limit] == [], (runs_in_time, found[0])
+        ends = {low, high, limit.near((low + high) // 2)} - ({low, high} if found[0].kind == sizes.SOME else set())
+        assert [n for n in ends if not accepts(n)] == [], (runs_in_time, found[0])
+
+
+def test_axes_that_change_alone_are_not_tied_when_the_time_is_over() -> None:
+    count = [0.0]
+
+    def runs(lengths: Mapping[Axis, int]) -> bool:
+        count[0] += 1.0
+        return True
+
+    found = explore([X1, X2, X3], runs, seconds=2, clock=lambda: count[0]) or ()
+    assert [span.axes for span in found] == [(X1,), (X2,), (X3,)]
