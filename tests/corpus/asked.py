@@ -193,7 +193,7 @@ def _serving(site: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "packager", "serve", str(site), "--port", str(port), "--quiet"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600  # a busy machine takes minutes to import
         while time.monotonic() < end and server.poll() is None:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5)
