@@ -38,13 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # pytest then puts together again what shares a fixture with parameters
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep a file in one worker, and shuffle, the same way in every one: files, and the tests of each.
-
-    Fixtures of a file are then made once: a worker takes files, or the larger groups that `xdist_group` names.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(file_of(item)))
+    """Shuffle, the same way in every worker: files, and the tests of each."""
     seed = config.getoption("--shuffle")
     if seed is not None:
         drawn = {

@@ -19,7 +19,7 @@ import pytest
 
 from tests.e2e.conftest import CNN_RECIPE, Project, tool
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("airgap")]
+pytestmark = pytest.mark.slow
 SUITE = "bookworm"
 PYTHON = "linux_x86_64-cp311"  # what that release of Debian ships
 UID = 1000

@@ -31,7 +31,7 @@ from tests.e2e.test_server import Server, app, models, running  # noqa: F401 - f
 from tests.support.deployments import carrier, rendered, values
 from tests.support.endings import children
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("alerts")]  # promtool, as in test_rendered
+pytestmark = [pytest.mark.slow]  # promtool, as in test_rendered
 MINUTES = 240
 EASY = {"p50_ms": 10_000.0, "p99_ms": 20_000.0, "at_rps": 1e6, "memory": 1e11}
 TIGHT = {"p50_ms": 0.2, "p99_ms": 0.3, "at_rps": 0.01, "memory": 1e6}

@@ -218,7 +218,6 @@ def signed(bundle: api.Bundle, keys: Path, output: Path | None = None) -> api.Bu
     return api.sign_bundle(bundle, api.open_signer(f"key:{keys / 'release.pem'}", lambda: PASSPHRASE), output)
 
 
-@pytest.mark.xdist_group("api")
 def test_twelve_lines_build_and_verify_a_model(cnn: Path, tmp_path: Path, keys: Path, workspace: api.Workspace) -> None:
     shutil.copytree(cnn, tmp_path / "model")
     (tmp_path / "bundle.yaml").write_text(RECIPE)

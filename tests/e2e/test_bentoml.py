@@ -20,7 +20,7 @@ import pytest
 from tests.e2e.conftest import Project
 from tests.support import bentos_served
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bentoml")]
+pytestmark = pytest.mark.slow
 
 AS_MODEL = """
 import sys, json, bentoml, numpy

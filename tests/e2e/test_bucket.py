@@ -31,7 +31,6 @@ from tests.support import bundles
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.registry_server import Proxy
 
-pytestmark = pytest.mark.xdist_group("bucket")
 KEY, SECOND = keys.generate("p256"), keys.generate("p256")
 
 

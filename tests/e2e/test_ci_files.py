@@ -17,7 +17,6 @@ from packager.release_plan import ci
 from tests.conftest import Run
 from tests.support import environments
 
-pytestmark = pytest.mark.xdist_group("release")
 IMAGE = "docker.io/library/python:3.11-slim@sha256:" + "a" * 64
 FILES = {
     "keyless": "  sign: 'keyless:'\n  push: oci://ghcr.io/acme/{name}:{version}\n",

@@ -24,7 +24,6 @@ from packager.runtime import find_testable
 from tests.e2e.conftest import Project, tool
 from tests.e2e.test_server import app, free_port, running  # noqa: F401 - `app` is a fixture
 
-pytestmark = pytest.mark.xdist_group("conform")
 HERE = ["--runtime", f"onnxruntime=={onnxruntime.__version__}", "--python", sys.executable]
 
 

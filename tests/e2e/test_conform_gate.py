@@ -15,7 +15,7 @@ import pytest
 from packager.trust import edit, file, keys
 from tests.e2e.conftest import Project
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("conform_gate")]
+pytestmark = pytest.mark.slow
 RULES = """
 rules:
   - conformance: {signers: [site]}

@@ -11,7 +11,7 @@ from packager.runtimes import _gpu
 
 from tests.e2e.conftest import CNN_RECIPE, Project
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
+pytestmark = pytest.mark.slow
 CACHE = Path.home() / ".cache" / "packager-tests"
 PROMISE = """
 runs-on:

@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import HERE, Project
 from tests.e2e.test_tables import RECIPE
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
+pytestmark = pytest.mark.slow
 CACHE = Path.home() / ".cache" / "packager-tests"
 EVERY = (
     "onnxruntime==*",

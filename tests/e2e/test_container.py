@@ -19,7 +19,7 @@ from tests.e2e.conftest import Project
 from tests.e2e.test_airgap import root_filesystem
 from tests.support.containers import Engine, inside
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("containers")]
+pytestmark = pytest.mark.slow
 __all__ = ["root_filesystem"]  # a fixture
 
 ASK = """

@@ -23,7 +23,7 @@ from tests.support import chains
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.triton_servers import Server, tritonserver
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("triton")]
+pytestmark = pytest.mark.slow
 LOADED = ("--load-model", "support", "--load-model", "answer")
 
 

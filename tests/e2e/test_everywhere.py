@@ -30,7 +30,7 @@ from tests.support import bentos_served, systemd_units
 from tests.support.containers import Engine, inside
 from tests.support.triton_servers import free_ports, tritonserver
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("everywhere")]
+pytestmark = pytest.mark.slow
 __all__ = ["host", "root_filesystem"]  # fixtures
 BUNDLE = "1.2.3.bundle.tar"
 KNOWN = deviations("2.51.0")  # what that Triton does with malformed bodies, whatever the model

@@ -191,7 +191,6 @@ def test_a_step_that_needs_too_much_memory_or_time(project: Callable[..., Projec
     untouched(made)
 
 
-@pytest.mark.xdist_group("failures")
 class TestSignatures:
     def test_a_wrong_key(self, built: Project, tmp_path: Path) -> None:
         built.run("keygen", tmp_path / "other")
@@ -231,7 +230,6 @@ class TestSignatures:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-@pytest.mark.xdist_group("failures")
 def test_a_full_disk(built: Project, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

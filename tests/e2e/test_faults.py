@@ -32,7 +32,6 @@ from tests.support import bundles, registry_server
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.registry_server import Proxy, Registry
 
-pytestmark = pytest.mark.xdist_group("faults")
 SEED = int(os.environ.get("FAULT_SEED", random.SystemRandom().randrange(1 << 32)))
 FEW, MANY = 17, int(os.environ.get("FAULT_RUNS", "238"))
 KEY = keys.generate("p256")

@@ -27,7 +27,6 @@ from packager.store.store import Store
 from tests.e2e.conftest import Project
 from tests.support import language_models
 
-pytestmark = pytest.mark.xdist_group("generation")
 RECIPE = """\
 name: tiny
 version: 1.0.0

@@ -25,8 +25,6 @@ from tests.e2e.conftest import Project, tool
 from tests.support import object_store, registry_server
 from tests.support.tools import offline
 
-pytestmark = pytest.mark.xdist_group("install")
-
 
 @pytest.fixture(scope="module")
 def wheelhouse(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -19,8 +19,6 @@ import pytest
 from tests.e2e.conftest import Project
 from tests.support.triton_servers import free_ports
 
-pytestmark = pytest.mark.xdist_group("lifecycle")
-
 # Kills itself at the n-th change below a directory: what an operator, a power cut or the kernel may do at that moment.
 KILLER = """
 import os, signal, sys

@@ -23,7 +23,6 @@ from packager.formats import platforms
 from tests.e2e.conftest import CNN_RECIPE, Project, tool
 from tests.support.tools import offline
 
-pytestmark = pytest.mark.xdist_group("locks")
 HERE = platforms.here()
 OTHER = "linux_x86_64-cp312" if HERE != "linux_x86_64-cp312" else "linux_x86_64-cp311"
 

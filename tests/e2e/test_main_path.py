@@ -11,13 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.e2e.conftest import CNN_RECIPE, Project, tool
-
-pytestmark = pytest.mark.xdist_group("main_path")
 
 
 def test_a_second_build_runs_nothing_and_names_the_same_digest(built: Project) -> None:

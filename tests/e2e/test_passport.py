@@ -20,7 +20,6 @@ from packager.trust.keys import generate, save
 from tests.e2e.conftest import Project
 from tests.support.tools import missing, tool
 
-pytestmark = [pytest.mark.xdist_group("passport")]
 MUTATIONS = 200
 CHECK = """async ([data, at, value]) => {
   const bytes = passport.fromBase64(data);

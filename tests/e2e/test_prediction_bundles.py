@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import Project
 from tests.support import graphs
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
+pytestmark = pytest.mark.slow
 CACHE = Path.home() / ".cache" / "packager-tests"
 ONNXRUNTIME = ("1.15.1", "1.16.3", "1.17.3", "1.18.1", "1.20.1", "1.23.2", "1.24.4", "1.31.1")
 OPENVINO = ("2024.6.0", "2025.4.1", "2026.4.1")

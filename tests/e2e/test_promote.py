@@ -22,7 +22,6 @@ from packager.trust import edit, file, keys
 from tests.e2e.conftest import Project
 from tests.support import bundles, environments
 
-pytestmark = pytest.mark.xdist_group("promote")
 PROMOTE = ("--profile", "release", "--trust", "gate.trust", "--key", "gate.pem")
 CHECK = """
 import json, sys

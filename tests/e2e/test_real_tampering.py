@@ -13,8 +13,6 @@ from packager.trust.keys import load_public
 from tests.e2e.conftest import Project
 from tests.support.tampering import CHANGES, check_change, check_flips, files_of, flip
 
-pytestmark = pytest.mark.xdist_group("real_tampering")
-
 
 def spread(size: int) -> Iterable[int]:
     """First and last byte and a few between."""

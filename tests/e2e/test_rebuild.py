@@ -29,7 +29,7 @@ from packager.trust import keys
 from tests.e2e.conftest import CNN_RECIPE, Project, tool
 from tests.support import bundles, environments, registry_server
 
-pytestmark = [pytest.mark.cold, pytest.mark.xdist_group("rebuild")]
+pytestmark = pytest.mark.cold
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 KEY = ("--key", "release.pub")
 

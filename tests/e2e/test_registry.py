@@ -31,8 +31,6 @@ from tests.e2e.conftest import tool
 from tests.support import bundles, registry_server
 from tests.support.registry_server import Registry
 
-pytestmark = pytest.mark.xdist_group("registry")
-
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -31,7 +31,7 @@ from tests.support import bundles, forks, registry_server
 from tests.support.registry_server import Registry
 from tests.support.warm_store import WARM
 
-pytestmark = [pytest.mark.cold, pytest.mark.xdist_group("release")]
+pytestmark = pytest.mark.cold
 ESTIMATORS = """
 import sys
 from pathlib import Path

@@ -5,13 +5,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.e2e.test_tutorials import blocks, run
 from tests.support import registry_server
 from tests.support.tools import tool
 
-pytestmark = pytest.mark.xdist_group("release")
 PAGE = "docs/how-to/release-many-models.md"
 
 

@@ -35,7 +35,6 @@ from tests.support.object_store import ObjectStore, object_store
 from tests.support.registry_server import Proxy
 from tests.unit.deploy.test_render import files
 
-pytestmark = pytest.mark.xdist_group("bucket")
 BIG = os.urandom((11 << 20) + 3)
 
 

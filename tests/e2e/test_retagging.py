@@ -31,7 +31,6 @@ from tests.e2e.conftest import tool
 from tests.support import bundles, registry_server
 from tests.support.registry_server import Registry
 
-pytestmark = pytest.mark.xdist_group("registry")
 INDEX = "application/vnd.oci.image.index.v1+json"
 GATE = ("--profile", "gate.yaml", "--trust", "gate.trust", "--state", "none", "--key", "gate.pem")
 SITE = ("--trust", "site.trust", "--state", "none")

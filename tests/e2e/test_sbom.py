@@ -22,7 +22,6 @@ from packager.formats import platforms
 from packager.policy import completeness
 from tests.e2e.conftest import CNN_RECIPE, HERE, Project
 
-pytestmark = pytest.mark.xdist_group("sbom")
 ABOUT = "license: Apache-2.0\ndescription: A model.\nauthors: [Ada Lovelace]\n"
 ABOUT += "datasets: [{name: digits, license: CC-BY-4.0, uri: 'https://archive.ics.uci.edu/dataset/80'}]\n"
 

@@ -19,7 +19,7 @@ from tests.e2e.conftest import Project
 from tests.e2e.test_generation import serving
 from tests.support import language_models
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("seq2seq")]  # two builds, from directory to site
+pytestmark = [pytest.mark.slow]  # two builds, from directory to site
 SPEECH, TEXTS = "automatic-speech-recognition", "text2text-generation"
 HEARD: dict[str, Any] = {
     "suppress_tokens": [5, 6],

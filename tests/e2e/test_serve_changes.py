@@ -39,7 +39,7 @@ from tests.e2e.conftest import HERE, Project
 from tests.support.endings import CHANNEL
 from tests.support.tools import tool
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("serve_changes")]
+pytestmark = pytest.mark.slow
 
 X = np.random.default_rng(0).random((3, 1, 8, 8)).astype(np.float32)
 HEAD = json.dumps(

@@ -11,7 +11,6 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
 from onnx import helper
 
 from packager.server.config import read as config_of
@@ -19,7 +18,6 @@ from packager.server.process import host_limits
 from tests.e2e.test_server import Server, app, command, end, free_port, head, models, receive, value, write  # noqa: F401
 from tests.unit.server.test_host_limits import group
 
-pytestmark = pytest.mark.xdist_group("groups")
 MIB = 2**20
 
 

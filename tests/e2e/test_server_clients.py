@@ -31,8 +31,6 @@ from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtu
     write,
 )
 
-pytestmark = pytest.mark.xdist_group("clients")
-
 
 @pytest.fixture(scope="module")
 def mlp(app: Path, models: dict[str, Path]) -> Iterator[Server]:  # noqa: F811

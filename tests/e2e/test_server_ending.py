@@ -25,7 +25,6 @@ import pytest
 from tests.e2e.test_server import app, in_process, mlp, models, receive  # noqa: F401 - fixtures
 from tests.support.endings import CHANNEL, Load, Pod, Service, children, ended_behind_a_balancer, ended_by_a_cluster
 
-pytestmark = pytest.mark.xdist_group("ending")
 X = np.random.default_rng(3).standard_normal((2, 8)).astype(np.float32)
 KINDS = {"http, kept": 1, "http, kept, with pauses": 1, "http, new": 1, "grpc, kept": 1, "grpc, new": 1}
 

@@ -21,7 +21,6 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from tests.e2e.test_server import Server, app, free_port, in_process, models, running, sample  # noqa: F401
 
-pytestmark = pytest.mark.xdist_group("clients")
 SERVING, NOT_SERVING = (health_pb2.HealthCheckResponse.ServingStatus.Value(n) for n in ("SERVING", "NOT_SERVING"))
 
 

@@ -19,7 +19,7 @@ from tests.e2e.test_airgap import root_filesystem
 from tests.support import systemd_units
 from tests.support.triton_servers import free_ports
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("systemd")]
+pytestmark = pytest.mark.slow
 __all__ = ["root_filesystem"]  # a fixture
 
 SETUP = """

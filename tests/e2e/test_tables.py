@@ -17,8 +17,6 @@ from tests.e2e.conftest import HERE, Project, tool
 from tests.e2e.test_server import app, running, tensor  # noqa: F401 - `app` is a fixture
 from tests.support import tables
 
-pytestmark = pytest.mark.xdist_group("tables")
-
 RECIPE = (
     "name: {name}\nversion: 1.0.0\nsource: models:/{source}\nregistry: sqlite:///mlflow.db\n"
     f"platforms: [{platforms.here()}]\n"

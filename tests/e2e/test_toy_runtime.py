@@ -23,7 +23,6 @@ from tests.e2e.test_install import serving
 from tests.support.environments import CACHE, linked_environment
 
 SOURCE = Path(__file__).parents[1] / "toy_runtime"
-pytestmark = pytest.mark.xdist_group("toy")
 TARGET = "toy-cpu-fp32"
 VERSION = onnx.__version__
 WEIGHTS = {

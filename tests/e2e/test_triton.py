@@ -23,7 +23,7 @@ from tritonclient.utils import InferenceServerException
 from tests.e2e.conftest import CNN_RECIPE, Project
 from tests.support.triton_servers import tritonserver
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("triton")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

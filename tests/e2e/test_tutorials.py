@@ -22,7 +22,6 @@ from tests.support import forks, registry_server, triton_servers
 from tests.support.environments import CACHE
 from tests.support.tools import offline, tool
 
-pytestmark = pytest.mark.xdist_group("tutorials")
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = ("sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)

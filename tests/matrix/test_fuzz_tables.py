@@ -10,7 +10,7 @@ import pytest
 from tests.matrix.fuzz_tables import judged
 
 SEEDS = (1, 2, 5, 8, 9, 10, 11, 14, 17, 18, 25, 27, 29, 31, 32)
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("models")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -15,7 +15,7 @@ from tests.matrix import verdicts
 from tests.matrix.verdicts import Row
 from tests.support.environments import python_with
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("models")]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 TENSORFLOW = (

@@ -17,7 +17,7 @@ import skops.io
 from tests.matrix import estimators, verdicts
 from tests.matrix.verdicts import Row, drawn, judge
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("models")]
+pytestmark = pytest.mark.slow
 
 _KINDS = {"b": "boolean", "i": "long", "u": "long", "f": "double", "O": "string", "U": "string"}
 _NO_INPUT = {  # what these take is no table of numbers: they are tools of fitting

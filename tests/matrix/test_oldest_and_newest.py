@@ -30,7 +30,7 @@ from packager.store.store import Store
 from tests.matrix.sources import SOURCES, Source
 from tests.support.environments import python_with, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
+pytestmark = pytest.mark.slow
 
 OLDEST = "1.15.1"
 NEWEST = onnxruntime.promised(">=1.15")[-1]

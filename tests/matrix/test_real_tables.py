@@ -33,7 +33,7 @@ from tests.support import tables
 from tests.support.environments import CACHE
 from tests.unit.exporters.conftest import detected
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("models")]
+pytestmark = pytest.mark.slow
 
 Split = tuple[pd.DataFrame, Any]
 

@@ -13,7 +13,7 @@ import pytest
 from tests.matrix import estimators
 from tests.matrix.test_models import row
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("models")]
+pytestmark = pytest.mark.slow
 
 REPORTS = {
     "onnx/sklearn-onnx#804, #958: fractions were cut off": "whole number first, logistic",

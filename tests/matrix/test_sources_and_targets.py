@@ -39,7 +39,7 @@ from tests.matrix import places, table
 from tests.matrix.sources import SOURCES, TARGETS, Source, Target, recipe
 from tests.support.environments import CACHE
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
+pytestmark = pytest.mark.slow
 
 CHOSEN = [target for target in TARGETS if target.title in os.environ.get("MATRIX_TARGETS", target.title).split(",")]
 EXPECTED = "onnxruntime cpu fp32"  # must be there for every source, not merely explained

@@ -16,7 +16,7 @@ import pytest
 from tests.matrix import fuzz_torch, onnx_shapes, shape_verdicts, torch_shapes
 from tests.matrix.verdicts import Row
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("torch-onnx-shapes")]
+pytestmark = pytest.mark.slow
 
 RESULTS = Path(__file__).parent / "results" / "torch_onnx.jsonl"
 REFUSED = {  # what no graph can express, or no runtime of the promised ones reads

@@ -23,7 +23,6 @@ from packager.recipe import recipe
 from packager.recipe.recipe import Tolerance
 from tests.support import language_models
 
-pytestmark = pytest.mark.xdist_group("generation")
 EXPORT = {"kind": "transformers", "payload": ".", "opset": 18, "ir": 10}
 STEPS = 8
 

@@ -27,7 +27,6 @@ from packager.errors import StepError, UsageError
 from packager.recipe.recipe import Tolerance
 from tests.support import language_models
 
-pytestmark = pytest.mark.xdist_group("seq2seq")
 EXPORT = {"kind": "transformers", "payload": ".", "opset": 18, "ir": 10}
 STEPS = 8
 TEXTS = "text2text-generation"

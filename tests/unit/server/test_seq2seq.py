@@ -22,7 +22,6 @@ from packager.server.generation.settings import Generation
 from tests.support import language_models
 from tests.support.pairs import TorchPair
 
-pytestmark = pytest.mark.xdist_group("generation")
 HEARS = Audio(16000, 80, 400, 160, 30, {}, {}, None)
 TONE = (np.sin(np.arange(8000) * 0.2) * 20000).astype("<i2")
 

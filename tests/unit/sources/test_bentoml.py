@@ -17,7 +17,6 @@ from packager.events import ignore
 from packager.sources import Pin, Settings, bentoml, load_for
 from tests.support.bentos import write_store
 
-pytestmark = pytest.mark.xdist_group("bentoml")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -23,7 +23,6 @@ from tests.conftest import Run
 from tests.support.object_store import ObjectStore, object_store
 
 pytest.importorskip("s3fs")
-pytestmark = pytest.mark.xdist_group("objects")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,6 @@ from tests.support.mlflow_registries import NOWHERE, Registry, client_of, fetche
 
 pytest.importorskip("mlflow")
 pytest.importorskip("torch")
-pytestmark = pytest.mark.xdist_group("mlflow")
 
 
 @pytest.fixture(scope="module")

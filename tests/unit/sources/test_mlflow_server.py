@@ -31,7 +31,6 @@ from tests.support.mlflow_registries import client_of, fetched, log_models, refu
 
 pytest.importorskip("mlflow")
 pytest.importorskip("torch")
-pytestmark = pytest.mark.xdist_group("mlflow")
 
 
 def free_port() -> int:

@@ -32,7 +32,6 @@ from tests.e2e.conftest import tool
 from tests.support import bundles, registry_server
 from tests.support.registry_server import Registry
 
-pytestmark = pytest.mark.xdist_group("registry")
 PATIENCE = Patience(attempts=2, first=0.01, longest=0.05)
 
 
