@@ -96,11 +96,16 @@ def try_release(bundle: Bundle, command: Sequence[str], knobs: Resolved, target:
 def try_model(endpoint: Endpoint, bundle: Bundle, model: str, knobs: Resolved, target: str) -> int:
     """Send all vectors twice to a model of a server; return how many were sent. Raises NegativeAnswerError."""
     contract = bundle.contract
-    cases = [(name, case) for name, case in vectors(bundle) if _fits(case, contract, knobs)]
+    cases = fitting_vectors(bundle, knobs)
     for name, case in cases:
         first, second = (ask(endpoint, model, case) for _ in range(2))
         check(name, first, second, contract, contract.targets[target].tolerance)
     return len(cases)
+
+
+def fitting_vectors(bundle: Bundle, knobs: Resolved) -> list[tuple[str, Vector]]:
+    """Return the reference inputs of a bundle, by name, that a site with these knobs takes."""
+    return [(name, case) for name, case in vectors(bundle) if _fits(case, bundle.contract, knobs)]
 
 
 def _fits(case: Vector, contract: Contract, knobs: Resolved) -> bool:
@@ -152,13 +157,7 @@ def ask(endpoint: Endpoint, model: str, case: Vector) -> Answer:
     """Send one case in the binary form of the protocol. Raises NegativeAnswerError if it is refused or not
     understood.
     """
-    inputs = [
-        {"name": name, "datatype": datatype(dtype), "shape": list(shape), "parameters": {"binary_data_size": len(raw)}}
-        for name, (dtype, shape, raw) in case.items()
-    ]
-    head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
-    body = head + b"".join(raw for _, _, raw in case.values())
-    headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+    body, headers = encode_request(case)
     try:
         status, data, length = endpoint.call("POST", f"/v2/models/{model}/infer", body, headers)
     except OSError as error:
@@ -166,6 +165,18 @@ def ask(endpoint: Endpoint, model: str, case: Vector) -> Answer:
     if status != 200:
         raise NegativeAnswerError(f"the canary refuses a reference vector: {data[:300].decode('utf-8', 'replace')}")
     return read_answer(data, int(length) if length and length.isdecimal() else len(data))
+
+
+def encode_request(case: Vector) -> tuple[bytes, dict[str, str]]:
+    """Return the body and the headers of an inference request in the binary form of the protocol."""
+    inputs = [
+        {"name": name, "datatype": datatype(dtype), "shape": list(shape), "parameters": {"binary_data_size": len(raw)}}
+        for name, (dtype, shape, raw) in case.items()
+    ]
+    head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+    body = head + b"".join(raw for _, _, raw in case.values())
+    headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+    return body, headers
 
 
 def datatype(dtype: str) -> str:
