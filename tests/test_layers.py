@@ -57,11 +57,13 @@ ROOMS = (
     "steps",
     "build",
     "deploy",
+    "bench",
     "conform",
     "release",
     "passport",
     "workspace",
     "release_plan",
+    "watch",
     "api",
     "cli",
     "__main__",
@@ -177,6 +179,8 @@ HEAVY = (
 )
 LIGHT_VERBS = (
     "--help",
+    "bench --help",
+    "tune --help",
     "verify --help",
     "conform --help",
     "inspect --help",
@@ -204,6 +208,7 @@ LIGHT_VERBS = (
     "sbom --help",
     "policy --help",
     "vulndb --help",
+    "watch --help",
 )
 
 

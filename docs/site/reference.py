@@ -297,6 +297,7 @@ SUBJECTS = (
     "deploy",
     "conformance",
     "releases",
+    "performance",
     "passports",
 )
 """The modules of `packager.api`, in the order in which a bundle meets them."""

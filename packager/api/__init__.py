@@ -29,6 +29,7 @@ Build and sign one:
     packager.api.deploy        knobs, installations, servers, deployment files
     packager.api.conformance   the conformance suite on real runtimes and endpoints
     packager.api.releases      many models as one plan; the files by which CI systems release
+    packager.api.performance   curves of an installation, comparisons, knobs for an objective
     packager.api.passports     one page for people that says what a bundle is, and checks itself
 
 All these modules follow semantic versioning: within one major version no name is removed, and no argument changes its

@@ -15,6 +15,7 @@ Tasks whose inputs are those of the last time do not run again; the journal is i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,12 @@ from packager.api._lazy import lazily
 
 if TYPE_CHECKING:
     from packager.canonical import JSON
+    from packager.release_plan import driver
     from packager.release_plan.ci import CiFile
     from packager.release_plan.driver import Rows
     from packager.release_plan.plan import ModelRow, Problem, TaskRow, Totals
     from packager.release_plan.release_file import Model, ReleaseFile
+    from packager.watch.watcher import Receiver
     from packager.workspace import Workspace
 else:
     __getattr__ = lazily(
@@ -36,6 +39,7 @@ else:
             "ModelRow": "packager.release_plan.plan",
             "Problem": "packager.release_plan.plan",
             "ReleaseFile": "packager.release_plan.release_file",
+            "Receiver": "packager.watch.watcher",
             "Rows": "packager.release_plan.driver",
             "TaskRow": "packager.release_plan.plan",
             "Totals": "packager.release_plan.plan",
@@ -47,6 +51,7 @@ __all__ = [
     "Model",
     "ModelRow",
     "Problem",
+    "Receiver",
     "ReleaseFile",
     "Rows",
     "TaskRow",
@@ -58,6 +63,7 @@ __all__ = [
     "read_release_file",
     "release_models",
     "render_ci_file",
+    "watch_registries",
     "write_report",
 ]
 
@@ -103,19 +109,57 @@ def release_models(
     """
     from packager.release_plan import driver
 
-    options = driver.Options(
+    options = _options(workspace, secrets, cache)
+    options = replace(options, again=frozenset(again), builder=builder, dry=dry, until=until)
+    return driver.release(file, options, workspace.on_event)
+
+
+def watch_registries(
+    file: ReleaseFile,
+    workspace: Workspace,
+    *,
+    secrets: Mapping[str, bytes] | None = None,
+    interval: float = 60.0,
+    tag: tuple[str, str] | None = None,
+    receiver: Receiver | None = None,
+    traces: str | None = None,
+    once: bool = False,
+) -> JSON:
+    """Release every version that an alias of a recipe's source moves to, and write the outcome back as tags.
+
+    Runs until it is interrupted, or with `once` until all that the registries show now is released; returns how many
+    versions this call `released`, how many a gate `refused`, how many `failed` three times, and how many are `waiting`.
+    `interval` is in seconds; versions with the `tag` (key, value) are released as well; `receiver` is where webhooks
+    and Prometheus are answered, `traces` an OTLP collector's address. Raises UsageError where no recipe follows a
+    registry or the address is taken, MissingToolError without the extra `watch`, SourceError with `once` where a
+    registry does not answer.
+    """
+    from packager.watch import watcher
+
+    options = watcher.Options(
+        _options(workspace, secrets, None),
+        workspace.variables.get("MLFLOW_TRACKING_URI"),
+        lambda: workspace.clock().timestamp(),
+        interval,
+        tag,
+        receiver,
+        traces,
+        once,
+    )
+    return watcher.Watcher(file, options, workspace.on_event).run()
+
+
+def _options(workspace: Workspace, secrets: Mapping[str, bytes] | None, cache: Path | None) -> driver.Options:
+    from packager.release_plan.driver import Options
+
+    return Options(
         store=workspace.store,
         environments=cache or workspace.caches,
         jobs=workspace.jobs,
         registry_ca=workspace.registry_ca,
         plain_http=workspace.plain_http,
         secrets=dict(secrets or {}),
-        again=frozenset(again),
-        builder=builder,
-        dry=dry,
-        until=until,
     )
-    return driver.release(file, options, workspace.on_event)
 
 
 def format_release(rows: Rows) -> Sequence[str]:
@@ -140,7 +184,7 @@ def describe_release(rows: Rows) -> JSON:
 
 
 def write_report(rows: Rows, folder: Path) -> None:
-    """Write `release.json`, `junit.xml` and `index.html` into a folder, each whole. Raises StorageError."""
+    """Write `release.json`, `junit.xml`, `index.html` and `release.sarif`, each whole. Raises StorageError."""
     from packager.release_plan import report
 
     report.write(rows, folder)

@@ -16,6 +16,7 @@ from packager.errors import UsageError
 
 if TYPE_CHECKING:
     from packager.api import Bundle, Signer
+    from packager.api.releases import ReleaseFile
     from packager.cli.console import Console
 
 _MAX_TOKEN = 64 << 10  # bytes
@@ -102,3 +103,14 @@ def identity_token() -> bytes | None:
     """Return the identity token of the environment, or None."""
     text = os.environ.get("PACKAGER_IDENTITY_TOKEN")
     return text.encode() if text else None
+
+
+def secrets_of(args: argparse.Namespace, file: ReleaseFile) -> dict[str, bytes]:
+    """Return the passphrase, PIN or identity token of every signer that needs one and for which there is one."""
+    from packager.api import releases
+
+    found = {
+        uri: identity_token() if whose == "keyless" else options.secret(args, whose)()
+        for uri, whose in releases.list_secrets(file)
+    }
+    return {uri: value for uri, value in found.items() if value is not None}

@@ -12,6 +12,7 @@ never recorded, only the name of one that gave a wheel (UV_INDEX=acme=https://â€
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from packager.cli import options
 from packager.cli.console import Console, size
@@ -21,11 +22,19 @@ HELP = "pin the source, tools and dependencies of a recipe"
 EXAMPLES = """  packager lock
   packager lock models/digits/bundle.yaml
   UV_INDEX=acme=https://packages.example.com/simple packager lock
-  packager lock --engine pip-tools"""
+  packager lock --engine pip-tools
+  packager lock --check models/*/bundle.yaml               # from a hook, or in CI: nothing is resolved"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.recipe(parser)
+    parser.add_argument(
+        "--check",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="lock nothing: say of these recipes, or their locks, whether each lock fits (as a hook does)",
+    )
     parser.add_argument(
         "--engine",
         metavar="NAME",
@@ -37,6 +46,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.cli import _fixes
 
+    if args.check:
+        return _check(args, console)
     return _fixes.attempt(_fixes.recipe_of(args), console, lambda: _lock(args, console))
 
 
@@ -62,3 +73,23 @@ def _lock(args: argparse.Namespace, console: Console) -> tuple[int, tuple[()]]:
     rows = (f"{runtime} for {', '.join(sets)}" for runtime, sets in lock.dependencies.wheels.items())
     console.result(value, [text, *rows_signed, because, *rows, f"wrote {project.lock_file}"])
     return 0, ()
+
+
+def _check(args: argparse.Namespace, console: Console) -> int:
+    """Say of every recipe whether its lock fits; ask no network. Return the code of the first that does not."""
+    from packager import api
+    from packager.errors import PackagerError
+
+    workspace, code, rows = options.workspace(args, console), 0, []
+    recipes = dict.fromkeys(path.with_suffix(".yaml") if path.suffix == ".lock" else path for path in args.check)
+    for recipe in recipes:
+        try:
+            api.open_project(recipe, workspace).read_lock()
+            rows.append({"recipe": str(recipe), "fresh": True, "problem": None})
+        except PackagerError as error:
+            code = code or error.code
+            hint = f"; {error.hint}" if error.hint else ""
+            rows.append({"recipe": str(recipe), "fresh": False, "problem": f"{error.message}{hint}"})
+    lines = [f"{row['recipe']}: {'its lock fits' if row['fresh'] else row['problem']}" for row in rows]
+    console.result({"ok": not code, "checked": rows}, lines)
+    return code

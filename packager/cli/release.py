@@ -12,13 +12,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from packager.cli import options
+from packager.cli import _signer, options
 from packager.cli.console import Console
-
-if TYPE_CHECKING:
-    from packager.api.releases import ReleaseFile
 
 FOR = "release"
 HELP = "release many models as one plan"
@@ -55,7 +51,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--until", choices=_TASKS, default=_TASKS[-1], metavar="TASK", help="leave out what comes after"
     )
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write release.json, junit.xml and index.html")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="write release.json, junit.xml, index.html, release.sarif"
+    )
     parser.add_argument(
         "--builder", metavar="URI", help="who builds, for the provenance (default: as `packager build`)"
     )
@@ -71,7 +69,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         rows = releases.release_models(
             file,
             options.workspace(args, console),
-            secrets={} if args.dry_run else _secrets(args, file),
+            secrets={} if args.dry_run else _signer.secrets_of(args, file),
             again=args.again,
             until=args.until,
             builder=args.builder,
@@ -83,15 +81,3 @@ def main(args: argparse.Namespace, console: Console) -> int:
     document = releases.describe_release(rows)
     console.result(document, [*lines, *([f"wrote {args.report}"] if args.report else [])])
     return rows.totals.exit_code
-
-
-def _secrets(args: argparse.Namespace, file: ReleaseFile) -> dict[str, bytes]:
-    """Return the passphrase, PIN or identity token of every signer that needs one and for which there is one."""
-    from packager.api import releases
-    from packager.cli._signer import identity_token
-
-    found = {
-        uri: identity_token() if whose == "keyless" else options.secret(args, whose)()
-        for uri, whose in releases.list_secrets(file)
-    }
-    return {uri: value for uri, value in found.items() if value is not None}

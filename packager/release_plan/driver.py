@@ -62,7 +62,8 @@ class Options:
 class Rows:
     """The rows of a release in a temporary file, in the order of its models; only their positions are in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: Path | None = None) -> None:
+        self.base = base  # the directory of the release file
         self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the rows are read
         self._positions: dict[str, int] = {}
         self.totals = Totals()
@@ -82,17 +83,19 @@ class Rows:
         return len(self._positions)
 
 
-def release(file: ReleaseFile, options: Options, on_event: OnEvent = ignore) -> Rows:
+def release(file: ReleaseFile, options: Options, on_event: OnEvent = ignore, *, exclusive: bool = True) -> Rows:
     """Perform the tasks of all models, or plan them; return a row for each.
 
     Raises UsageError where another process releases the same file now, StorageError where the journal cannot be used.
+    Not `exclusive`, the caller sees to it that no two processes release the same model.
     """
     store = Store(options.store)
     store.sweep()
     folder = store.root / "releases"
     folder.mkdir(exist_ok=True)
     Journal(folder / "journal.sqlite").close()  # its tables exist before the first process opens it
-    with _alone(folder, file.path), store.scratch() as shared:
+    alone = _alone(folder, file.path) if exclusive else contextlib.nullcontext()
+    with alone, store.scratch() as shared:
         run = _Run(file, options, folder / "journal.sqlite", shared, on_event)
         try:
             run.loop()
@@ -132,7 +135,7 @@ class _Run:
     """The state of one release: what is ready, what runs, what waits."""
 
     def __init__(self, file: ReleaseFile, options: Options, journal: Path, shared: Path, on_event: OnEvent) -> None:
-        self.options, self.on_event, self.rows = options, on_event, Rows()
+        self.options, self.on_event, self.rows = options, on_event, Rows(file.path.absolute().parent)
         self.models = {model.name: model for model in file.models}
         self.context = _context(file.path.absolute().parent, options, journal, shared)
         self.waits = {model.name: set(model.after) for model in file.models}

@@ -47,16 +47,18 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """One task of one model: its state, the reason for it, and the seconds that it took."""
+    """One task of one model: its state, the reason for it, the seconds that it took, and when it began (Unix time)."""
 
     task: str
     state: State
     reason: str = ""
     seconds: float = 0.0
     problem: Problem | None = None
+    began: float | None = None
 
     def to_json(self) -> JSON:
         value = {"task": self.task, "state": self.state, "reason": self.reason, "seconds": round(self.seconds, 3)}
+        value |= {} if self.began is None else {"began": round(self.began, 3)}
         return value if self.problem is None else {**value, "problem": self.problem.to_json()}
 
     @staticmethod
@@ -64,7 +66,7 @@ class TaskRow:
         """Return what `to_json` wrote."""
         problem = value.get("problem")
         told = problem and Problem.from_json(problem)
-        return TaskRow(value["task"], value["state"], value["reason"], value["seconds"], told)
+        return TaskRow(value["task"], value["state"], value["reason"], value["seconds"], told, value.get("began"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ class ModelRow:
     """One model of a release: its tasks in order, what it is built for, and what it became.
 
     `cells` are the conformance cells as planned from the recipe; `executed` and `cached` count steps of the build;
-    `reference` is where the bundle was pushed, by digest.
+    `reference` is where the bundle was pushed, by digest, `sent` the bytes that went there, `conformance` the digest of
+    the signed result of the suite.
     """
 
     name: str
@@ -86,6 +89,8 @@ class ModelRow:
     executed: int = 0
     cached: int = 0
     warnings: tuple[str, ...] = ()
+    conformance: str | None = None
+    sent: int = 0
 
     @property
     def state(self) -> State:
@@ -111,6 +116,8 @@ class ModelRow:
             "state": self.state,
             "digest": self.digest,
             "reference": self.reference,
+            "conformance": self.conformance,
+            "sent": self.sent,
             "targets": list(self.targets),
             "cells": list(self.cells),
             "executed": self.executed,
@@ -135,6 +142,8 @@ class ModelRow:
             value["executed"],
             value["cached"],
             tuple(value["warnings"]),
+            value["conformance"],
+            value["sent"],
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results of a release for people and programs: a table, JSON, JUnit, and one HTML page that needs no network.
+"""The results of a release for people and programs: a table, JSON, JUnit, SARIF, one HTML page without a network.
 
 Files are written row by row, so that a page of thousands of models needs no more memory than one of ten.
 """
@@ -11,15 +11,17 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from packager import escape
+from packager import __version__, escape
 from packager.canonical import JSON
 from packager.files import storage_errors, sync_directory
 from packager.release_plan.driver import Rows
-from packager.release_plan.plan import TASKS, ModelRow, State, TaskRow
+from packager.release_plan.plan import TASKS, ModelRow, Problem, State, TaskRow
 
-FILES = ("release.json", "junit.xml", "index.html")
+FILES = ("release.json", "junit.xml", "index.html", "release.sarif")
+SARIF = "https://json.schemastore.org/sarif-2.1.0.json"
 _MARKS: dict[State, str] = {
     "planned": "run",
     "unchanged": "·",
@@ -94,10 +96,10 @@ def document(rows: Rows) -> JSON:
 
 
 def write(rows: Rows, folder: Path) -> None:
-    """Write `release.json`, `junit.xml` and `index.html` into a folder, each complete or not at all."""
+    """Write the files of `FILES` into a folder, each complete or not at all."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, parts in zip(FILES, (_json(rows), _junit(rows), _html(rows)), strict=True):
+        for name, parts in zip(FILES, (_json(rows), _junit(rows), _html(rows), _sarif(rows)), strict=True):
             _write(folder / name, parts)
 
 
@@ -167,6 +169,39 @@ def _quoted(text: object) -> str:
 
 def _xml(text: str) -> str:
     return "\n".join(escape.html(line) for line in text.splitlines())
+
+
+# SARIF
+
+
+def _sarif(rows: Rows) -> Iterator[str]:
+    """Yield a SARIF log of what stopped models: the task is the rule, the recipe the place."""
+    rules = [{"id": name, "shortDescription": {"text": f"`{name}` of a release"}} for name in TASKS]
+    driver = {"name": "packager", "semanticVersion": __version__, "rules": rules}
+    yield f'{{"$schema": {json.dumps(SARIF)}, "version": "2.1.0", "runs": [{{"tool": {{"driver": '
+    yield f'{json.dumps(driver)}}}, "columnKind": "unicodeCodePoints", "results": [\n'
+    first = True
+    for row in rows:
+        for item in row.tasks:
+            if item.problem:
+                yield f"{'' if first else ','}{escape.json_text(_sarif_result(rows, row, item, item.problem))}\n"
+                first = False
+    yield "]}]}\n"
+
+
+def _sarif_result(rows: Rows, row: ModelRow, item: TaskRow, problem: Problem) -> JSON:
+    recipe = Path(row.recipe)
+    place = recipe.relative_to(rows.base) if rows.base and recipe.is_relative_to(rows.base) else recipe
+    said = [f"{_title(row)}: {problem.message}.", *problem.details, *([f"{problem.hint}."] if problem.hint else [])]
+    location = {"artifactLocation": {"uri": quote(place.as_posix())}, "region": {"startLine": 1}}
+    return {
+        "ruleId": item.task,
+        "ruleIndex": TASKS.index(item.task),
+        "level": "error",
+        "message": {"text": "\n".join(said)},
+        "locations": [{"physicalLocation": location}],
+        "partialFingerprints": {"packager/v1": f"{row.name}/{item.task}"},
+    }
 
 
 # HTML

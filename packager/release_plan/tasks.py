@@ -102,7 +102,7 @@ class _Tasks:
     def __init__(self, model: Model, room: Room) -> None:
         self.model, self.room, self.settings = model, room, model.settings
         self.outcomes: dict[str, Mapping[str, JSON]] = {}
-        self.cached = 0
+        self.cached = self.sent = 0
         self.warnings: list[str] = []
         self.task = ""
         self.built: Built | None = None
@@ -137,23 +137,25 @@ class _Tasks:
             opened.runner.executed if opened else 0,
             self.cached,
             tuple(dict.fromkeys(self.warnings))[:_WARNINGS],
+            _text(self.outcomes.get("sign", {}).get("conformance")),
+            self.sent,
         )
 
     def _attempt(self, name: str) -> TaskRow:
-        started = time.monotonic()
+        started, began = time.monotonic(), self.room.workspace.clock().timestamp()
         try:
             row = self._lock() if name == "lock" else self._remembered(name)
         except _NoError as no:
-            return TaskRow(name, "no", str(no), _since(started), Problem(1, str(no), None, no.details))
+            return TaskRow(name, "no", str(no), _since(started), Problem(1, str(no), None, no.details), began)
         except PackagerError as error:
-            return TaskRow(name, "failed", error.message, _since(started), problem_of(error))
+            return TaskRow(name, "failed", error.message, _since(started), problem_of(error), began)
         except (OSError, RuntimeError, MemoryError) as error:
             found = translate(error) if isinstance(error, OSError | RuntimeError) else None
             problem = problem_of(found) if found else bug(error)
-            return TaskRow(name, "failed", problem.message, _since(started), problem)
+            return TaskRow(name, "failed", problem.message, _since(started), problem, began)
         except Exception as error:
-            return TaskRow(name, "failed", str(error), _since(started), bug(error))
-        return replace(row, seconds=_since(started) if row.state == "done" else 0.0)
+            return TaskRow(name, "failed", str(error), _since(started), bug(error), began)
+        return replace(row, seconds=_since(started), began=began) if row.state == "done" else row
 
     # the lock: what is on disk says whether it holds
 
@@ -399,9 +401,15 @@ class _Tasks:
         signed, tested = sign(bundle, signer), self.outcomes.get("conform")
         if tested:
             stated = results.statement(tested["result"], bundle)
-            signed = signed.with_statement(signer.sign(stated.to_bytes()).to_bytes(), stated.predicate_type)
+            content = signer.sign(stated.to_bytes()).to_bytes()
+            signed = signed.with_statement(content, stated.predicate_type)
+            named = canonical.sha256(content)
         copy.attach(signed)
-        return {"statements": sorted(item.manifest.digest for item in signed.referrers)}
+        result = [item.manifest.digest for item in signed.referrers if tested and item.content.digest == named]
+        return {
+            "statements": sorted(item.manifest.digest for item in signed.referrers),
+            "conformance": result[0] if result else None,
+        }
 
     def _called(self, uri: str) -> str:
         """Return a signer as the release file names it: the same in every checkout."""
@@ -426,7 +434,9 @@ class _Tasks:
         return {"reference": pushed.reference, "sent": pushed.sent}
 
     def _send(self, bundle: Bundle, address: str) -> Pushed:
-        return push_bundle(bundle, address, self.room.workspace.registry_settings, self._hear, jobs=_PUSHES)
+        pushed = push_bundle(bundle, address, self.room.workspace.registry_settings, self._hear, jobs=_PUSHES)
+        self.sent += pushed.sent
+        return pushed
 
     # promote
 

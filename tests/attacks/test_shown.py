@@ -40,6 +40,7 @@ OWN = {  # verbs that show nothing of a bundle or of other people's files
 VERBS: dict[str, list[list[str]]] = {
     "apply": [["apply", "d.tar", "b.tar", "-o", "new.tar"], ["apply", "b.tar", "b.tar"]],
     "attest": [["attest", "b.tar", "--key", "k.pem", "--predicate", "p.json", "--type", "urn:" + NASTY]],
+    "bench": [["bench", NASTY], ["bench", "b.tar", "--key", "k.pub", "--target", NASTY]],
     "build": [["build", "recipe.yaml"]],
     "chat": [["chat", "b.tar", "--key", "k.pub"], ["chat", NASTY, "--key", "k.pub"]],
     "ci": [["ci", "init", NASTY], ["ci", "init", "github", "--branch", NASTY]],
@@ -109,7 +110,9 @@ VERBS: dict[str, list[list[str]]] = {
         ["verify", "b.tar", "--key", "k.pub", "--policy", "dev"],
         ["verify", "b.tar", "--key", "other.pub"],
     ],
+    "tune": [["tune", NASTY, "-o", "x.yaml"], ["tune", "site", "--objective", NASTY, "-o", "x.yaml"]],
     "vulndb": [["vulndb", "import", "p.json"], ["vulndb", "check", "b.tar"]],
+    "watch": [["watch", NASTY], ["watch", "p.json", "--once"], ["watch", "--tag", NASTY], ["watch", "--listen", NASTY]],
 }
 
 

@@ -74,8 +74,11 @@ NAMES = {
         write_report
     """,
     "packager.api.releases": """
-        CiFile Model ModelRow Problem ReleaseFile Rows TaskRow Totals describe_release format_plan
-        format_release list_secrets read_release_file release_models render_ci_file write_report
+        CiFile Model ModelRow Problem Receiver ReleaseFile Rows TaskRow Totals describe_release format_plan
+        format_release list_secrets read_release_file release_models render_ci_file watch_registries write_report
+    """,
+    "packager.api.performance": """
+        Curves Plan Subject Tuned draw_curves format_curves format_values measure_curves open_subject tune_knobs
     """,
     "packager.api.passports": """
         Dossier Form Passport make_dossier make_passport

@@ -146,6 +146,22 @@ def test_a_second_run_executes_nothing(released: tuple[Project, Any], registry: 
     assert [states(row) for row in plan["models"]] == [dict.fromkeys(TASKS, "unchanged")] * 3
 
 
+def test_a_hook_says_whether_locks_fit(released: tuple[Project, Any], tmp_path: Path) -> None:
+    """The entry of the hook in `.pre-commit-hooks.yaml`, as pre-commit runs it: with the files that changed."""
+    project = Project(shutil.copytree(released[0].folder, tmp_path / "project"), released[0].store)
+    files = ["line/bundle.yaml", "line/bundle.lock", "tree/bundle.lock"]
+    done = project.run("lock", "--quiet", "--check", *files, "--json")
+    assert done["ok"] and [row["recipe"] for row in done["checked"]] == ["line/bundle.yaml", "tree/bundle.yaml"]
+    path = project.folder / "line" / "bundle.yaml"
+    path.write_text(path.read_text() + "runs-on: {onnxruntime: '>=1.20'}\n")
+    (project.folder / "toy" / "m.onnx").write_bytes(b"another")
+    done = project.run("lock", "--check", *files, "toy/bundle.yaml", "nowhere/bundle.yaml", "--json", code=2)
+    fresh = {row["recipe"]: (row["fresh"], row["problem"]) for row in done["checked"]}
+    assert fresh["tree/bundle.yaml"] == (True, None)
+    assert "the recipe changed since" in fresh["line/bundle.yaml"][1] and "changed since" in fresh["toy/bundle.yaml"][1]
+    assert "cannot read recipe" in fresh["nowhere/bundle.yaml"][1]
+
+
 def test_a_plan_says_why_each_task_will_run_and_runs_none(released: tuple[Project, Any], tmp_path: Path) -> None:
     project = Project(shutil.copytree(released[0].folder, tmp_path / "project"), released[0].store)
     text = (project.folder / "toy" / "bundle.yaml").read_text()

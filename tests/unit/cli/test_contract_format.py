@@ -69,8 +69,10 @@ OPENS_NONE = {
     "sign-image": "reads a rendering, and opens the bundle that --made-of names as every verb does",
     "status": "reads an installation's records",
     "trust": "edits trust files",
+    "tune": "starts what was installed",
     "uninstall": "removes an installation",
     "vulndb": "reads advisories",
+    "watch": "releases, as `release` does",
 }
 
 

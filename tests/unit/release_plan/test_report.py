@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports of a release: exit codes, and that foreign text has no effect in any of the four forms."""
+"""Reports of a release: exit codes, and that foreign text has no effect in any of the five forms."""
 
 from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -85,8 +86,36 @@ def test_foreign_text_has_no_effect(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "out" / "release.json").read_text())
     assert document == report.document(made)
     everything = text + (tmp_path / "out" / "junit.xml").read_text() + (tmp_path / "out" / "release.json").read_text()
-    everything += "\n".join([*report.table(made), *report.plan(made)]).replace(HOSTILE, "")  # the console escapes those
+    log = (tmp_path / "out" / "release.sarif").read_text()
+    results = json.loads(log)["runs"][0]["results"]
+    assert [(one["ruleId"], one["ruleIndex"]) for one in results] == [("build", 1), ("lock", 0)]
+    everything += log + "\n".join([*report.table(made), *report.plan(made)]).replace(
+        HOSTILE, ""
+    )  # the console escapes those
     assert "\x1b" not in everything and "\u202e" not in everything
+
+
+def test_sarif_names_the_recipe_from_the_release_file_on(tmp_path: Path) -> None:
+    made = Rows(tmp_path)
+    bad = row("a", "done", "no", code=1)
+    made.add(replace(bad, recipe=str(tmp_path / "models a" / "bundle.yaml")))
+    report.write(made, tmp_path / "out")
+    (result,) = json.loads((tmp_path / "out" / "release.sarif").read_text())["runs"][0]["results"]
+    place = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    assert place == "models%20a/bundle.yaml" and result["level"] == "error"
+
+
+@pytest.mark.slow
+def test_sarif_is_what_its_schema_says(tmp_path: Path) -> None:
+    from tests.unit.policy.test_policies import sarif_schema
+
+    jsonschema = pytest.importorskip("jsonschema")
+    for made in (rows(), rows(row("a", "done", "no", code=1), row("b", "failed"))):
+        report.write(made, tmp_path)
+        log = json.loads((tmp_path / "release.sarif").read_text())
+        jsonschema.Draft4Validator(sarif_schema()).validate(log)
+    log["runs"][0]["results"][0]["level"] = "grave"
+    assert not jsonschema.Draft4Validator(sarif_schema()).is_valid(log)
 
 
 def test_files_are_replaced_whole(tmp_path: Path) -> None:

@@ -6,16 +6,10 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,66 +22,17 @@ from packager.sources import Pin, Settings
 from packager.sources import mlflow as source
 from tests.conftest import Run
 from tests.support.mlflow_registries import client_of, fetched, log_models, refusal, state
+from tests.support.mlflow_servers import Server, mlflow_server
 
 pytest.importorskip("mlflow")
 pytest.importorskip("torch")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass(frozen=True)
-class Server:
-    """A tracking server that is starting up; `address` waits until it answers."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    log: Path
-
-    @property
-    def address(self) -> str:
-        for _ in range(240):
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1),
-            ):
-                return f"http://127.0.0.1:{self.port}"
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.25)
-        raise TimeoutError(self.log.read_text())
-
-
 @pytest.fixture(scope="module", autouse=True)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Start a real server that keeps the artifacts itself; it needs many seconds, so the other tests run meanwhile."""
-    home, port = tmp_path_factory.mktemp("server"), free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--backend-store-uri",
-        f"sqlite:///{home}/server.db",
-        "--artifacts-destination",
-        str(home / "artifacts"),
-    ]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | quiet, start_new_session=True)
-    try:
-        yield Server(process, port, home / "log")
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+    with mlflow_server(tmp_path_factory.mktemp("server")) as starting:
+        yield starting
 
 
 @pytest.fixture(scope="module")
