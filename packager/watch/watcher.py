@@ -3,8 +3,8 @@
 
 Tags of the version, with the bundle's name in the middle: `packager.NAME.bundle`, `.verdict` (`released`, `refused` by
 a gate, `failed`), `.digest`, `.reference` (where it was pushed), `.conformance` (the signed result of the suite there)
-and `.problem`. They are written until the registry has them. A gate that says no is final for a version; a failure is
-tried again, three times in all.
+and `.problem`. They are written until the registry has them, the verdict last. A gate that says no is final for a
+version; a failure is tried again, three times in all.
 """
 
 from __future__ import annotations
@@ -309,4 +309,4 @@ def tags_of(row: ModelRow, state: State) -> dict[str, str]:
             found["conformance"] = f"{repository}@{row.conformance}" if repository else row.conformance
     elif row.problem:
         found["problem"] = row.problem.message[:_MAX_TAG]
-    return {f"packager.{row.name}.{key}": value for key, value in found.items() if value}
+    return {f"packager.{row.name}.{key}": found[key] for key in sorted(found) if found[key]}  # `verdict` is the last

@@ -22,6 +22,7 @@ KEY = ["--key", "release.pub"]
 SIGNER = ["--key", "release.pem", "--passphrase-file", "passphrase"]
 OPENING = [
     ["attest", BUNDLE, "--type", "urn:x", "--predicate", "predicate.json", *SIGNER],
+    ["bench", BUNDLE, *KEY],
     ["chat", BUNDLE, "--prompt", "Hi", *KEY],
     ["compat", BUNDLE],
     ["config", BUNDLE],
