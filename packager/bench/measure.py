@@ -55,6 +55,7 @@ class Subject:
 
     @property
     def about(self) -> JSON:
+        """What it is, as one document."""
         return {
             "label": self.label,
             "name": self.bundle.name,

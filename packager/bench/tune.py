@@ -174,11 +174,12 @@ def _key(values: Mapping[str, JSON]) -> str:
 def candidates(knob: Knob, cores: int) -> list[JSON]:
     """Return the values of a knob that are tried on a machine with so many cores, within the bounds of its schema."""
     powers = [1 << power for power in range(11)]
-    wished: Sequence[float] = {
+    own: Mapping[str, Sequence[float]] = {
         "batch.rows": [*powers[:8]],
         "batch.window": [0, 0.5, 1, 2, 5],
         "runtime.processes": [0, *(count for count in powers if count <= cores)],
-    }.get(knob.name, [count for count in powers if count < cores] + [cores])
+    }
+    wished = own.get(knob.name, [*(count for count in powers if count < cores), cores])
     return [value for value in dict.fromkeys(wished) if knob.allows(value)]
 
 

@@ -127,13 +127,14 @@ LIBRARY = {
     "Event",
 }
 INTERNAL = """
-    Bundle.descriptor Bundle.medium Contract.generation Contract.pipeline Dossier.sections KnobSources.read
-    Lock.dependencies Lock.environment Measured.lengths Measured.limit Model.settings PrivateKey.key PrivateKey.repeats
-    PrivateKey.sign Project.here Project.memo Project.open Project.recipe Project.runner PublicKey.key
-    PublicKey.made PublicKey.verifies Signer.sign Table.kernels Table.kernels_of TritonModel.repository Trust.timestamping
-    TrustDraft.content Verifier.remember Workspace.open_remote Workspace.open_store Workspace.registry_settings
+    Bundle.descriptor Bundle.medium Contract.generation Contract.pipeline Curves.comparison Curves.rounds
+    Dossier.sections KnobSources.read Lock.dependencies Lock.environment Measured.lengths Measured.limit
+    Model.settings PrivateKey.key PrivateKey.repeats PrivateKey.sign Project.here Project.memo Project.open
+    Project.recipe Project.runner PublicKey.key PublicKey.made PublicKey.verifies Signer.sign Table.kernels
+    Table.kernels_of TritonModel.repository Trust.timestamping TrustDraft.content Tuned.after Tuned.before Tuned.gain
+    Tuned.search Verifier.remember Workspace.open_remote Workspace.open_store Workspace.registry_settings
 """
-"""Members that are no part of the API: stores, media, runners, keys in memory, signed bytes."""
+"""Members that are no part of the API: stores, media, runners, keys in memory, signed bytes, loads."""
 
 
 @pytest.mark.parametrize("module", NAMES)

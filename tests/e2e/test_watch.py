@@ -113,8 +113,6 @@ def make_project(folder: Path, name: str, server: Server, registry: Registry) ->
 
 
 def start(project: Project, *arguments: str) -> subprocess.Popen[str]:
-    if not project.store.exists():
-        project.lend()
     command = [sys.executable, "-m", "packager", "watch", "--json", *arguments]
     variables = {"PACKAGER_STORE": str(project.store), "PACKAGER_WEBHOOK_SECRET": SECRET}
     with (project.folder / "log").open("ab") as log:
