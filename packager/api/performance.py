@@ -114,7 +114,10 @@ def tune_knobs(
 
 
 def format_values(tuned: Tuned, day: str) -> str:
-    """Return the values file of a search that found something, its evidence as comments; `day` is in them."""
+    """Return the values file of a search that found something, its evidence and the `day` as comments.
+
+    Raises nothing.
+    """
     from packager.bench import tune
 
     return tune.values_file(tuned, day)
