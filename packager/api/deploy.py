@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from packager.deploy.conversation import Answer, Conversation
     from packager.deploy.install import Installed
     from packager.deploy.installation import Installation
+    from packager.deploy.mlflow_registry import RegisteredModel
     from packager.deploy.render import Rendering
     from packager.deploy.renderers._deployment import Option as RenderOption
     from packager.deploy.serve import Service, ServiceLog
@@ -50,6 +51,7 @@ else:
             "KnobSources": "packager.bundle.knobs",
             "Override": "packager.knobs.knobs",
             "Pipeline": "packager.deploy.triton.pipeline",
+            "RegisteredModel": "packager.deploy.mlflow_registry",
             "RenderOption": "packager.deploy.renderers._deployment:Option",
             "Rendering": "packager.deploy.render",
             "Resolved": "packager.knobs.knobs",
@@ -70,6 +72,7 @@ __all__ = [
     "KnobSources",
     "Override",
     "Pipeline",
+    "RegisteredModel",
     "RenderOption",
     "Rendering",
     "Resolved",
@@ -91,6 +94,7 @@ __all__ = [
     "read_knob_schema",
     "read_pipeline",
     "read_status",
+    "register_model",
     "render_ensemble",
     "render_files",
     "render_triton",
@@ -309,6 +313,25 @@ def render_files(
 
     verifier.require(bundle, workspace.on_event)
     return render.render_files(kind, bundle, knobs or KnobSources(), directory, options or {}, verifier.trust)
+
+
+def register_model(
+    bundle: Bundle, directory: Path, name: str, workspace: Workspace, *, registry: str | None = None
+) -> RegisteredModel:
+    """Register what `render_files("mlflow", …)` wrote of a bundle as a version of the model `name` in MLflow.
+
+    It is logged in the experiment of the bundle's source, with tags that name the bundle and that source. `registry` is
+    an address as MLflow takes it (default: the environment's `MLFLOW_TRACKING_URI`, else `mlflow.db` here). The same
+    bundle and knobs are registered once. Raises UsageError for a directory of another bundle and for the name of the
+    source; SourceError, MissingToolError.
+    """
+    from packager.deploy import mlflow_registry
+    from packager.release import proofs
+    from packager.sources import Settings
+
+    address = registry or workspace.variables.get("MLFLOW_TRACKING_URI")
+    settings = Settings(Path.cwd(), tracking=address)
+    return mlflow_registry.register(bundle, directory, name, settings, proofs.origin(bundle))
 
 
 def render_triton(

@@ -6,7 +6,8 @@ same bytes; OUT is replaced in one step if it is an earlier rendering.
 
 bentoml: a Bento for `bentoml build`. container: a Containerfile and its context, from carried wheels. kubernetes:
 manifests, a KServe InferenceService and a Helm chart. systemd: hardened units for an installation. observability:
-Prometheus rules, a Grafana dashboard, a Datadog check and a runbook.
+Prometheus rules, a Grafana dashboard, a Datadog check and a runbook. mlflow: a model for `mlflow models serve`,
+`mlflow.pyfunc.load_model` and `spark_udf`; with --register NAME it becomes a version of that model in the registry.
 
 triton: a model of a repository that several bundles share, a directory or a bucket (s3://bucket/folder); the same
 bundle again is the version it was before, another one the next version and the one that is served. Knobs become
@@ -36,6 +37,7 @@ EXAMPLES = """  packager render triton digits.bundle.tar models/ --key release.p
   packager render ensemble support.yaml models/
   packager render ensemble support.yaml s3://acme-models/triton --json
   packager render bentoml digits:1.4.0 bento/ --key release.pub --set bentoml.workers=2
+  packager render mlflow digits:1.4.0 model/ --key release.pub --register digits-packaged
   packager render container digits.bundle.tar image/ --key release.pub --base docker.io/library/python@sha256:…
   packager render kubernetes digits:1.4.0 deploy/ --key release.pub --image registry.acme.example/digits@sha256:…
   packager render kubernetes digits:1.4.0 deploy/ --trust acme.trust --image registry.acme.example/digits@sha256:… \
@@ -46,7 +48,7 @@ EXAMPLES = """  packager render triton digits.bundle.tar models/ --key release.p
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    listed = "bentoml, container, ensemble, kubernetes, observability, systemd or triton"
+    listed = "bentoml, container, ensemble, kubernetes, mlflow, observability, systemd or triton"
     kind = parser.add_argument("kind", metavar="KIND", help=listed)
     _completers.completed(kind, _completers.kinds)
     options.bundle(parser)
@@ -63,6 +65,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="native (default): NVIDIA's images; python: ONNX Runtime in the Python backend",
     )
     own.add_argument("--swap", metavar="URL", help="and make the running Triton at http(s)://host:port serve it")
+    own = parser.add_argument_group("mlflow")
+    own.add_argument("--register", metavar="NAME", help="and make it a version of the model NAME in the registry")
+    own.add_argument("--registry", metavar="URI", help="address of the registry (MLFLOW_TRACKING_URI, or mlflow.db)")
 
 
 def own_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +101,7 @@ def _flags() -> dict[str, list[str]]:
     from packager.api import deploy
 
     found: dict[str, list[str]] = {"site": ["triton"], "swap": ["triton"], "backend": ["triton"]}
+    found |= {"register": ["mlflow"], "registry": ["mlflow"]}
     every = deploy.list_renderers()
     bundled = [kind for kind in every if kind != "ensemble"]  # an ensemble is of what was verified before
     found |= dict.fromkeys(("trust", "key", "ca", "identity", "values", "knobs"), bundled)
@@ -112,6 +118,8 @@ def _directory(args: argparse.Namespace, console: Console) -> int:
 
     if "://" in args.out:
         raise UsageError(f"`{args.kind}` is written to a directory, not to `{args.out:.200}`")
+    if args.registry and not args.register:
+        raise UsageError("--registry goes with --register NAME")
     judge = verifier_of(args)
     given = {
         option.name: getattr(args, option.name.replace("-", "_")) for option in deploy.list_render_options(args.kind)
@@ -121,6 +129,11 @@ def _directory(args: argparse.Namespace, console: Console) -> int:
         here = options.workspace(args, console)
         made = deploy.render_files(
             args.kind, bundle, Path(args.out), judge, here, knobs=_knobs.sources(args), options=given
+        )
+        found = (
+            deploy.register_model(bundle, Path(args.out), args.register, here, registry=args.registry)
+            if args.register
+            else None
         )
     value = {
         "kind": args.kind,
@@ -132,6 +145,9 @@ def _directory(args: argparse.Namespace, console: Console) -> int:
         "steps": list(made.steps),
     }
     told = "".join(f"\n  {step}" for step in made.steps)
+    if found is not None:
+        value["registered"] = {"name": found.name, "version": found.version, "created": found.created}
+        told += f"\nit is version {found.version} of `{found.name}` in the registry"
     console.result(value, f"{bundle.name}:{bundle.version} for {args.kind} is in {args.out}; then:{told}")
     return 0
 

@@ -12,6 +12,7 @@ import base64
 import binascii
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +23,7 @@ from packager.server.config import Config
 from packager.server.errors import RequestError, StartError
 from packager.server.execution import session as model
 from packager.server.pipeline import rows as tables
+from packager.server.pipeline.document import Task
 from packager.server.protocol.tensors import Array
 
 Run: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -30,18 +32,38 @@ _MOST_ROWS = 64  # of one run: more is seldom faster, and takes memory
 FLAG = "--batch"
 
 
+@dataclass(frozen=True, slots=True)
+class OpenModel:
+    """An opened bundle: `run` takes tensors, `answer` rows, at most `most` at once; `task` is that of its pipeline."""
+
+    run: Run
+    answer: Answer
+    most: int
+    columns: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    task: Task | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a row is, as the first line of output says it."""
+        return {
+            "columns": list(self.columns),
+            "optional": list(self.optional),
+            "vectors": self.task == "sentence-embedding",
+            "rows": self.most,
+        }
+
+
 def main(arguments: Sequence[str]) -> int:
     """Answer until the input ends. Returns the exit code."""
     path, threads = arguments
     try:
-        found = config.read(Path(path))
-        answer, about = _opened(found, int(threads))
+        opened = open_model(config.read(Path(path)), int(threads))
     except (StartError, ValueError, OSError, ImportError) as error:
         sys.stdout.buffer.write(orjson.dumps({"error": str(error)}) + b"\n")
         return 4
-    _send(about)
+    _send(opened.describe())
     for line in sys.stdin.buffer:
-        _send(_answered(answer, orjson.loads(line), about["rows"]))
+        _send(answer_rows(opened, orjson.loads(line)))
     return 0
 
 
@@ -50,10 +72,10 @@ def _send(value: Any) -> None:
     sys.stdout.buffer.flush()
 
 
-def _opened(found: Config, threads: int) -> tuple[Answer, dict[str, Any]]:
-    """Open the model, and its pipeline if there is one; return what answers rows, and what a row is."""
+def open_model(found: Config, threads: int) -> OpenModel:
+    """Open the model, and its pipeline if there is one. Raises StartError, ValueError, OSError, ImportError."""
     if found.generation is not None:
-        return _opened_seq2seq(found, threads)
+        return _open_seq2seq(found, threads)
     session = model.load(found, threads)
     names = [port.name for port in session.outputs]
 
@@ -64,12 +86,12 @@ def _opened(found: Config, threads: int) -> tuple[Answer, dict[str, Any]]:
         interface = found.interface
         first = interface.inputs[0].shape[0] if interface.inputs[0].shape else 1
         most = first if isinstance(first, int) else interface.allowed_range(first).largest
-        about = {"columns": [port.name for port in interface.inputs], "optional": [], "vectors": False}
 
         def answer(rows: Sequence[Any]) -> list[Any]:
             return tables.answers(run(tables.feeds(interface, rows)), len(rows))
 
-        return answer, {**about, "rows": min(most or _MOST_ROWS, _MOST_ROWS)}
+        columns = tuple(port.name for port in interface.inputs)
+        return OpenModel(run, answer, min(most or _MOST_ROWS, _MOST_ROWS), columns)
     from packager.server.pipeline import pipeline
 
     opened = pipeline.open_checked(found.pipeline.path, found.pipeline.digest, found.interface)
@@ -79,15 +101,17 @@ def _opened(found: Config, threads: int) -> tuple[Answer, dict[str, Any]]:
         return opened.answers(run(prepared.feeds), prepared)
 
     text = opened.about.text
-    about = {
-        "columns": ["text" if text else "image"],
-        "optional": ["text_pair"] if text and text.pairs else [],
-        "vectors": opened.about.task == "sentence-embedding",
-    }
-    return answer_raw, {**about, "rows": min(opened.most_rows or _MOST_ROWS, _MOST_ROWS)}
+    return OpenModel(
+        run,
+        answer_raw,
+        min(opened.most_rows or _MOST_ROWS, _MOST_ROWS),
+        ("text" if text else "image",),
+        ("text_pair",) if text and text.pairs else (),
+        opened.about.task,
+    )
 
 
-def _opened_seq2seq(found: Config, threads: int) -> tuple[Answer, dict[str, Any]]:
+def _open_seq2seq(found: Config, threads: int) -> OpenModel:
     """Open an encoder-decoder, whose rows are texts or audio; each is answered by itself."""
     from packager.server.generation.seq2seq import Seq2Seq
 
@@ -108,7 +132,11 @@ def _opened_seq2seq(found: Config, threads: int) -> tuple[Answer, dict[str, Any]
             answers.append(made.text.strip() if made else "")
         return answers
 
-    return answer, {"columns": [name], "optional": [], "vectors": False, "rows": 1}
+    return OpenModel(_refuse_tensors, answer, 1, (name,))
+
+
+def _refuse_tensors(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+    raise RequestError("this model takes texts or audio, and no tensors")
 
 
 def _bytes(value: str) -> bytes:
@@ -118,14 +146,15 @@ def _bytes(value: str) -> bytes:
         raise RequestError("`audio`: expected the bytes of a WAV file in base64") from None
 
 
-def _answered(answer: Answer, rows: Sequence[Any], most: int) -> list[Any]:
+def answer_rows(opened: OpenModel, rows: Sequence[Any]) -> list[Any]:
+    """Return `{"answer": …}` or `{"error": …}` for every row."""
     found: list[Any] = []
-    for start in range(0, len(rows), most):
-        part = rows[start : start + most]
+    for start in range(0, len(rows), opened.most):
+        part = rows[start : start + opened.most]
         try:
-            found += [{"answer": item} for item in answer(part)]
+            found += [{"answer": item} for item in opened.answer(part)]
         except RequestError:
-            found += [_single(answer, row) for row in part]
+            found += [_single(opened.answer, row) for row in part]
     return found
 
 

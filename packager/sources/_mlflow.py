@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connection to an MLflow registry: quiet, bounded in time, read-only, with our own error messages.
+"""The connection to an MLflow registry: quiet, bounded in time, with our own error messages.
 
-Apart from `mlflow.py` beside it, nothing imports this; the underscore keeps it out of the list of sources.
+It is read-only but for `packager.deploy.mlflow_registry`, which registers what was rendered. The underscore keeps this
+out of the list of sources.
 """
 
 from __future__ import annotations
@@ -45,15 +46,18 @@ class Registry:
 
 
 @contextlib.contextmanager
-def connect(settings: Settings, timeout: int) -> Iterator[Registry]:
-    """Connect to the registry, quietly; every failure of MLflow inside becomes a SourceError."""
+def connect(settings: Settings, timeout: int, *, writable: bool = False) -> Iterator[Registry]:
+    """Connect to the registry, quietly; every failure of MLflow inside becomes a SourceError.
+
+    A local database is opened read-only unless it is to be `writable`.
+    """
     with _environment(timeout):
         try:
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
         except ModuleNotFoundError as error:
             raise MissingToolError("mlflow", "mlflow") from error
-        address = _address(settings)
+        address = _address(settings, writable=writable)
         name = redact_address(settings.tracking or "mlflow.db")
         with _silenced(), as_source_error(name, MlflowException, OSError):
             if _SQL.match(address):
@@ -103,8 +107,8 @@ def _silenced() -> Iterator[None]:
 _WHERE = "compare `registry` in the recipe, or MLFLOW_TRACKING_URI, with where MLflow logs"
 
 
-def _address(settings: Settings) -> str:
-    """Return the registry's address as MLflow takes it; SQLite is opened read-only."""
+def _address(settings: Settings, *, writable: bool) -> str:
+    """Return the registry's address as MLflow takes it; SQLite is opened read-only unless it is to be written."""
     tracking = settings.tracking or "sqlite:///mlflow.db"
     sqlite = _SQLITE.match(tracking)
     if not sqlite:
@@ -120,7 +124,7 @@ def _address(settings: Settings) -> str:
         raise SourceError(f"registry database `{sqlite[1]}` cannot be read: {error.strerror}", hint=_WHERE) from error
     if magic != b"SQLite format 3\0":
         raise SourceError(f"registry database `{sqlite[1]}` is not an SQLite database", hint=_WHERE)
-    return _read_only(path.absolute())
+    return f"sqlite:///{path.absolute()}" if writable else _read_only(path.absolute())
 
 
 def _read_only(path: Path) -> str:

@@ -77,6 +77,7 @@ VERBS: dict[str, list[list[str]]] = {
         for kind, more in {
             "triton": [],
             "bentoml": [],
+            "mlflow": [],
             "systemd": [],
             "observability": [],
             "container": ["--base", deployments.BASE],
@@ -176,7 +177,7 @@ def test_no_verb_prints_control_characters(
             json.loads(output.out)
 
 
-@pytest.mark.parametrize("kind", ["triton", "bentoml", "container", "kubernetes", "systemd", "observability"])
+@pytest.mark.parametrize("kind", ["triton", "bentoml", "mlflow", "container", "kubernetes", "systemd", "observability"])
 def test_rendered_files_are_escaped(kind: str, place: Path) -> None:
     (words,) = (words for words in VERBS["render"] if words[1] == kind)
     assert cli.main(words) == 0

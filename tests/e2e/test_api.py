@@ -63,10 +63,10 @@ NAMES = {
         report_host run_operator_tests sign_table update_table use_tables write_site
     """,
     "packager.api.deploy": """
-        Answer Conversation Installation Knob KnobSources Override Pipeline RenderOption Rendering Resolved
+        Answer Conversation Installation Knob KnobSources Override Pipeline RegisteredModel RenderOption Rendering Resolved
         Service ServiceLog Setting Status TritonDeployment TritonModel answer_rows chat_with_bundle
         chat_with_installation compare_knobs describe_knob hold_secrets is_installation list_render_options
-        list_renderers read_knob_schema read_pipeline read_status render_ensemble render_files render_triton
+        list_renderers read_knob_schema read_pipeline read_status register_model render_ensemble render_files render_triton
         roll_back uninstall upgrade_bundle
     """,
     "packager.api.conformance": """

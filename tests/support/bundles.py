@@ -64,8 +64,8 @@ def assemble(
         "MODEL_CARD.md": b"# t",
     }
     contents[CONTRACT] = canonical.dump(CONTRACT_OF_TINY)
-    contents.update(files or {})
     contents[SBOM] = canonical.dump({"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1})
+    contents.update(files or {})
     blobs = {path: _kept(store, data) for path, data in contents.items()}
     listed = {path: [blob.digest, blob.size] for path, blob in blobs.items()}
     record = {"format": FORMAT, "name": name, "version": version, "files": listed, "targets": {"t": TARGET}}

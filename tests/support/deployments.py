@@ -28,6 +28,7 @@ WHEEL = "kleines-1.0-py3-none-any.whl"
 OPTIONS: Mapping[str, Mapping[str, str]] = {
     "bentoml": {},
     "container": {"base": BASE},
+    "mlflow": {},
     "kubernetes": {"image": f"registry.example/tiny@{DIGEST}"},
     "observability": {},
     "systemd": {},

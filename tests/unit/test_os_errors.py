@@ -101,6 +101,7 @@ RENDERED = {
     "kubernetes": ["--image", f"registry.example/tiny@{deployments.DIGEST}"],
     "container": ["--base", deployments.BASE],
     "bentoml": [],
+    "mlflow": [],
     "observability": [],
 }
 RELEASES = [" ".join(line[:2]) for line in releases("HOST")]

@@ -147,11 +147,21 @@ def _item(dtype: str) -> int:
 
 
 def record(
-    kind: str, bundle: Bundle, values: Resolved, options: Mapping[str, str], copied: Mapping[str, tuple[str, Blob]]
+    kind: str,
+    bundle: Bundle,
+    values: Resolved,
+    options: Mapping[str, str],
+    copied: Mapping[str, tuple[str, Blob]],
+    program: Mapping[str, bytes] | None = None,
 ) -> bytes:
-    """Return `deployment.json`: which bundle, which knobs, and the digest of every file of the bundle in it."""
+    """Return `deployment.json`: which bundle, which knobs, and the digest of every file of the bundle in it.
+
+    `program` are files of ours whose digests a loader checks as well.
+    """
+    own = {"program": {place: canonical.sha256(data) for place, data in program.items()}} if program else {}
     return canonical.dump(
         {
+            **own,
             "kind": kind,
             "name": bundle.name,
             "version": bundle.version,

@@ -45,6 +45,15 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _FILE = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 
 
+_LABEL = {"label": "string", "score": "float32"}
+MEMBERS: Mapping[Task, Mapping[str, str]] = {
+    "text-classification": _LABEL,
+    "image-classification": _LABEL,
+    "token-classification": {**_LABEL, "start": "int64", "end": "int64", "text": "string"},
+}
+"""The members of an answer's items, with their types; an embedding has none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Padding:
     """What rows are filled up with: the id and type id of a padding token, and the side it stands on."""
