@@ -7,9 +7,10 @@ registered is complete. The same bundle with the same knobs is registered once.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ def register(
         found = _find(client, name, tags)
         if found is not None:
             return RegisteredModel(name, str(found.version), str(found.model_id), created=False)
-        return _add(client, folder, name, tags, _experiment(client, source["uri"]))
+        with _current(registry.tracking):
+            return _add(client, folder, name, tags, _experiment(client, source["uri"]))
 
 
 def _read_record(folder: Path, bundle: Bundle) -> Mapping[str, JSON]:
@@ -123,6 +125,18 @@ def _add(client: Any, folder: Path, name: str, tags: Mapping[str, str], experime
         client.create_registered_model(name)
     version = client.create_model_version(name, str(logged.artifact_location), tags=dict(tags), model_id=model)
     return RegisteredModel(name, str(version.version), model, created=True)
+
+
+@contextlib.contextmanager
+def _current(tracking: str) -> Iterator[None]:
+    """Make a server the current one of MLflow, whose stores ask that one for a logged model, and put back what was."""
+    mlflow = importlib.import_module("mlflow")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(tracking)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def _named(name: str) -> str:

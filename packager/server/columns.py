@@ -21,12 +21,9 @@ from packager.server.protocol.tensors import Array, dtype_of
 _RUN_BYTES = 4 << 20  # of the inputs of one run: more is seldom faster, and takes memory
 _WIDER: dict[str, Any] = {
     "float16": np.float32,
-    "int8": np.int32,
-    "uint8": np.int32,
-    "int16": np.int32,
-    "uint16": np.int32,
+    **dict.fromkeys(("int8", "uint8", "int16", "uint16"), np.int32),
+    "uint32": np.int64,
 }
-_WIDER |= {"uint32": np.int64}
 """What an output is widened to: data platforms have no narrow types."""
 
 
