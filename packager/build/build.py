@@ -15,7 +15,7 @@ from pathlib import Path
 from packager import canonical, plugins
 from packager.actions import scan
 from packager.actions.runner import Runner
-from packager.build import generation, raw_inputs
+from packager.build import evaluations, generation, raw_inputs
 from packager.build.raw_inputs import RawInputs
 from packager.bundle import diff
 from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, card_name, read
@@ -27,7 +27,7 @@ from packager.errors import StepError, TooNewError, UsageError
 from packager.events import Note, Warned
 from packager.formats import cyclonedx, model_cards, modelpack, wheel_locks
 from packager.knobs import catalogue, knobs
-from packager.lock import locking, vendor
+from packager.lock import evaluation_tools, locking, vendor
 from packager.lock.lock import Lock
 from packager.policy import engine, facts
 from packager.policy.engine import Profile
@@ -102,7 +102,7 @@ class Place:
     """Where a target is made: the runner, the locked source, its graph, and the recipe's directory.
 
     `environment` gives the virtual environment of a locked toolchain; None is this Python. `answers` are those of a
-    source that generates text.
+    source that generates text, `pipeline` is what stands before and behind the graph.
     """
 
     runner: Runner
@@ -111,6 +111,7 @@ class Place:
     base: Path
     environment: Callable[[], Path] | None
     answers: generation.Answers | None = None
+    pipeline: RawInputs | None = None
 
 
 def build(
@@ -162,6 +163,7 @@ def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: lock
     recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
     place = _with_answers(recipe, lock, Place(runner, source, graph, here.base, environment))
     pipeline = raw_inputs.build(recipe, lock, source, graph, runner, environment, _export_options(recipe))
+    place = replace(place, pipeline=pipeline)
     artefacts = runner.each(lambda target: _artefact(recipe, lock, place, target), recipe.targets())
     if place.answers is None:
         place = replace(place, graph=_as_measured(graph, artefacts))
@@ -214,7 +216,8 @@ def _unclean(profile: Profile, scans: list[JSON], today: datetime.date | None) -
 
 def _check_files(recipe: Recipe, base: Path) -> None:
     """Refuse a file that the recipe names and that is not there, before anything expensive runs."""
-    for name in (recipe.calibration, recipe.samples, *(promise.timing_cache for promise in recipe.runs_on)):
+    data = recipe.evaluation and recipe.evaluation.data
+    for name in (recipe.calibration, recipe.samples, data, *(promise.timing_cache for promise in recipe.runs_on)):
         if name is not None and not (base / name).is_file():
             raise UsageError(f"`{name}` is not there", hint=f"the recipe names it; paths start at `{base}`")
 
@@ -347,6 +350,10 @@ def _measure(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled:
         if recipe.samples:
             inputs["samples"] = _beside(place, recipe.samples, {}, "samples")
         users |= {*load_runtime(target.runtime).toolchain}
+        if recipe.evaluation:
+            more, needed = evaluations.measurement(recipe.evaluation, place.graph.facts, place.pipeline)
+            inputs |= {"evaluation": _beside(place, recipe.evaluation.data, {}, "evaluation"), **needed}
+            params, users = {**params, **more}, users | {*evaluation_tools.tools(recipe)}
     return Action("measure", plugins.load("steps", "measure").VERSION, inputs, params, _tools(lock, users))
 
 
@@ -385,6 +392,7 @@ def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[
                 "dimensions": graph.facts["interface"]["dimensions"],
                 "kinds": item.measured.facts.get("kinds", {}),
                 "coverage": item.measured.facts.get("coverage", {}),
+                **evaluations.facts(recipe.evaluation, item.measured.facts),
             }
             for item in artefacts
         },

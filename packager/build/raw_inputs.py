@@ -23,8 +23,9 @@ _GRAPH = "model/model.onnx"
 
 @dataclass(frozen=True, slots=True)
 class RawInputs:
-    """The files of a pipeline by their paths in the bundle, what the contract says of it, and what was measured."""
+    """The tree of a pipeline, its files by their paths in the bundle, what the contract says, and what was measured."""
 
+    tree: str
     files: Mapping[str, Blob]
     promise: Mapping[str, JSON]
     facts: Mapping[str, JSON]
@@ -72,4 +73,4 @@ def build(
         "largest": made.facts["largest"],
         "tolerance": bounds,
     }
-    return RawInputs(files, promise, {"pipeline": made.facts})
+    return RawInputs(made.tree, files, promise, {"pipeline": made.facts})

@@ -25,7 +25,7 @@ from packager.errors import (
 from packager.events import Note, OnEvent, Warned
 from packager.formats import platforms
 from packager.formats.wheel_locks import Dependencies
-from packager.lock import library_ages, lockers, origins, pipeline_tools, toolchains
+from packager.lock import evaluation_tools, library_ages, lockers, origins, pipeline_tools, toolchains
 from packager.lock.lock import Environment, Level, Lock
 from packager.recipe.fields import PRECISIONS
 from packager.recipe.recipe import Recipe, RunsOn, no_tolerance
@@ -211,6 +211,8 @@ def lock_inputs_digest(recipe: Recipe, base: Path) -> str:
         asked["platforms"] = list(recipe.platforms)
     if recipe.pipeline:
         asked["pipeline"] = recipe.pipeline.task
+    if recipe.evaluation:
+        asked["evaluation"] = list(evaluation_tools.tools(recipe))
     if recipe.trust:
         from packager.lock import source_trust
 
@@ -346,6 +348,7 @@ def tools_of(recipe: Recipe, exporter: str, origin: origins.Origin) -> list[str]
     names: set[str] = {
         *module.TOOLCHAIN,
         *pipeline_tools.tools(recipe.pipeline),
+        *evaluation_tools.tools(recipe),
         *(OF_TASK if recipe.task else ()),
         *(set(getattr(module, "MAYBE", ())) & set(origin.packages)),
     }
@@ -358,7 +361,12 @@ def _extras(recipe: Recipe, exporter: str) -> dict[str, str]:
     """Return the extra of this package that brings each tool; the exporter's wins over a runtime's."""
     runtimes = [load_runtime(target.runtime) for target in recipe.targets()]
     module = plugins.load("exporters", exporter)
-    found = {name: runtime.extra for runtime in runtimes for name in runtime.toolchain}
+    found = {
+        name: evaluation_tools.EXTRAS[name]
+        for name in evaluation_tools.tools(recipe)
+        if name in evaluation_tools.EXTRAS
+    }
+    found |= {name: runtime.extra for runtime in runtimes for name in runtime.toolchain}
     found |= dict.fromkeys(pipeline_tools.tools(recipe.pipeline), pipeline_tools.EXTRA)
     return found | dict.fromkeys(module.TOOLCHAIN, module.EXTRA)
 

@@ -28,6 +28,7 @@ from packager.formats import dsse, slsa
 from packager.formats.intoto import Statement
 from packager.knobs.knobs import to_schema
 from packager.policy import advisories
+from packager.recipe.evaluation import ERRORS
 from packager.release import proofs
 from packager.server.declaration import Knob
 from packager.server.generation.settings import TEMPLATE
@@ -86,7 +87,7 @@ def describe_bundle(
         "compatibility": [_span(span) for span in _spans(bundle, statements)],
         "conformance": _conformance(statements),
         "parity": _parity(made),
-        "accuracy": (made.facts or {}).get("evaluation") if made else None,
+        "accuracy": _accuracy(made),
         "provenance": _steps(bundle, statements, made),
         "components": list(_components(sbom)),
         "licences": dict(sorted(Counter(item["licence"] or "none named" for item in _components(sbom)).items())),
@@ -286,6 +287,22 @@ def _parity(made: slsa.Provenance | None) -> JSON:
         if target["unmeasured"]:
             rows.append({"target": name, "output": None, "cases": 0, "unmeasured": target["unmeasured"]})
     return rows
+
+
+def _accuracy(made: slsa.Provenance | None) -> JSON:
+    """Return by target what it and the source reach on rows with labels, and its worst slice; None without any."""
+    targets = ((made.facts if made else None) or {"targets": {}})["targets"]
+    found = {name: target["evaluation"] for name, target in targets.items() if target.get("evaluation")}
+    return {
+        name: {**item, "slices": len(item["slices"]), "worst": _worst(item)} for name, item in found.items()
+    } or None
+
+
+def _worst(found: JSON) -> JSON:
+    """Return the slice on which a target reaches least; of an error, most."""
+    known = [item for item in found["slices"] if item["target"] is not None]
+    chosen = max if found["metric"] in ERRORS else min
+    return chosen(known, key=lambda item: item["target"]) if known else None
 
 
 # what it consists of

@@ -270,8 +270,9 @@ def _metrics(of: _Evidence) -> Entries:
     for item in stated:
         part = f" on {item['slice']}" if item.get("slice") else ""
         yield of.declared(f"{item.get('type')}{part}: {item.get('value')}")
-    for name, value in sorted((of.facts["accuracy"] or {}).items()):
-        yield of.measured(f"Accuracy on the data that the recipe names: {name}: {value}")
+    for name, item in sorted((of.facts["accuracy"] or {}).items()):
+        reached = f"{item['metric']} {item['target']} (source {item['source']}) over {item['rows']} rows"
+        yield of.measured(f"Accuracy on the data that the recipe names: {name}: {reached}, bound {item['bound']}")
     if not stated and not of.facts["accuracy"]:
         yield Gap("performance metrics and why they are appropriate (4)", "`model-index` in the card's front matter")
 

@@ -394,10 +394,24 @@ def _accuracy(found: JSON) -> str:
     if not found:
         return ""
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(json.dumps(value, sort_keys=True))}</td></tr>"
-        for name, value in sorted(found.items())
+        f"<tr><td>{escape(name)}</td><td>{escape(item['metric'])}</td><td class='n'>{item['rows']}</td>"
+        f"<td class='n'>{item['bound']:g}</td><td class='n'>{_reached(item['source'])}</td>"
+        f"<td class='n'>{_reached(item['target'])}</td><td>{_slice(item['worst'])}</td></tr>"
+        for name, item in sorted(found.items())
     )
-    return _table("Accuracy on the data that the recipe names", ("measure", "value"), rows)
+    heads = ("target", "metric", "rows", "bound", "source", "target reaches", "worst slice")
+    return _table("Accuracy on the data that the recipe names", heads, rows, numbers={2, 3, 4, 5})
+
+
+def _reached(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _slice(found: JSON) -> str:
+    if found is None:
+        return ""
+    place = f"{found['column']} = {found['value']}"
+    return f"{escape(place)}: {_reached(found['target'])} (source {_reached(found['source'])}, {found['rows']} rows)"
 
 
 def _provenance(facts: JSON) -> str:

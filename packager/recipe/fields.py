@@ -27,6 +27,8 @@ REGISTRY = r"[A-Za-z][A-Za-z0-9+.-]*:\S+|databricks(-uc)?"
 CREDENTIAL = r"//[^/@]*:[^/@]*@"
 CARD = r".+\.(md|txt)"
 CALIBRATION = r".+\.(npz|npy|jsonl)"
+LABELLED = r".+\.(parquet|csv|jsonl)"
+METRIC = r"accuracy|f1|auc|recall@[1-9][0-9]{0,2}|rmse|mae|r2"
 SAMPLES = r".+\.(parquet|csv|npz|npy|jsonl)"
 TIMING_CACHE = r".+\.cache"
 LOCK_FILE = r".+\.(txt|toml|lock)"
@@ -178,6 +180,11 @@ def samples(node: Node) -> str:
 def calibration(node: Node) -> str:
     expect = "a `.npz`, `.npy` or `.jsonl` file"
     return _path(node, strictyaml.text(node, "calibration", pattern=CALIBRATION, expect=expect, limit=255))
+
+
+def data_file(node: Node, what: str, pattern: str, expect: str) -> str:
+    """Return the path of a file at or below the recipe's directory."""
+    return _path(node, strictyaml.text(node, what, pattern=pattern, expect=expect, limit=255))
 
 
 def timing_cache(node: Node, what: str) -> str:

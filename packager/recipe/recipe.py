@@ -21,7 +21,8 @@ from packager import canonical, strictyaml
 from packager.canonical import JSON
 from packager.edits import Edit
 from packager.errors import UsageError, close_match, did_you_mean
-from packager.recipe import fields, pipeline
+from packager.recipe import evaluation, fields, pipeline
+from packager.recipe.evaluation import EvaluationSpec
 from packager.recipe.fields import DEVICE, DIMENSION, DTYPES, PRECISIONS, RUNTIME
 from packager.recipe.lengths import Axis
 from packager.recipe.pipeline import PipelineSpec
@@ -237,6 +238,7 @@ class Recipe:
     dependencies: str | None = None
     datasets: tuple[Dataset, ...] = ()
     pipeline: PipelineSpec | None = None
+    evaluation: EvaluationSpec | None = None
     trust: SourceTrust | None = None
 
     def targets(self) -> tuple[Target, ...]:
@@ -308,6 +310,7 @@ class Recipe:
             "dependencies": self.dependencies,
             "datasets": [item.to_json() for item in self.datasets] or None,
             "pipeline": self.pipeline and self.pipeline.to_json(),
+            "evaluation": self.evaluation and self.evaluation.to_json(),
             "trust": self.trust and self.trust.to_json(),
         }
         return {key: member for key, member in value.items() if member is not None}
@@ -344,7 +347,7 @@ def parse(data: bytes | str, file: str, known_runtimes: Collection[str] | None =
 
 def _check_task(members: Mapping[str, Node]) -> None:
     """Refuse what says something of single tensors beside a task, whose inputs and measurement follow from the task."""
-    for key in ("inputs", "dynamic", "samples", "calibration", "pipeline"):
+    for key in ("inputs", "dynamic", "samples", "calibration", "pipeline", "evaluation"):
         if key in members:
             raise members[key].where.error(
                 f"`{key}` has no meaning beside `task`: what is measured are prompts and their tokens",
@@ -525,5 +528,6 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "dependencies": fields.dependencies,
     "datasets": _datasets,
     "pipeline": pipeline.read,
+    "evaluation": evaluation.read,
     "trust": _trust,
 }

@@ -149,13 +149,19 @@ _KIND: Schema = {
     "required": ["words", "case"],
     "properties": {"words": {"type": ["string", "null"]}, "case": TEXT, "rounding": NUMBER},
 }
+_REACHED = {"source": {"type": ["number", "null"]}, "target": {"type": ["number", "null"]}, "rows": WHOLE}
 MEASURE = record(
     {
         "cases": listed(_CASE),
         "shortened": table(WHOLE),
         "kinds": table(_KIND),
         "coverage": table(record({"reached": WHOLE, "of": WHOLE})),
-    }
+    },
+    {
+        "evaluation": record(
+            {**_REACHED, "data": TEXT, "slices": listed(record({**_REACHED, "column": TEXT, "value": TEXT}))}
+        )
+    },
 )
 MEASURE_GENERATION = record({"cases": listed(_CASE)})
 SCAN = table(record({"outcome": {"enum": ["clean", "infected", "failed"]}, "words": TEXTS}))

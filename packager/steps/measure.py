@@ -78,11 +78,25 @@ def _measured(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON],
         measurement.add(case, feeds)
     kinds = measurement.write_misses(out / MISSES, samples)
     return {
+        **_evaluated(inputs, params, source, session),
         "cases": measurement.cases,
         "shortened": _cases.shortened_dimensions(drawn, interface),
         "kinds": kinds,
         "coverage": source.coverage(),
     }
+
+
+def _evaluated(
+    inputs: Mapping[str, Path], params: Mapping[str, JSON], source: Source, session: Session | None
+) -> dict[str, JSON]:
+    """Return what both sides reach on the recipe's rows with labels; nothing where there are none."""
+    if session is None or "evaluation" not in inputs:
+        return {}
+    from packager.steps import _evaluate
+
+    about = {"interface": params["interface"], "classes": params.get("classes")}
+    spec, raw = params["evaluation"], inputs.get("pipeline")
+    return {"evaluation": _evaluate.evaluate(inputs["evaluation"], raw, spec, about, source.run, session.run)}
 
 
 def _given_rows(inputs: Mapping[str, Path], interface: JSON, source: Source) -> Iterator[tuple[Case, dict[str, Any]]]:

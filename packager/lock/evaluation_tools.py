@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The libraries that an evaluation runs on: their versions are part of what was measured."""
+
+from __future__ import annotations
+
+from packager.lock import pipeline_tools
+from packager.recipe.recipe import Recipe
+
+EXTRAS = {"scikit-learn": "sklearn", "numpy": "onnx", "pyarrow": "batch"}
+
+
+def tools(recipe: Recipe) -> tuple[str, ...]:
+    """Return the distributions whose version can change a figure."""
+    if recipe.evaluation is None:
+        return ()
+    table = ("pyarrow",) if recipe.evaluation.data.endswith(".parquet") else ()
+    return ("scikit-learn", "numpy", *table, *pipeline_tools.tools(recipe.pipeline))

@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run source and artefact on rows with labels, and say what both reach by a metric, overall and on slices.
+
+The figures are scikit-learn's. Rows become inputs as in a request: by the pipeline of the bundle, or by the names of
+the inputs. What is right is compared as text, so that `1`, `1.0` and "1" are one label. The data are a user's: what
+cannot be read or is not taken is an error that names the row.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packager import error_causes
+from packager.canonical import JSON
+from packager.errors import MissingToolError, PackagerError, StepError
+from packager.server.errors import RequestError
+from packager.server.pipeline import rows as tables
+from packager.server.pipeline.document import Classes
+from packager.server.pipeline.pipeline import Pipeline, open_pipeline
+from packager.server.protocol.interface import Interface
+
+Run = Callable[[Mapping[str, Any]], Sequence[Any]]
+_BATCH = 64  # rows of one run
+_MOST_SLICES = 1000
+_MOST_ROWS = 5_000_000
+_NUMBERS = ("rmse", "mae", "r2")
+_HINT = "`evaluation.data` takes .parquet, .csv or .jsonl: a column per input, one with the label, those of the slices"
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What a model says of rows: the best label of each and scores for all `names`, or numbers as `scores` alone."""
+
+    labels: list[str] | None = None
+    scores: Any = None
+    names: tuple[str, ...] = ()
+
+
+def evaluate(data: Path, raw: Path | None, spec: JSON, about: JSON, source: Run, target: Run) -> JSON:
+    """Return what both sides reach. `raw` is the folder of a pipeline, `about` the facts of the graph.
+
+    Raises StepError for data that do not fit.
+    """
+    interface = Interface.from_json(about["interface"])
+    reader = _Reader(interface, open_pipeline(raw, interface) if raw else None, spec, about.get("classes") or {})
+    rows = _read(data)
+    _check_columns(rows, spec)
+    sides = [_Collector(reader), _Collector(reader)]
+    for start, feeds in reader.feeds(rows):
+        for side, run in zip(sides, (source, target), strict=True):
+            side.add(run(feeds), start)
+    truth = [row[spec["label"]] for row in rows]
+    found = [side.answers() for side in sides]
+    return {
+        "data": _digest(data),
+        "rows": len(rows),
+        **_both(spec["metric"], truth, found, None),
+        "slices": list(_slices(spec, rows, truth, found)),
+    }
+
+
+def _read(folder: Path) -> list[dict[str, JSON]]:
+    (path,) = folder.iterdir()
+    try:
+        rows = list(_READERS[path.suffix](path))
+    except PackagerError:
+        raise
+    except Exception as error:  # a file of a user: the readers raise what they like
+        raise StepError(
+            f"evaluation: `{path.name}` cannot be read: {error_causes.words(str(error)):.300}", hint=_HINT
+        ) from error
+    if not rows or len(rows) > _MOST_ROWS:
+        raise StepError(f"evaluation: `{path.name}` has {len(rows)} rows, expected 1 to {_MOST_ROWS}", hint=_HINT)
+    return rows
+
+
+def _digest(folder: Path) -> str:
+    (path,) = folder.iterdir()
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _csv(path: Path) -> Iterator[dict[str, JSON]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file, strict=True)):
+            if None in row or None in row.values():
+                raise StepError(f"evaluation: row {number} of `{path.name}` has another number of cells", hint=_HINT)
+            yield {**row}
+
+
+def _lines(path: Path) -> Iterator[dict[str, JSON]]:
+    for number, line in enumerate(path.read_text("utf-8").splitlines()):
+        row = json.loads(line) if line.strip() else None
+        if row is not None and not isinstance(row, dict):
+            raise StepError(f"evaluation: line {number} of `{path.name}` is no object", hint=_HINT)
+        if row is not None:
+            yield row
+
+
+def _parquet(path: Path) -> Iterator[dict[str, JSON]]:
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise MissingToolError("pyarrow", "batch") from None
+    yield from parquet.read_table(path).to_pylist()
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[dict[str, JSON]]]] = {
+    ".csv": _csv,
+    ".jsonl": _lines,
+    ".parquet": _parquet,
+}
+
+
+def _check_columns(rows: Sequence[Mapping[str, JSON]], spec: JSON) -> None:
+    for number, row in enumerate(rows):
+        for column in (spec["label"], *spec.get("slices", ())):
+            if row.get(column) in (None, ""):
+                what = "label" if column == spec["label"] else "value of a slice"
+                raise StepError(f"evaluation: row {number} has no `{column}`, the {what}", hint=_HINT)
+
+
+class _Reader:
+    """How rows become inputs, and which output answers."""
+
+    def __init__(self, interface: Interface, raw: Pipeline | None, spec: JSON, classes: JSON) -> None:
+        self.interface, self.raw, self.metric = interface, raw, spec["metric"]
+        self._columns = [port.name for port in interface.inputs]
+        if raw is not None:
+            answer = raw.about.answer
+            if not isinstance(answer, Classes) or self.metric in _NUMBERS:
+                raise StepError(
+                    f"evaluation: `{self.metric}` is not measured for `{raw.about.task}`",
+                    hint="it is for pipelines that classify; remove `evaluation`, or `pipeline`",
+                )
+            self._columns, self.output, self.names = [raw.describe()["input"]], answer.output, answer.labels
+            return
+        self.output = spec.get("output") or self._proposed()
+        self.names = tuple(_text(label) for label in classes.get(self.output, ()))
+        if self.output not in [port.name for port in interface.outputs]:
+            known = ", ".join(f"`{port.name}`" for port in interface.outputs)
+            raise StepError(f"evaluation: there is no output `{self.output}`", hint=f"write `output`: one of {known}")
+
+    def _proposed(self) -> str:
+        """Return the first output that the metric can read."""
+        scores = self.metric == "auc" or self.metric.startswith("recall@")
+        for port in self.interface.outputs:
+            is_label = port.dtype in ("string", "bool") or port.dtype.startswith(("int", "uint"))
+            if is_label != (scores or self.metric in _NUMBERS) and (not scores or len(port.shape) == 2):
+                return port.name
+        return self.interface.outputs[0].name
+
+    def feeds(self, rows: Sequence[Mapping[str, JSON]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Yield the inputs of runs with the number of their first row."""
+        first = self.interface.inputs[0].shape[0] if self.interface.inputs[0].shape else 1
+        most = first if isinstance(first, int) else self.interface.allowed_range(first).largest
+        size = min(most or _BATCH, _BATCH)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            yield start, self._prepared(part, start)
+
+    def _prepared(self, part: Sequence[Mapping[str, JSON]], start: int) -> Mapping[str, Any]:
+        try:
+            return self._made(part)
+        except RequestError as error:
+            for number, row in enumerate(part):
+                try:
+                    self._made([row])
+                except RequestError as own:
+                    raise StepError(f"evaluation: row {start + number}: {own.message}", hint=_HINT) from None
+            raise StepError(f"evaluation: rows from {start} on: {error.message}", hint=_HINT) from None
+
+    def _made(self, part: Sequence[Mapping[str, JSON]]) -> Mapping[str, Any]:
+        taken = [{name: row[name] for name in self._columns if name in row} for row in part]
+        return self.raw.prepare(taken).feeds if self.raw else tables.feeds(self.interface, taken)
+
+
+class _Collector:
+    """The answers of one side, run by run."""
+
+    def __init__(self, reader: _Reader) -> None:
+        self._reader, self._parts = reader, list[Any]()
+        self._place = [port.name for port in reader.interface.outputs].index(reader.output)
+
+    def add(self, results: Sequence[Any], start: int) -> None:
+        values = results[self._place]
+        if values.dtype.kind == "f" and bool((values != values).any()):
+            raise StepError(f"evaluation: `{self._reader.output}` is not a number in the rows from {start} on")
+        self._parts.append(values)
+
+    def answers(self) -> _Answers:
+        """Return what was said of all rows. Raises StepError for an output that the metric cannot read."""
+        reader = self._reader
+        values = importlib.import_module("numpy").concatenate(self._parts)
+        if values.ndim == 2 and values.shape[1] == 1:
+            values = values[:, 0]
+        if reader.metric in _NUMBERS:
+            if values.ndim != 1 or values.dtype.kind not in "fiu":
+                raise self._unread("one number per row")
+            return _Answers(scores=values.astype("float64"))
+        if values.ndim == 1 and values.dtype.kind in "OUbiu":
+            return _Answers(labels=[_text(value) for value in values.tolist()])
+        if values.ndim == 2 and values.dtype.kind == "f":
+            names = reader.names or tuple(str(number) for number in range(values.shape[1]))
+            if len(names) != values.shape[1]:
+                raise self._unread(f"a score for each of {len(names)} labels")
+            best = values.argmax(1).tolist()
+            return _Answers([names[index] for index in best], values.astype("float64"), names)
+        if values.ndim == 1 and reader.metric == "auc":
+            return _Answers(scores=values.astype("float64"))
+        raise self._unread("a label or scores per row")
+
+    def _unread(self, wanted: str) -> StepError:
+        return StepError(
+            f"evaluation: `{self._reader.output}` is not {wanted}, which `{self._reader.metric}` needs",
+            hint="name another `output`, or another `metric`",
+        )
+
+
+def _text(value: Any) -> str:
+    """Return a label as text: 1, 1.0 and "1" are one, true and "True" as well."""
+    text = str(value).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if math.isfinite(number) and number == int(number) else text
+
+
+def _slices(
+    spec: JSON, rows: Sequence[Mapping[str, JSON]], truth: Sequence[JSON], found: Sequence[_Answers]
+) -> Iterator[JSON]:
+    for column in spec.get("slices", ()):
+        places: dict[str, list[int]] = {}
+        for number, row in enumerate(rows):
+            places.setdefault(_text(row[column]), []).append(number)
+        if len(places) > _MOST_SLICES:
+            raise StepError(
+                f"evaluation: `{column}` has {len(places)} values, expected at most {_MOST_SLICES}",
+                hint="name columns with few values under `slices`",
+            )
+        for value, chosen in sorted(places.items()):
+            about = {"column": column, "value": value[:200], "rows": len(chosen)}
+            yield {**about, **_both(spec["metric"], truth, found, chosen)}
+
+
+def _both(metric: str, truth: Sequence[JSON], found: Sequence[_Answers], chosen: list[int] | None) -> JSON:
+    source, target = (_value(metric, truth, side, chosen) for side in found)
+    return {"source": source, "target": target}
+
+
+def _value(metric: str, truth: Sequence[JSON], found: _Answers, chosen: list[int] | None) -> float | None:
+    """Return the metric over all rows or the chosen ones; None where it is not defined, as AUC with one class."""
+    numpy = importlib.import_module("numpy")
+    places = range(len(truth)) if chosen is None else chosen
+    scores = None if found.scores is None else found.scores[list(places)]
+    if metric in _NUMBERS:
+        value = _of_numbers(metric, [_number(truth[place], place) for place in places], scores)
+    else:
+        right = [_text(truth[place]) for place in places]
+        labels = None if found.labels is None else [found.labels[place] for place in places]
+        value = _of_labels(metric, numpy.array(right, object), labels, scores, found.names)
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _number(value: JSON, row: int) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise StepError(f"evaluation: the label of row {row} is not a number", hint=_HINT) from None
+
+
+def _of_numbers(metric: str, right: list[float], got: Any) -> float | None:
+    metrics = _library()
+    if metric == "r2":
+        return metrics.r2_score(right, got) if len(right) > 1 else None
+    function = metrics.root_mean_squared_error if metric == "rmse" else metrics.mean_absolute_error
+    return function(right, got)
+
+
+def _of_labels(metric: str, right: Any, labels: Any, scores: Any, names: tuple[str, ...]) -> float | None:
+    metrics = _library()
+    if metric in ("accuracy", "f1") and labels is not None:
+        if metric == "accuracy":
+            return metrics.accuracy_score(right, labels)
+        return metrics.f1_score(right, labels, average="macro", zero_division=0.0)
+    if scores is None:
+        raise StepError(f"evaluation: `{metric}` needs scores", hint="name an `output` with a score per label")
+    if metric == "auc":
+        return _area(metrics, right, scores, names)
+    most = int(metric.partition("@")[2])
+    best = scores.argsort(1, kind="stable")[:, ::-1][:, :most]
+    return sum(label in {names[place] for place in row} for label, row in zip(right, best, strict=True)) / len(right)
+
+
+def _area(metrics: Any, right: Any, scores: Any, names: tuple[str, ...]) -> float | None:
+    """Return the area under the ROC curve: of the larger label of two, or the mean of each class against the others."""
+    present = sorted(set(right))
+    if scores.ndim == 1:
+        return metrics.roc_auc_score(right == present[1], scores) if len(present) == 2 else None
+    known = [index for index, name in enumerate(names) if name in present]
+    if unknown := sorted(set(present) - set(names)):
+        raise StepError(f"evaluation: the label `{unknown[0]:.60}` is none of the model's", hint=_HINT)
+    if len(known) < 2:
+        return None
+    areas = [metrics.roc_auc_score(right == names[index], scores[:, index]) for index in known]
+    return sum(areas) / len(areas)
+
+
+def _library() -> Any:
+    try:
+        return importlib.import_module("sklearn.metrics")
+    except ImportError:
+        raise MissingToolError("scikit-learn", "sklearn") from None
