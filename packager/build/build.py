@@ -216,7 +216,7 @@ def _unclean(profile: Profile, scans: list[JSON], today: datetime.date | None) -
 
 def _check_files(recipe: Recipe, base: Path) -> None:
     """Refuse a file that the recipe names and that is not there, before anything expensive runs."""
-    data = recipe.evaluation and recipe.evaluation.data
+    data = recipe.evaluation.data if recipe.evaluation else None
     for name in (recipe.calibration, recipe.samples, data, *(promise.timing_cache for promise in recipe.runs_on)):
         if name is not None and not (base / name).is_file():
             raise UsageError(f"`{name}` is not there", hint=f"the recipe names it; paths start at `{base}`")
