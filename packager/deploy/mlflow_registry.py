@@ -61,7 +61,8 @@ def register(
         client = registry.client
         found = _find(client, name, tags)
         if found is not None:
-            return RegisteredModel(name, str(found.version), str(found.model_id), created=False)
+            known = client.get_model_version(name, found.version)  # a search leaves the logged model out
+            return RegisteredModel(name, str(known.version), str(known.model_id), created=False)
         with _current(registry.tracking):
             return _add(client, folder, name, tags, _experiment(client, source["uri"]))
 
