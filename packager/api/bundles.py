@@ -270,8 +270,9 @@ def convert_sbom(
     did not write, UsageError for a version that there is not.
     """
     from packager.bundle import sbom
+    from packager.formats.spdx3 import Publication
 
-    return sbom.convert_sbom(bundle, form, version, sbom.Publication(released, place))
+    return sbom.convert_sbom(bundle, form, version, Publication(released, place))
 
 
 def report_sbom(bundle: Bundle) -> SbomReport:
