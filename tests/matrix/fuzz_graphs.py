@@ -381,8 +381,23 @@ def _refused(session: Any, served: Served) -> Iterator[str]:
     stated = [port.shape for port in session.get_inputs()]
     for _ in range(40):
         shapes = [[axis if isinstance(axis, int) else random.choice((1, 2, 4, 5, 8, 12)) for axis in s] for s in stated]
-        if _runs(session, shapes):
+        if _runs(session, shapes) and not _broadcasts(served, shapes):
             yield from _unlike(session, served, shapes, f"shapes {shapes}")
+
+
+def _broadcasts(served: Served, shapes: list[list[int]]) -> bool:
+    """Say whether axes that the recipe gives one name differ by ones alone, which the file broadcasts.
+
+    The server refuses that: a name says that lengths are equal, and an input of one row among others is a mistake more
+    often than a wish.
+    """
+    lengths: dict[str, set[int]] = {}
+    for port, shape in zip(served.config.interface.inputs, shapes, strict=True):
+        for axis, length in zip(port.shape, shape, strict=True):
+            if isinstance(axis, str):
+                lengths.setdefault(axis, set()).add(length)
+    unequal = [found for found in lengths.values() if len(found) > 1]
+    return bool(unequal) and all(len(found - {1}) == 1 for found in unequal)
 
 
 def _unlike(session: Any, served: Served, shapes: list[list[int]], title: str) -> Iterator[str]:

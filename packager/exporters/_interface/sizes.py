@@ -214,8 +214,7 @@ def _groups(axes: Sequence[Axis], base: Lengths, runs: Runs, budget: Budget) -> 
     for axis in tied:
         home = next((group for group in groups if _together((*group, axis), base, runs)), None)
         if home is None:
-            stated = [group for group in groups if axis.stated and axis.stated == group[0].stated]
-            home = stated[0] if stated else None
+            home = next((group for group in groups if _is_named_alike(axis, group[0], base)), None)
         if home is None:
             groups.append([axis])
         else:
@@ -223,6 +222,11 @@ def _groups(axes: Sequence[Axis], base: Lengths, runs: Runs, budget: Budget) -> 
     singles = [[axis] for axis in axes if axis in alone]
     found = [tuple(group) for group in _merged(groups, singles, base, runs, budget)]
     return sorted(found, key=lambda group: min(axes.index(axis) for axis in group))
+
+
+def _is_named_alike(axis: Axis, other: Axis, base: Lengths) -> bool:
+    """Say whether the file gives two axes one name, and the lengths that ran do not contradict it."""
+    return bool(axis.stated) and axis.stated == other.stated and base[axis] == base[other]
 
 
 def _merged(

@@ -166,6 +166,16 @@ def test_one_name_for_two_axes_that_are_one() -> None:
     assert set(spans([height, width], lambda h, w: h == w)) == {(height, width)}
 
 
+def test_one_name_for_two_axes_each_of_which_broadcasts_with_another_input() -> None:
+    """Neither can change alone; by their name the two were taken for one, which none of them is."""
+    axes = [Axis("x", 0, "-1"), Axis("x", 1, "-1"), Axis("y", 0, "rows"), Axis("y", 1, "width")]
+
+    def accepts(*lengths: int) -> bool:
+        return all(one == other or 1 in (one, other) for one, other in zip(lengths[:2], lengths[2:], strict=True))
+
+    assert set(spans(axes, accepts)) == {(axes[0], axes[2]), (axes[1], axes[3])}
+
+
 def test_nothing_runs() -> None:
     assert explore([X0], lambda lengths: False) is None
 
