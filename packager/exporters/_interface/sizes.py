@@ -209,9 +209,8 @@ def _groups(axes: Sequence[Axis], base: Lengths, runs: Runs, budget: Budget) -> 
         return any(runs({**base, axis: n}) for n in (lengths[:2] if budget.spent else lengths))
 
     alone = {axis for axis in axes if changes(axis)}
-    tied = [axis for axis in axes if axis not in alone]
-    groups: list[list[Axis]] = []
-    for axis in tied:
+    groups = _paired([axis for axis in axes if axis not in alone], base, runs, budget)
+    for axis in [axis for axis in axes if axis not in alone and not any(axis in group for group in groups)]:
         home = next((group for group in groups if _together((*group, axis), base, runs)), None)
         if home is None:
             home = next((group for group in groups if _is_named_alike(axis, group[0], base)), None)
@@ -222,6 +221,19 @@ def _groups(axes: Sequence[Axis], base: Lengths, runs: Runs, budget: Budget) -> 
     singles = [[axis] for axis in axes if axis in alone]
     found = [tuple(group) for group in _merged(groups, singles, base, runs, budget)]
     return sorted(found, key=lambda group: min(axes.index(axis) for axis in group))
+
+
+def _paired(axes: Sequence[Axis], base: Lengths, runs: Runs, budget: Budget) -> list[list[Axis]]:
+    """Return axes that can change two and two: what runs says more than the names that a file gives."""
+    found: list[list[Axis]] = []
+    left = list(axes) if len(axes) <= _PAIRS else []
+    while left and not budget.spent:
+        axis = left.pop(0)
+        other = next((other for other in left if _together((axis, other), base, runs, _nearest)), None)
+        if other is not None:
+            left.remove(other)
+            found.append([axis, other])
+    return found
 
 
 def _is_named_alike(axis: Axis, other: Axis, base: Lengths) -> bool:
@@ -267,6 +279,10 @@ def _together(
 
 def _longer(length: int) -> tuple[int, ...]:
     return (length + 1, 2 * length, 3 * length)
+
+
+def _nearest(length: int) -> tuple[int, ...]:
+    return _others(length)[:2]
 
 
 def _others(length: int) -> tuple[int, ...]:

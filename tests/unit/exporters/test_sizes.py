@@ -176,6 +176,13 @@ def test_one_name_for_two_axes_each_of_which_broadcasts_with_another_input() -> 
     assert set(spans(axes, accepts)) == {(axes[0], axes[2]), (axes[1], axes[3])}
 
 
+def test_one_name_for_two_axes_that_are_tied_to_another_input_one_by_one() -> None:
+    axes = [Axis("x", at, name) for at, name in enumerate(("rows", "L", "L"))]
+    axes += [Axis("y", at, f"y{at}") for at in range(3)]
+    found = spans(axes, lambda *lengths: lengths[:3] == lengths[3:])
+    assert set(found) == {(one, other) for one, other in zip(axes[:3], axes[3:], strict=True)}
+
+
 def test_nothing_runs() -> None:
     assert explore([X0], lambda lengths: False) is None
 
