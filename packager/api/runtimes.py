@@ -267,11 +267,14 @@ def list_remarks(site: Site) -> list[tuple[bool, str]]:
     return host.remarks(site)
 
 
-def write_site(site: Site) -> str:
-    """Return the text of a fleet file with one site, which may be appended to another. Raises nothing."""
+def write_site(site: Site, *, folded: bool = False) -> str:
+    """Return the text of a fleet file with one site, which may be appended to another. Raises nothing.
+
+    `folded` is for a reader: a comment counts the CPU features and names those that inference uses.
+    """
     from packager.contract import fleet
 
-    return fleet.write(site)
+    return fleet.write(site, folded=folded)
 
 
 def report_host(bundle: Bundle, site: Site, workspace: Workspace, *, wheelhouse: Path | None = None) -> HostReport:

@@ -2,13 +2,15 @@
 """Say what this host is and can run, as its own entry for a fleet file.
 
 The entry goes to stdout, so `packager doctor >> fleet.yaml` or sending it to the publisher is all there is to
-do; what it means goes to stderr. With BUNDLE it also says whether that bundle runs here: what `packager install` would
-do, and what the runtimes do that are installed already. Exit code 1: it would not run; 6: unknown.
+do; what it means goes to stderr. On a terminal one line counts the CPU features. With BUNDLE it also says whether
+that bundle runs here: what `packager install` would do, and what the runtimes do that are installed already. Exit
+code 1: it would not run; 6: unknown.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +65,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         outcome, value["bundle"] = found.outcome, found.to_json()
         for row in () if args.json else _rows(args.bundle, found):
             console.message(row)
-    console.result(value, runtimes.write_site(site).rstrip())
+    console.result(value, runtimes.write_site(site, folded=sys.stdout.isatty()).rstrip())
     return exit_code_of(outcome)
 
 

@@ -35,6 +35,9 @@ from packager.strictyaml import Node, Scalar
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _WORD, _MAX_WORD = r"[A-Za-z0-9_.-]+", 128
 _VERSION = r"[0-9]+(\.[0-9]+)*([a-z+.-][A-Za-z0-9.+-]*)?"
+_INFERENCE = re.compile(  # what kernels of matrix products are chosen by, as Linux names it on x86-64 and on Arm
+    r"sse4_[12]|avx\w*|fma|f16c|amx_\w+|asimd\w*|fphp|i8mm|bf16|svei8mm|svebf16|sve2?|sme2?"
+)
 _MEMBERS = ("runtimes", "python", "machine", "cpu", "memory", "disk", "devices", "driver", "knobs", "sandbox")
 
 
@@ -160,12 +163,18 @@ def check_name(name: str) -> None:
         raise UsageError(f"`{name:.80}` is no name of a site", hint="letters, digits, `_`, `.` and `-`")
 
 
-def write(site: Site) -> str:
-    """Return the text of a fleet file with one site, which may be appended to another; `parse` reads it back."""
+def write(site: Site, *, folded: bool = False) -> str:
+    """Return the text of a fleet file with one site, which may be appended to another; `parse` reads it back.
+
+    `folded` is for a reader: the list of CPU features, a hundred and more, becomes a comment that counts them and names
+    those that inference uses. A part of the list would say that the site lacks the rest, a comment leaves it unknown.
+    """
     lines = ["---", "sites:", f"  {site.name}:", f"    runtimes: {_flow(site.runtimes)}"]
     plain = {"python": site.python, "machine": site.machine, "driver": site.driver}
     lines += [f"    {key}: {json.dumps(value)}" for key, value in plain.items() if value is not None]
-    if site.cpu:
+    if site.cpu and folded:
+        lines.append(f"    # cpu: {_count_features(site.cpu)}; all with --json, -o FILE or `>> FILE`")
+    elif site.cpu:
         lines.append(f"    cpu: [{', '.join(map(json.dumps, site.cpu))}]")
     sizes = {"memory": site.memory, "disk": site.disk}
     lines += [f"    {key}: {value >> 20}MiB" for key, value in sizes.items() if value]
@@ -176,6 +185,11 @@ def write(site: Site) -> str:
     if site.sandbox is not None:
         lines.append(f"    sandbox: {json.dumps(site.sandbox)}")
     return "\n".join(lines) + "\n"
+
+
+def _count_features(cpu: tuple[str, ...]) -> str:
+    used = [feature for feature in cpu if _INFERENCE.fullmatch(feature)]
+    return f"{len(cpu)} feature{'s' * (len(cpu) != 1)}, for inference: {', '.join(used) or 'none'}"
 
 
 def _flow(values: Mapping[str, str]) -> str:

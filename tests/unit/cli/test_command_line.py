@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from packager import cli
+from packager.contract import fleet
 from packager.store.store import Store
 from tests.conftest import Run
 from tests.support import bundles
@@ -181,3 +182,19 @@ def test_a_verb_hides_no_name_of_python(capsys: pytest.CaptureFixture[str]) -> N
     assert {"list", "help"} <= MODULES.keys() & vars(builtins).keys()
     assert cli.main(["help"]) == 0
     assert "release" in capsys.readouterr().out
+
+
+def test_doctor_folds_the_features_of_the_processor_on_a_terminal_only(tmp_path: Path) -> None:
+    """A fleet file needs each of them, a reader does not."""
+    command = [sys.executable, "-m", "packager", "doctor", "--name", "here"]
+    piped = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    ours, theirs = os.openpty()
+    with open(ours, "rb", buffering=0) as screen:
+        subprocess.run(command, cwd=tmp_path, stdout=theirs, stderr=subprocess.DEVNULL, check=True)
+        os.close(theirs)
+        shown = screen.read(1 << 16).decode()
+    (site,) = fleet.parse(piped, "piped")
+    (folded,) = fleet.parse(shown.replace("\r", ""), "shown")
+    assert "# cpu" not in piped and folded.cpu == ()
+    assert f"# cpu: {len(site.cpu)} feature" in shown or not site.cpu
+    assert len(shown) < 2000, "it fits on a screen"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from packager.contract import fleet, host, preflight, runtime_tables
 from packager.contract import page as compatpage
 from packager.contract.fleet import Device, Site
 from packager.errors import UsageError
+from packager.graph import saturation
 from packager.server.process import host_limits
 from tests.support import contracts
 
@@ -94,6 +96,20 @@ def test_entries_are_appended_and_the_last_of_a_site_counts() -> None:
     for text in ("sites: {a: {runtimes: {}}, a: {runtimes: {}}}", "---\n", "# nothing\n"):
         with pytest.raises(UsageError):
             fleet.parse(text, "fleet.yaml")
+
+
+def test_folded_features_are_counted_and_not_held_against_the_site() -> None:
+    """What a terminal shows may be pasted: the site then states no features, rather than few."""
+    cpu = ("3dnowprefetch", "amx_int8", "avx2", "avx512_vnni", "avx_vnni", "fma", "fpu", "svm", "vaes")
+    site = Site("acme", {"onnxruntime": "1.20.0"}, machine="x86_64", cpu=cpu)
+    shown = fleet.write(site, folded=True)
+    (line,) = [line for line in shown.splitlines() if "cpu" in line]
+    assert "9 features, for inference: amx_int8, avx2, avx512_vnni, avx_vnni, fma;" in line
+    assert next(iter(fleet.parse(shown, "fleet.yaml"))) == replace(site, cpu=())
+    assert next(iter(fleet.parse(fleet.write(site), "fleet.yaml"))) == site
+    arm = fleet.write(replace(site, cpu=("aes", "asimddp", "bf16", "i8mm", "sve2")), folded=True)
+    assert "5 features, for inference: asimddp, bf16, i8mm, sve2;" in arm
+    assert set(saturation.EXACT) <= set(cpu), "what contracts ask for is shown"
 
 
 def test_versions_are_texts_in_a_fleet() -> None:
