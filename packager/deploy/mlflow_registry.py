@@ -27,6 +27,7 @@ from packager.sources import _mlflow as connection
 _PATIENCE = 6  # timeouts for one file: a server may have to write it to remote storage
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _BUNDLE, _KNOBS = "packager.bundle", "packager.knobs"
+_MODEL = "packager.model"  # the logged model: MLflow's SQL store takes a version's `model_id` and does not keep it
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,7 @@ def register(
         client = registry.client
         found = _find(client, name, tags)
         if found is not None:
-            known = client.get_model_version(name, found.version)  # a search leaves the logged model out
-            return RegisteredModel(name, str(known.version), str(known.model_id), created=False)
+            return RegisteredModel(name, str(found.version), found.tags[_MODEL], created=False)
         with _current(registry.tracking):
             return _add(client, folder, name, tags, _experiment(client, source["uri"]))
 
@@ -97,7 +97,7 @@ def _tags(bundle: Bundle, record: Mapping[str, JSON], source: JSON) -> dict[str,
 def _find(client: Any, name: str, tags: Mapping[str, str]) -> Any:
     """Return the version that was registered of this bundle with these knobs, or None."""
     for version in client.search_model_versions(_named(name)):
-        if all(version.tags.get(key) == tags[key] for key in (_BUNDLE, _KNOBS)):
+        if _MODEL in version.tags and all(version.tags.get(key) == tags[key] for key in (_BUNDLE, _KNOBS)):
             return version
     return None
 
@@ -124,7 +124,8 @@ def _add(client: Any, folder: Path, name: str, tags: Mapping[str, str], experime
         raise
     if not client.search_registered_models(_named(name)):
         client.create_registered_model(name)
-    version = client.create_model_version(name, str(logged.artifact_location), tags=dict(tags), model_id=model)
+    known = {**tags, _MODEL: model}
+    version = client.create_model_version(name, str(logged.artifact_location), tags=known, model_id=model)
     return RegisteredModel(name, str(version.version), model, created=True)
 
 
