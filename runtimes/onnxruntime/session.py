@@ -6,8 +6,11 @@ This file is copied into installations and runs there with numpy and onnxruntime
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,16 @@ _DTYPES = {
     "tensor(string)": "string",
 }
 _FATAL = 4
+_RECORD = "session.record_ep_graph_assignment_info"  # since 1.24
+# Operators that compute shapes. CUDA's provider leaves such chains to the CPU on purpose, because their tensors are
+# there (`GetCpuPreferredNodes`); of each it has a kernel for floating point, so data does not stay with them.
+# `runtimes/onnxruntime/adapter.py` has the same words.
+SHAPES = frozenset((
+    "Add", "And", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand", "Floor",
+    "Gather", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg",
+    "Not", "Or", "Pow", "Range", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Shape", "Sign",
+    "Size", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Unsqueeze", "Where",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +91,8 @@ class Session:
 def open_session(path: Path, *, threads: int, device: str = "cpu") -> Session:
     """Load the artefact at `path` for `device` with `threads` threads per run, 0 for one per core.
 
-    Raises RuntimeError when another provider than the device's took the session, ValueError when a type has no
-    numpy form, and what ONNX Runtime raises when it cannot load the file.
+    Raises RuntimeError when another provider than the device's took the session or a node that computes on data,
+    ValueError when a type has no numpy form, and what ONNX Runtime raises when it cannot load the file.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -91,14 +104,55 @@ def open_session(path: Path, *, threads: int, device: str = "cpu") -> Session:
     providers = _PROVIDERS[device]
     if device == "cpu":
         session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
-    else:
-        # Without this, nodes that a GPU's provider refuses, or all when it does not load, run on the CPU unnoticed.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        session = _on_plugin(path, options) if device == "rtx" else _on_gpu(path, options, providers)
-    # ONNX Runtime falls back to another provider without an error; the CPU's is always listed last.
-    if session.get_providers()[0] != providers[0]:
-        raise RuntimeError(f"expected provider {providers[0]}, got {', '.join(session.get_providers())}")
+        _require_provider(session, providers[0])
+        return Session(session)
+    recorded = hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
+    # Nodes that a GPU's provider refuses, or all when it does not load, would run on the CPU unnoticed. Versions that
+    # do not record where nodes are can only refuse every graph with a node there, shapes included.
+    options.add_session_config_entry(_RECORD if recorded else "session.disable_cpu_ep_fallback", "1")
+    reason = "" if device == "rtx" else _load_cuda()
+    session = _on_plugin(path, options) if device == "rtx" else _on_gpu(path, options, providers)
+    session.disable_fallback()  # after a failed run it would go on with the CPU
+    _require_provider(session, providers[0], reason)
+    if recorded:
+        require_device(session.get_provider_graph_assignment_info())
     return Session(session)
+
+
+def _require_provider(session: Any, provider: str, reason: str = "") -> None:
+    """Raise RuntimeError unless `provider` has the session: ONNX Runtime falls back to another without an error."""
+    got = session.get_providers()  # the CPU's is always listed last
+    if got[0] != provider:
+        raise RuntimeError(f"expected provider {provider}, got {', '.join(got)}" + (f": {reason}" if reason else ""))
+
+
+def require_device(assigned: Any) -> None:
+    """Raise RuntimeError if nodes that compute on data are on the CPU, by ONNX Runtime's record of the assignment.
+
+    `assigned` is what `get_provider_graph_assignment_info` returns; it holds the nodes of nested graphs as well.
+    """
+    here = [node for part in assigned if part.ep_name == "CPUExecutionProvider" for node in part.get_nodes()]
+    left = Counter(
+        ".".join(filter(None, (node.domain, node.op_type)))
+        for node in here
+        if node.domain not in ("", "ai.onnx") or node.op_type not in SHAPES
+    )
+    if left:
+        words = ", ".join(f"{name} ({count})" for name, count in sorted(left.items()))
+        raise RuntimeError(f"the device's provider leaves nodes that compute on data to the CPU: {words}")
+
+
+def _load_cuda() -> str:
+    """Load CUDA and cuDNN out of NVIDIA's packages, then out of the system; return what is missing.
+
+    ONNX Runtime looks for them in the system only, and prints what is missing on the standard output.
+    """
+    load = getattr(onnxruntime, "preload_dlls", None)  # since 1.21
+    if load is None:
+        return ""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        load(directory="")
+    return next((line.strip() for line in said.getvalue().splitlines() if "Failed to load" in line), "")
 
 
 def _on_gpu(path: Path, options: Any, providers: tuple[str, ...]) -> Any:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime's CUDA provider under test, with the fall-back to the CPU switched off.
+"""ONNX Runtime's CUDA provider under test, without a fall-back to the CPU.
 
-Without a usable GPU the provider is listed all the same, and a session silently runs on the CPU: the adapter switches
-that off, so that here the cell is skipped with the runtime's own reason; the suite fails a session that fell back.
+Without a usable GPU the provider is listed all the same, and a session silently runs on the CPU: the adapter refuses
+that, so that the cell is skipped with the runtime's own reason; it fails where nodes that compute on data fell back.
 """
 
 from __future__ import annotations
