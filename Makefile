@@ -26,7 +26,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help dev torch demo demo-cnn demo-encoder demo-chat corpus check quick test test-times test-all attacks lint fmt bench wheel reference docs golden clean
+.PHONY: help dev torch demo demo-cnn demo-encoder demo-chat corpus check quick test test-times test-all attacks lint fmt bench gpu-kit gpu-report wheel reference docs golden clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -94,7 +94,7 @@ attacks: $(READY) ## the attacks as an ordinary user, with bubblewrap and withou
 lint: $(READY) ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy packager runtimes policies conformance
+	$(BIN)/mypy packager runtimes policies conformance tests/gpu
 
 fmt: $(READY) ## format and fix what can be fixed
 	$(BIN)/ruff format .
@@ -105,6 +105,13 @@ corpus: $(READY) ## ONNX files out of public packages, from init to served answe
 
 bench: $(READY) ## run the benchmarks and print their ratios
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+gpu-kit: $(READY) ## prepare what a bare machine with a GPU needs, in build/gpu-kit (tests/gpu/README.md)
+	$(BIN)/python -m tests.gpu.prepare --folder build/gpu-kit
+
+gpu-report: $(READY) ## write docs/measurements/gpu.md from a run on a GPU (R=gpu-report.json)
+	$(if $(R),,$(error name the JSON of the run: make gpu-report R=gpu-report.json))
+	$(BIN)/python -m tests.gpu.report $(R) --out docs/measurements/gpu.md
 
 wheel: $(READY) ## build the wheel into dist/
 	$(BIN)/uv build --quiet --wheel --out-dir dist .
