@@ -46,7 +46,7 @@ def _parts(report: dict[str, Any]) -> Iterator[list[str]]:
     real = report["provider"] == CUDA
     yield ["# Bundles on a GPU" if real else "# A rehearsal of the GPU kit on a CPU: it says nothing about GPUs"]
     yield [
-        f"Written by `make gpu-report` from a run of {day} with `{report['provider']}`.",
+        f"From a run of {day} with `{report['provider']}`.",
     ]
     yield ["| what | version |", "| --- | --- |", *(f"| {key} | {_cell(value)} |" for key, value in facts.items())]
     yield ["## Answers", "", *_answers(rows)]
