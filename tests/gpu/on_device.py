@@ -224,7 +224,8 @@ def conform(kit: Path, name: str, provider: str) -> dict[str, Any]:
 
     folder = kit / "conform" / name
     arguments = ["conform", str(_bundle(kit, name)), "--runtime", f"{runtime}=={onnxruntime.__version__}"]
-    arguments += ["--python", sys.executable, "--report", str(folder), "--seconds", "100", "--json-only"]
+    arguments += ["--python", sys.executable, "--report", str(folder)]
+    arguments += ["--key", str(kit / "keys" / "release.pub")]
     done = subprocess.run([sys.executable, "-m", "packager", *arguments], capture_output=True, text=True, check=False)
     try:
         told = json.loads((folder / "result.json").read_text())
@@ -480,7 +481,7 @@ def _server(kit: Path, name: str, target: str, device: str) -> Iterator[int]:
             lines = []
             for line in process.stderr or ():
                 lines.append(line)
-                if '"event":"ready"' in line:
+                if '"ready"' in line:
                     break
             else:
                 raise RuntimeError("the server did not become ready: " + "".join(lines)[-1500:])
