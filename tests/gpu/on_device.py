@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="names of models")
     parser.add_argument("--measure", nargs=2, metavar=("KIND", "MODEL"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.kit = options.kit.resolve()  # the server reads paths relative to its configuration
     if options.measure:
         kind, name = options.measure
         print(json.dumps(MEASUREMENTS[kind](options.kit, name, options.provider)))
