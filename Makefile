@@ -94,7 +94,7 @@ attacks: $(READY) ## the attacks as an ordinary user, with bubblewrap and withou
 lint: $(READY) ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy packager runtimes policies conformance tests/gpu
+	$(BIN)/mypy packager runtimes policies conformance
 
 fmt: $(READY) ## format and fix what can be fixed
 	$(BIN)/ruff format .
