@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A build with labelled data: int8 that loses the labels is refused by name, and passes where its bound allows."""
+"""A build with labelled data: int8 that loses the labels is refused by name, and the exact target alone passes."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ def test_a_target_that_loses_labels_ends_the_build(project: Callable[..., Projec
     assert "where at least 0.9 is asked for" in words and "in the source over 797 rows" in words
     assert "onnxruntime-cpu-fp32`: accuracy" not in words
     recipe = Path(made.folder / "bundle.yaml")
-    recipe.write_text(RECIPE.replace("bound: 0.9", "bound: 0.01"))
+    recipe.write_text(
+        RECIPE.replace(", int8_dynamic]", "]").replace("tolerance: {int8_dynamic: {atol: 9, rtol: 9}}\n", "")
+    )
     made.run("lock")
     made.run("build", "--locked")
