@@ -217,6 +217,9 @@ class Graph:
         names = [value.name for value in light.graph.input[: len(self.feeds)]]
 
         def counted(lengths: Mapping[str, int]) -> float | None:
+            axes = {axis for port in self.interface.inputs for axis in port.shape if isinstance(axis, str)}
+            if axes - set(lengths):
+                return None  # a look that ended sooner names axes otherwise than the one that is measured
             shapes = [tuple(lengths[a] if isinstance(a, str) else a for a in p.shape) for p in self.interface.inputs]
             found = cost.count(light, dict(zip(names, shapes, strict=True)))
             return None if found is None else found + _LEAST * sum(map(math.prod, shapes))

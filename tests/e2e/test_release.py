@@ -154,7 +154,7 @@ def test_a_hook_says_whether_locks_fit(released: tuple[Project, Any], tmp_path: 
     assert done["ok"] and [row["recipe"] for row in done["checked"]] == ["line/bundle.yaml", "tree/bundle.yaml"]
     path = project.folder / "line" / "bundle.yaml"
     path.write_text(path.read_text() + "runs-on: {onnxruntime: '>=1.20'}\n")
-    (project.folder / "toy" / "m.onnx").write_bytes(b"another")
+    relu(project.folder / "toy", 77)
     done = project.run("lock", "--check", *files, "toy/bundle.yaml", "nowhere/bundle.yaml", "--json", code=2)
     fresh = {row["recipe"]: (row["fresh"], row["problem"]) for row in done["checked"]}
     assert fresh["tree/bundle.yaml"] == (True, None)

@@ -210,9 +210,9 @@ def test_a_moved_alias_is_released_once_and_tagged(server: Server, registry: Reg
 
 def test_what_a_gate_refuses_is_tagged_and_not_tried_again(server: Server, registry: Registry, tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", "gated", server, registry)
-    (project.folder / "strict.yaml").write_text("rules: [signed-sources]\n")
+    (project.folder / "gated" / "strict.yaml").write_text("rules: [model-card]\n")
     path = project.folder / "gated" / "bundle.yaml"
-    path.write_text(path.read_text().replace("policy: dev", "policy: ../strict.yaml"))
+    path.write_text(path.read_text().replace("policy: dev", "policy: strict.yaml"))
     log_versions(server.address, "gated", 1, tmp_path)
     with client_of(server.address) as mlflow:
         mlflow.MlflowClient().set_model_version_tag("gated", "1", "approved", "yes")

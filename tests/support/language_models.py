@@ -127,11 +127,11 @@ def write(folder: Path, kind: str = "llama", *, generation: dict[str, Any] | Non
     for weight in made.parameters():
         if weight.ndim == 2:
             torch.nn.init.normal_(weight, std=0.3 if made.config.is_encoder_decoder else 0.08)
-    made.generation_config._from_model_config = (
-        not generation
-    )  # else it is made anew, and loses what is Whisper's alone
-    for name, value in (generation or {}).items():
-        setattr(made.generation_config, name, value)
+    if hasattr(made, "generation_config"):  # a masked model has none
+        # Else it is made anew, and loses what is Whisper's alone.
+        made.generation_config._from_model_config = not generation
+        for name, value in (generation or {}).items():
+            setattr(made.generation_config, name, value)
     made.eval().save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     if kind == "whisper":
