@@ -109,6 +109,9 @@ STATUS = {
     "serve": 1,  # no server is in the installation
     "upgrade": 1,
     "chat": 2,  # no model of texts
+    "bench": 2,  # no reference inputs
+    "tune": 2,
+    "watch": 2,  # no recipe that follows a registry
     "rollback": 2,  # no release before
     "sign-image": 2,  # no rendering of a container
 }
@@ -146,6 +149,9 @@ def others() -> list[list[str]]:
         ["upgrade", "site", "small.bundle.tar", *trust, *store],
         ["rollback", "site"],
         ["sign-image", "oci://127.0.0.1:1/team/x:1", "site", *key, *store],
+        ["bench", "site", "--seconds", "1", *store],
+        ["tune", "site", "--objective", "most throughput", "--seconds", "1", "-o", "values.yaml", *store],
+        ["watch", "release.yaml", "--once", *store],
         ["schema", "recipe"],
         ["completion", "bash"],
         ["help", "sign"],
