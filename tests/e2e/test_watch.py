@@ -157,6 +157,7 @@ def webhook(name: str, number: int, delivery: str, age: int = 0, secret: str = S
     return body, {"X-MLflow-Signature": signature, "X-MLflow-Delivery-Id": delivery, "X-MLflow-Timestamp": at}
 
 
+@pytest.mark.slow  # four releases behind a real server: minutes
 def test_a_moved_alias_is_released_once_and_tagged(server: Server, registry: Registry, tmp_path: Path) -> None:
     project, port = make_project(tmp_path / "project", "net", server, registry), free_port()
     log_versions(server.address, "net", 3, tmp_path)
