@@ -97,7 +97,7 @@ def _csv(path: Path) -> Iterator[dict[str, JSON]]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, JSON]]:
-    for number, line in enumerate(path.read_text("utf-8").splitlines()):
+    for number, line in enumerate(path.read_text("utf-8").split("\n")):  # a text may hold what else splitlines() parts
         row = json.loads(line) if line.strip() else None
         if row is not None and not isinstance(row, dict):
             raise StepError(f"evaluation: line {number} of `{path.name}` is no object", hint=_HINT)

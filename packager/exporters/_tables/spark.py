@@ -79,7 +79,7 @@ def _described(folder: Path) -> list[Mapping[str, JSON]]:
     for path in sorted(folder.rglob("part-*")):
         if path.parent.name == "metadata":
             try:
-                found += [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+                found += [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
             except ValueError as error:
                 raise StepError(f"`{path.name}` of the pipeline is not JSON: {error}") from error
     return found

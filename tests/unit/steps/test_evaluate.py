@@ -193,3 +193,11 @@ def test_files_that_are_none(text: str, tmp_path: Path) -> None:
 def test_labels_are_compared_as_text() -> None:
     assert {_evaluate._text(value) for value in (1, 1.0, "1", " 1.0 ", np.int64(1))} == {"1"}
     assert _evaluate._text("a") == "a" and _evaluate._text(0.5) == "0.5" and _evaluate._text("nan") == "nan"
+
+
+def test_a_text_may_hold_any_separator_of_lines(tmp_path: Path) -> None:
+    """`str.splitlines` parts at U+2028 and others, which JSON allows in a text."""
+    rows_of = [{"text": "one\u2028two\x85three", "digit": 1}, {"text": "four", "digit": 2}]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows_of)
+    (tmp_path / "data.jsonl").write_bytes(text.encode())
+    assert _evaluate._read(tmp_path) == rows_of
