@@ -62,6 +62,18 @@ def a_bundle(action: argparse.Action) -> None:
     _completers.completed(action, _completers.bundles)
 
 
+def release_file(parser: argparse.ArgumentParser) -> None:
+    """Add the release file as an argument."""
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        type=Path,
+        default=Path("release.yaml"),
+        help="the release file (default: release.yaml)",
+    )
+
+
 def registry(parser: argparse.ArgumentParser) -> None:
     """Add how registries are reached; credentials come from Docker's and Podman's files, never from arguments."""
     group = parser.add_argument_group("registry options, for oci://…")

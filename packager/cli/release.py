@@ -29,14 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     from packager.api.conformance import count_processors
 
     parser.set_defaults(jobs=count_processors())
-    parser.add_argument(
-        "file",
-        metavar="FILE",
-        nargs="?",
-        type=Path,
-        default=Path("release.yaml"),
-        help="the release file (default: release.yaml)",
-    )
+    options.release_file(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print the plan, with the reason for each task; run none"
     )

@@ -32,14 +32,7 @@ _SECRET = "PACKAGER_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file",
-        metavar="FILE",
-        nargs="?",
-        type=Path,
-        default=Path("release.yaml"),
-        help="the release file (default: release.yaml)",
-    )
+    options.release_file(parser)
     parser.add_argument("--interval", type=float, default=60.0, metavar="SECONDS", help="between two polls (60)")
     parser.add_argument("--tag", metavar="KEY=VALUE", help="release versions that have this tag, too")
     parser.add_argument("--once", action="store_true", help="release what the registries show now, and end")

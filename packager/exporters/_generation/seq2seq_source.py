@@ -16,6 +16,7 @@ from packager.exporters import Port
 from packager.exporters._generation import signals
 from packager.exporters._generation.encoder_decoder import EncoderDecoder, decoded, encoded, open_model
 from packager.exporters._generation.reference import LONG, TEXTS
+from packager.exporters._generation.tokenized import Tokenized
 from packager.exporters._torch import program
 from packager.exporters._transformers.files import read_json
 from packager.server.generation.decoding import MAX_BEAMS, Audio, Decoding, Rules
@@ -35,7 +36,7 @@ _FIXED: Mapping[str, tuple[JSON, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Source(Tokenized):
     """An opened directory; tokenizer and extractor are transformers' own and take part in the reference alone."""
 
     model: EncoderDecoder
@@ -71,16 +72,6 @@ class Source:
             "decoding": self.decoding.to_json(),
             **({"audio": self.audio.to_json()} if self.audio else {}),
         }
-
-    def special_tokens(self) -> Sequence[str]:
-        return [str(token) for token in self.tokenizer.all_special_tokens]
-
-    def encode(self, text: str) -> Sequence[int]:
-        found: Sequence[int] = self.tokenizer(text, add_special_tokens=True).input_ids
-        return found
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def answers(self, steps: int) -> Iterator[tuple[JSON, JSON, Any]]:
         steps = min(steps, self.model.context - len(self.decoding.start) - 2)

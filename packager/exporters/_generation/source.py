@@ -14,6 +14,7 @@ from packager.errors import StepError
 from packager.exporters import Port
 from packager.exporters._generation import reference
 from packager.exporters._generation.decoder import Decoder, open_decoder
+from packager.exporters._generation.tokenized import Tokenized
 from packager.server.generation.sampling import log_probabilities
 from packager.server.generation.settings import TASK, TEMPLATE, TOKENIZER
 
@@ -22,7 +23,7 @@ _DIGITS = 6  # of log-probabilities and gaps; float32 has fewer
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Source(Tokenized):
     """An opened directory; the tokenizer is transformers' own and takes part in the reference alone."""
 
     decoder: Decoder
@@ -52,16 +53,6 @@ class Source:
             "cache": {"layers": len(decoder.layers), "bytes": decoder.token_bytes},
             "sampling": dict(self.sampling),
         }
-
-    def special_tokens(self) -> Sequence[str]:
-        return [str(token) for token in self.tokenizer.all_special_tokens]
-
-    def encode(self, text: str) -> Sequence[int]:
-        found: Sequence[int] = self.tokenizer(text, add_special_tokens=True).input_ids
-        return found
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def answers(self, steps: int) -> Iterator[tuple[JSON, JSON, Any]]:
         for prompt in reference.prompts(self.decoder, self.tokenizer, steps, fixed_time):

@@ -15,7 +15,7 @@ from packager.server.generation import tools
 from packager.server.generation.decoder import Steps, open_decoder
 from packager.server.generation.guidance import Guides
 from packager.server.generation.loop import Job, Step, generate, never
-from packager.server.generation.sampling import Sampling
+from packager.server.generation.options import sampling_of, whole_within
 from packager.server.generation.settings import SAMPLING, TEMPLATE, TOKENIZER, Generation
 from packager.server.generation.shared_steps import SharedSteps, independent
 from packager.server.generation.templates import Template, TemplateError
@@ -24,7 +24,6 @@ from packager.server.generation.tokenizer import Tokenizer
 MAX_STOPS = 16
 MAX_STOP = 1024  # characters
 MAX_TOP = 20
-_SEED = (0, (1 << 63) - 1)
 
 
 class TooLongError(RequestError):
@@ -121,27 +120,16 @@ class Engine:
             raise TooLongError(
                 f"the prompt has {len(ids)} tokens, and the context {self.about.context} for prompt and answer together"
             )
-        most = min(_whole(given, "max_tokens", 1, (1 << 31) - 1, room), room)
+        most = min(whole_within(given, "max_tokens", 1, (1 << 31) - 1, room), room)
         if "grammar" in given:
             self.guides.check(given["grammar"])
         return Job(
             tuple(ids),
             most,
-            self._sampling(given),
+            sampling_of(self.about, given),
             _stops(given.get("stop", ())),
-            _whole(given, "top", 0, MAX_TOP, 0),
+            whole_within(given, "top", 0, MAX_TOP, 0),
             given.get("grammar", ""),
-        )
-
-    def _sampling(self, given: Mapping[str, Any]) -> Sampling:
-        values = {**self.about.sampling, **{name: _number(given, name) for name in SAMPLING if name in given}}
-        seed = _whole(given, "seed", *_SEED, 0) if "seed" in given else None
-        return Sampling(
-            values.get("temperature", 0.0),
-            int(values.get("top_k", 0)),
-            values.get("top_p", 1.0),
-            values.get("repetition_penalty", 1.0),
-            seed,
         )
 
     def answer(self, job: Job, cancelled: Callable[[], bool] = never) -> Iterator[Step]:
@@ -154,20 +142,6 @@ def _template(path: Path, about: Generation, tokenizer: Tokenizer) -> Template |
     if about.template is None:
         return None
     return Template.open(path, tokenizer.text_of(about.bos), tokenizer.text_of(next(iter(about.eos), None)))
-
-
-def _whole(given: Mapping[str, Any], name: str, low: int, high: int, default: int) -> int:
-    value = given.get(name, default)
-    if type(value) is not int or not low <= value <= high:
-        raise RequestError(f"{quote(name)}: expected a whole number from {low} to {high}, got {quote(value)}")
-    return value
-
-
-def _number(given: Mapping[str, Any], name: str) -> float:
-    value, (low, high) = given[name], SAMPLING[name]
-    if type(value) not in (int, float) or not low <= value <= high:
-        raise RequestError(f"{quote(name)}: expected a number from {low:g} to {high:g}, got {quote(value)}")
-    return float(value)
 
 
 def _stops(value: Any) -> tuple[str, ...]:

@@ -134,6 +134,6 @@ def _library() -> Any:
 
 
 def _reason(text: str) -> str:
-    """Return the first line of a message of the library, without its place in a grammar that nobody wrote."""
+    """Return the first line of a message of the library, without its place in our grammar."""
     line = next(iter(text.strip().splitlines()), "")
     return line.partition("failed to compile JSON schema: ")[2][:300] or line[:300]

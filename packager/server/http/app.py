@@ -43,7 +43,7 @@ from packager.server.http.proxies import Proxies
 from packager.server.http.raw_requests import RawRequests
 from packager.server.http.responses import JSON_FIELDS, Response, Route, json_response, refusal
 from packager.server.http.seq2seq import Seq2SeqRoutes
-from packager.server.http.texts import Answer, Streamed, TextRoutes
+from packager.server.http.texts import Streamed, TextRoutes
 from packager.server.http.waiting import parse_timeout, wait_result
 from packager.server.protocol import protocol, triton_extensions
 from packager.server.protocol.protocol import Body, Request
@@ -59,7 +59,7 @@ _BINARY = ("content-type", "application/octet-stream")
 _VARIES = ("vary", "accept-encoding")
 _PUBLIC = ("health", "page")  # routes that need no token: probes have none, and the page holds nothing of the model
 _PROBES = ("health", "metrics")  # requested for ever, also while the server drains
-AnyResponse: TypeAlias = "Response | Answer | Streamed"
+AnyResponse: TypeAlias = "Response | Streamed"
 
 
 class ReceivedRequest(NamedTuple):

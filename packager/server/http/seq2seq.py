@@ -13,32 +13,28 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import orjson
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 
 from packager.server.admission import costs
-from packager.server.admission.admission import Lease, not_ready_error, overload_error
+from packager.server.admission.admission import Lease, not_ready_error
 from packager.server.admission.shared_timeout import SharedTimeout
 from packager.server.errors import RequestError, quote
 from packager.server.execution import batching
 from packager.server.execution.engine import Engine
+from packager.server.generation.cache_budget import CacheBudget
 from packager.server.generation.engine import TooLongError
 from packager.server.generation.seq2seq import Answer, Job, Seq2Seq
-from packager.server.http import bodies, multipart
+from packager.server.http import bodies, multipart, openai_models
 from packager.server.http.responses import JSON_FIELDS, Response, Route, json_response
 from packager.server.http.waiting import parse_timeout
-from packager.server.process import host_limits
 
 Json: TypeAlias = dict[str, Any]
-_SHARE = 4  # of the memory that this process may have, the part for caches
 _MOST_ROWS = 64
 _OPTIONS = ("max_tokens", "beams", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "language", "task")
 _FIELDS = {"file", "model", "language", "response_format", "temperature", "prompt", "stream", "chunking_strategy"}
@@ -54,42 +50,18 @@ class _FieldError(RequestError):
         self.param = param
 
 
-@dataclass(slots=True)
-class _Budget:
-    """Bytes of caches that are promised to requests in flight."""
-
-    total: int
-    lock: threading.Lock
-    held: int = 0
-
-    @contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        with self.lock:
-            if self.held and self.held + size > self.total:
-                raise overload_error("the caches of other requests fill this server's memory")
-            self.held += size
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.held -= size
-
-
 class Seq2SeqRoutes:
     """The routes of one model."""
 
     def __init__(self, engine: Engine, body_timeout: SharedTimeout) -> None:
         self._engine, self._body_timeout = engine, body_timeout
-        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        allowed = min(host_limits.read_allowance().memory or physical, physical)
-        self._budget = _Budget(allowed // _SHARE, threading.Lock())
+        self._budget = CacheBudget.of_host()
 
     def table(self) -> dict[str, Route]:
         """Return the routes by path."""
         read, config = ("GET", "HEAD"), self._engine.config
         found = {
-            "/v1/models": Route("model", read, self._list_models),
-            f"/v1/models/{config.name}": Route("model", read, self._describe_model),
+            **openai_models.routes(config),
             "/predict": Route("predict", ("POST",), self._predict),
             "/predict/about": Route("model", read, self._describe),
         }
@@ -104,17 +76,6 @@ class Seq2SeqRoutes:
         if found is None:
             raise not_ready_error("the model is still loading")
         return found
-
-    async def _list_models(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        return json_response({"object": "list", "data": [self._model()]})
-
-    async def _describe_model(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        return json_response(self._model())
-
-    def _model(self) -> Json:
-        config = self._engine.config
-        about = {"id": config.name, "object": "model", "created": 0, "owned_by": "packager"}
-        return about | {"version": config.version, "digest": config.digest}
 
     async def _describe(self, scope: Scope, proto: HTTPProtocol) -> Response:
         config, about = self._engine.config, self._opened.about

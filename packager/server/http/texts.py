@@ -12,42 +12,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 
-from packager.server.admission.admission import Lease, overload_error
+from packager.server.admission.admission import Lease
 from packager.server.admission.shared_timeout import SharedTimeout
 from packager.server.errors import RequestError
 from packager.server.execution import batching
 from packager.server.execution.engine import Engine
+from packager.server.generation.cache_budget import CacheBudget
 from packager.server.generation.engine import Engine as Texts
 from packager.server.generation.engine import TooLongError
 from packager.server.generation.loop import Job, Step
-from packager.server.http import bodies, text_requests
+from packager.server.http import bodies, openai_models, text_requests
+from packager.server.http.responses import JSON_FIELDS, Response, json_response
 from packager.server.http.text_answers import GenerateWriter, OpenAIWriter, Writer
-from packager.server.process import host_limits
 from packager.server.telemetry.logs import event
 
 Json: TypeAlias = dict[str, Any]
-_SHARE = 4  # of the memory that this process may have, the part for caches
 _SSE = [("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache")]
-_JSON = [("content-type", "application/json")]
-
-
-class Answer(NamedTuple):
-    """A whole answer: status, header fields, body."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
 
 
 class Streamed(NamedTuple):
@@ -56,27 +45,6 @@ class Streamed(NamedTuple):
     status: int
     headers: list[tuple[str, str]]
     parts: AsyncIterator[bytes]
-
-
-@dataclass(slots=True)
-class _Budget:
-    """Bytes of key-value caches that are promised to requests in flight."""
-
-    total: int
-    held: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        with self.lock:
-            if self.held and self.held + size > self.total:
-                raise overload_error("the caches of other requests fill this server's memory")
-            self.held += size
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.held -= size
 
 
 class _Wanted(NamedTuple):
@@ -92,15 +60,14 @@ class TextRoutes:
 
     def __init__(self, engine: Engine, body_timeout: SharedTimeout) -> None:
         self._engine, self._body_timeout = engine, body_timeout
-        self._budget = _Budget(_memory() // _SHARE)
+        self._budget = CacheBudget.of_host()
         engine.metrics.watch_texts(lambda: self._budget.held)
 
     def table(self) -> dict[str, tuple[str, tuple[str, ...], Callable[[Scope, HTTPProtocol], Any]]]:
         """Return by path the name of the route in the metrics, its methods, and its handler."""
-        read, post, config = ("GET", "HEAD"), ("POST",), self._engine.config
+        post, config = ("POST",), self._engine.config
         found: dict[str, tuple[str, tuple[str, ...], Callable[[Scope, HTTPProtocol], Any]]] = {
-            "/v1/models": ("model", read, self._list_models),
-            f"/v1/models/{config.name}": ("model", read, self._describe_model),
+            **openai_models.routes(config),
             "/v1/completions": ("infer", post, self._complete),
             "/v1/chat/completions": ("infer", post, self._chat),
         }
@@ -109,24 +76,13 @@ class TextRoutes:
             found[f"{base}/generate_stream"] = ("infer", post, self._generate_stream)
         return found
 
-    async def _list_models(self, scope: Scope, proto: HTTPProtocol) -> Answer:
-        return _json({"object": "list", "data": [self._model()]})
-
-    async def _describe_model(self, scope: Scope, proto: HTTPProtocol) -> Answer:
-        return _json(self._model())
-
-    def _model(self) -> Json:
-        config = self._engine.config
-        about = {"id": config.name, "object": "model", "created": 0, "owned_by": "packager"}
-        return about | {"version": config.version, "digest": config.digest}
-
-    async def _complete(self, scope: Scope, proto: HTTPProtocol) -> Answer | Streamed:
+    async def _complete(self, scope: Scope, proto: HTTPProtocol) -> Response | Streamed:
         return await self._openai(scope, proto, chat=False)
 
-    async def _chat(self, scope: Scope, proto: HTTPProtocol) -> Answer | Streamed:
+    async def _chat(self, scope: Scope, proto: HTTPProtocol) -> Response | Streamed:
         return await self._openai(scope, proto, chat=True)
 
-    async def _openai(self, scope: Scope, proto: HTTPProtocol, *, chat: bool) -> Answer | Streamed:
+    async def _openai(self, scope: Scope, proto: HTTPProtocol, *, chat: bool) -> Response | Streamed:
         def begin(body: bytes) -> _Wanted:
             asked = text_requests.parse(body, chat, self._engine.config, self.texts)
             writer = OpenAIWriter(self._engine.config, asked, self.texts.tokenizer.token)
@@ -137,13 +93,13 @@ class TextRoutes:
         except RequestError as error:
             return _refused(error, {"error": _error(error)})
 
-    async def _generate(self, scope: Scope, proto: HTTPProtocol) -> Answer | Streamed:
+    async def _generate(self, scope: Scope, proto: HTTPProtocol) -> Response | Streamed:
         return await self._extension(scope, proto, stream=False)
 
-    async def _generate_stream(self, scope: Scope, proto: HTTPProtocol) -> Answer | Streamed:
+    async def _generate_stream(self, scope: Scope, proto: HTTPProtocol) -> Response | Streamed:
         return await self._extension(scope, proto, stream=True)
 
-    async def _extension(self, scope: Scope, proto: HTTPProtocol, *, stream: bool) -> Answer | Streamed:
+    async def _extension(self, scope: Scope, proto: HTTPProtocol, *, stream: bool) -> Response | Streamed:
         def begin(body: bytes) -> _Wanted:
             job, details = text_requests.parse_generate(body, self.texts)
             return _Wanted(job, stream, GenerateWriter(self._engine.config, details))
@@ -152,7 +108,7 @@ class TextRoutes:
 
     async def _answered(
         self, scope: Scope, proto: HTTPProtocol, begin: Callable[[bytes], _Wanted]
-    ) -> Answer | Streamed:
+    ) -> Response | Streamed:
         engine = self._engine
         deadline = engine.deadline(None)
         with engine.lease() as lease:
@@ -160,7 +116,7 @@ class TextRoutes:
             wanted = await asyncio.get_running_loop().run_in_executor(None, begin, body)
         running = _Running(self, wanted, proto, deadline)
         if not wanted.stream:
-            return _json(await running.whole())
+            return json_response(await running.whole())
         await running.begin()
         return Streamed(200, _SSE, running.parts())
 
@@ -185,11 +141,6 @@ class TextRoutes:
     @property
     def engine(self) -> Engine:
         return self._engine
-
-
-def _memory() -> int:
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(host_limits.read_allowance().memory or physical, physical)
 
 
 class _Running:
@@ -311,9 +262,9 @@ class _Running:
             self._end()
 
 
-def _refused(error: RequestError, body: Json) -> Answer:
+def _refused(error: RequestError, body: Json) -> Response:
     extra = [("retry-after", str(error.retry_after))] if error.retry_after else []
-    return Answer(error.status, [*_JSON, *extra], orjson.dumps(body))
+    return Response(error.status, [*JSON_FIELDS, *extra], orjson.dumps(body))
 
 
 def _error(error: RequestError) -> Json:
@@ -321,7 +272,3 @@ def _error(error: RequestError) -> Json:
     code = getattr(error, "code", None) or ("context_length_exceeded" if isinstance(error, TooLongError) else None)
     kind = "rate_limit_error" if error.status == 429 else kind
     return {"message": error.message, "type": kind, "param": getattr(error, "param", None), "code": code}
-
-
-def _json(value: Json) -> Answer:
-    return Answer(200, _JSON, orjson.dumps(value))

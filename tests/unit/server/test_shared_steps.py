@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers that share runs are those that each of them is alone, whoever comes and goes beside it."""
+"""Answers that share runs equal those of each alone, while others begin and end beside it."""
 
 from __future__ import annotations
 
