@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from onnx import ModelProto
 
-from packager.bundle.bundle import CONTRACT, RECORD, Bundle, open_bundle
+from packager.bundle.bundle import CONTRACT, RECORD, SBOM, Bundle, open_bundle
 from packager.canonical import dump
 from packager.formats import intoto, reference_outputs, slsa
 from packager.policy import facts
@@ -80,10 +80,10 @@ def test_what_cannot_be_rebuilt_says_why(built: Project, tmp_path: Path) -> None
 def tampered(made: Project, folder: Path, signer: keys.PrivateKey) -> Bundle:
     """Return the bundle as an evil build would publish it, with the true provenance.
 
-    Other weights, another promise, and files that no recipe mentions.
+    Other weights, another promise, another bill of materials, and files that no recipe mentions.
     """
     bundle, store = stored(made), Store(folder / "evil")
-    files = {path: bundle.read(path) for path, _ in bundle.tree if path != RECORD}
+    files = {path: bundle.read(path) for path, _ in bundle.tree if path not in (RECORD, SBOM)}
     graph = ModelProto.FromString(files["model/model.onnx"])
     weight = graph.graph.initializer[0]
     weight.raw_data = weight.raw_data[:-1] + bytes([weight.raw_data[-1] ^ 1])
