@@ -62,7 +62,7 @@ _NAMES = (
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 _LENGTHS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 17, 31, 32, 64, 65, 100, 128)
 _NUMPY = {datatype: name for name, datatype in DATATYPES.items()}
-_SECONDS = (0.02, 0.1, 0.4, 2.0)  # of processor time that a graph is run for while it is looked into: often too few
+_SECONDS = (0.05, 0.1, 0.4, 2.0)  # of processor time that a graph is run for while it is looked into: often too few
 
 _LARGEST = 1 << 19  # elements of an input that is looked at or measured: larger ones take seconds each
 
@@ -372,32 +372,32 @@ def _refuted(session: Any, promise: contract.Contract, served: Served) -> Iterat
                 yield f"cut: {name}={length} runs, and the promise is {axis}"
             if runs and length in axis.limit:
                 yield from _unlike(session, served, shapes, f"{name}={length}")
-    yield from _refused(session, served)
+    yield from _refused(session, promise, served)
 
 
-def _refused(session: Any, served: Served) -> Iterator[str]:
+def _refused(session: Any, promise: contract.Contract, served: Served) -> Iterator[str]:
     """Yield what the server refuses although the file takes it, of lengths that know nothing of the promise."""
     random = Random(0)
     stated = [port.shape for port in session.get_inputs()]
     for _ in range(40):
         shapes = [[axis if isinstance(axis, int) else random.choice((1, 2, 4, 5, 8, 12)) for axis in s] for s in stated]
-        if _runs(session, shapes) and not _broadcasts(served, shapes):
+        if _runs(session, shapes) and not _broadcasts(promise, shapes):
             yield from _unlike(session, served, shapes, f"shapes {shapes}")
 
 
-def _broadcasts(served: Served, shapes: list[list[int]]) -> bool:
-    """Say whether axes that the recipe gives one name differ by ones alone, which the file broadcasts.
+def _broadcasts(promise: contract.Contract, shapes: list[list[int]]) -> bool:
+    """Say whether axes that the recipe gives one name differ by ones or least lengths alone, which the file broadcasts.
 
     The server refuses that: a name says that lengths are equal, and an input of one row among others is a mistake more
     often than a wish.
     """
     lengths: dict[str, set[int]] = {}
-    for port, shape in zip(served.config.interface.inputs, shapes, strict=True):
+    for port, shape in zip(promise.inputs, shapes, strict=True):
         for axis, length in zip(port.shape, shape, strict=True):
             if isinstance(axis, str):
                 lengths.setdefault(axis, set()).add(length)
-    unequal = [found for found in lengths.values() if len(found) > 1]
-    return bool(unequal) and all(len(found - {1}) == 1 for found in unequal)
+    unequal = {axis: found for axis, found in lengths.items() if len(found) > 1}
+    return bool(unequal) and all(len(found - {1, promise.dimensions[axis].limit.low}) <= 1 for axis, found in unequal.items())
 
 
 def _unlike(session: Any, served: Served, shapes: list[list[int]], title: str) -> Iterator[str]:
