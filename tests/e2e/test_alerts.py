@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from packager.bundle.bundle import Bundle
+from packager.deploy import server_files
 from packager.knobs.knobs import Override
 from packager.store.store import Store
 from tests.e2e.conftest import tool
@@ -81,9 +82,8 @@ def served(app: Path, models: Mapping[str, Path], bundle: Bundle, *options: str,
     config = models["slow"].with_name(f"{bundle.name}-{len(other)}.json")
     document = json.loads(models["slow"].read_text()) | {"name": bundle.name, "digest": bundle.digest} | other
     config.write_text(json.dumps(document))
-    knobs = values("observability", bundle).digest
-    told = json.dumps({"digest": knobs, "values": {}})
-    with running(app, config, f"--knobs={told}", *options) as server:
+    knobs = server_files.document(values("observability", bundle))
+    with running(app, config, f"--knobs={knobs}", *options) as server:
         yield server
 
 
@@ -198,8 +198,8 @@ def test_a_server_with_no_room_left(app: Path, models: dict, easy: Bundle, tmp_p
         until(lambda: in_flight(scraped(server)) == 1)
         state = State(before, scraped(server))
         long.join()
-    turned = values("observability", easy, FULL).digest
-    state.after = {series.replace(values("observability", easy).digest, turned): n for series, n in state.after.items()}
+    rendered_with, turned = (server_files.tuning(values("observability", easy, *more)) for more in ((), (FULL,)))
+    state.after = {series.replace(rendered_with, turned): number for series, number in state.after.items()}
     fired(easy, tmp_path, state, {"Saturated"}, FULL)
 
 
