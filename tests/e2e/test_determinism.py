@@ -75,7 +75,9 @@ def _other_user() -> tuple[str, ...]:
     return (*mask, *user) if allowed else mask
 
 
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind == "encoder" else kind for kind in RECIPES]
+)
 def test_two_places_one_digest(kind: str, tmp_path: Path, encoder: Path) -> None:
     model = encoder if kind == "encoder" else make_model(kind, tmp_path / "source")
     first, layout = build(tmp_path / "a", model, RECIPES[kind], None, PLAIN, odd=False)

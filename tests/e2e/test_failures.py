@@ -351,6 +351,7 @@ def confinement(made: Project) -> Any:
     return {(row["level"], row["seccomp"]) for row in facts["confinement"]}
 
 
+@pytest.mark.slow  # attacks and steps run in both ways by default
 @as_root
 def test_without_bubblewrap_namespaces_do_and_say_so(
     project: Callable[..., Project], cnn: Path, tmp_path: Path

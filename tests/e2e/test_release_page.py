@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.test_tutorials import blocks, run
 from tests.support import registry_server
 from tests.support.tools import tool
@@ -12,6 +14,7 @@ from tests.support.tools import tool
 PAGE = "docs/how-to/release-many-models.md"
 
 
+@pytest.mark.slow  # `test_release.py` has the same steps on smaller models
 def test_the_worked_example_runs(tmp_path: Path) -> None:
     steps = blocks(PAGE, "An example")
     with registry_server.registry(tool("docker-registry"), tmp_path / "r") as registry:

@@ -397,7 +397,9 @@ def _broadcasts(promise: contract.Contract, shapes: list[list[int]]) -> bool:
             if isinstance(axis, str):
                 lengths.setdefault(axis, set()).add(length)
     unequal = {axis: found for axis, found in lengths.items() if len(found) > 1}
-    return bool(unequal) and all(len(found - {1, promise.dimensions[axis].limit.low}) <= 1 for axis, found in unequal.items())
+    return bool(unequal) and all(
+        len(found - {1, promise.dimensions[axis].limit.low}) <= 1 for axis, found in unequal.items()
+    )
 
 
 def _unlike(session: Any, served: Served, shapes: list[list[int]], title: str) -> Iterator[str]:

@@ -126,6 +126,7 @@ def test_the_reference_is_small_and_says_how_certain_each_token_was(llama: Made)
         assert all(gap >= 0 for gap in row["gaps"])
 
 
+@pytest.mark.slow
 def test_bytes_repeat_in_another_process_and_directory(llama: Made, tmp_path: Path) -> None:
     away = shutil.copytree(llama.source, tmp_path / "a" / "longer" / "path")
     code = (
