@@ -277,8 +277,8 @@ def check_compatibility(bundle: Bundle, runtime: str, version: str) -> Judgement
     from packager.contract import preflight
     from packager.contract.runtime_support import Judgement
 
-    cells = preflight.cells(bundle.contract, runtime, version)
-    best = preflight.best(cells)
+    cells = preflight.judge_version(bundle.contract, runtime, version)
+    best = preflight.best_outcome(cells)
     return next((cell.answer for cell in cells if cell.answer.outcome == best), Judgement("no"))
 
 
@@ -384,7 +384,7 @@ def read_schema(document: Literal["recipe", "release", "contract", "trust", "fac
     known = {
         "recipe": draft.schema,
         "release": release_file.schema,
-        "contract": contract.schema,
+        "contract": contract.build_schema,
         "trust": model.schema,
         "facts": schema.schema,
     }

@@ -100,14 +100,14 @@ def list_runtimes() -> tuple[str, ...]:
     """Return the runtimes of which something is known, by name. Raises nothing."""
     from packager.contract import runtime_tables
 
-    return runtime_tables.runtimes()
+    return runtime_tables.list_runtimes()
 
 
 def list_shipped_versions(runtime: str) -> list[str]:
     """Return the versions of a runtime of which this release of packager knows, oldest first. Raises nothing."""
     from packager.contract import runtime_tables
 
-    return [*runtime_tables.shipped(runtime).rows]
+    return [*runtime_tables.load_shipped(runtime).rows]
 
 
 def read_table(runtime: str) -> Table:
@@ -118,10 +118,10 @@ def read_table(runtime: str) -> Table:
     from packager.contract import runtime_tables
     from packager.errors import UsageError, did_you_mean
 
-    table = runtime_tables.table(runtime)
+    table = runtime_tables.load_table(runtime)
     if not table.rows:
         raise UsageError(
-            f"nothing is known of runtime `{runtime:.60}`", hint=did_you_mean(runtime, runtime_tables.runtimes())
+            f"nothing is known of runtime `{runtime:.60}`", hint=did_you_mean(runtime, runtime_tables.list_runtimes())
         )
     return table
 
@@ -234,7 +234,7 @@ def join_cells(cells: Sequence[Cell]) -> list[Span]:
     """Join the cells of neighbouring versions that answer alike, target by target. Raises nothing."""
     from packager.contract import preflight
 
-    return preflight.spans(cells)
+    return preflight.join_cells(cells)
 
 
 def read_fleet(path: Path) -> tuple[Site, ...]:
@@ -264,7 +264,7 @@ def list_remarks(site: Site) -> list[tuple[bool, str]]:
     """Return what this host, described as a site, can and cannot do, each with whether that is good. Raises nothing."""
     from packager.contract import host
 
-    return host.remarks(site)
+    return host.list_remarks(site)
 
 
 def write_site(site: Site, *, folded: bool = False) -> str:

@@ -156,7 +156,7 @@ def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: lock
         graph = runner(_export(recipe, lock, source), f"export {recipe.name}", virtualenv=environment)
     except TooNewError as error:
         raise locking.explain_unsupported_operator(recipe, error) from error
-    for locale in preflight.locales(graph.facts["graph"]):
+    for locale in preflight.list_locales(graph.facts["graph"]):
         runner.on_event(
             Warned(f"texts are compared in the locale `{locale:.64}`, which every host that serves it needs")
         )
@@ -385,7 +385,7 @@ def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[
             item.target.name: {
                 "precision": item.target.precision,
                 "engine": _engine(item.target),
-                "tolerance": contract.bounds(recipe, item.target, outputs),
+                "tolerance": contract.list_tolerances(recipe, item.target, outputs),
                 "unmeasured": item.unmeasured,
                 "cases": item.measured.facts["cases"],
                 "shortened": item.measured.facts.get("shortened", {}),

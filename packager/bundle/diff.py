@@ -291,9 +291,9 @@ def _runtimes(old: Contract, new: Contract) -> Iterator[Change]:
 def _range(runtime: str, before: str, after: str) -> Iterator[Change]:
     if before == after:
         return
-    table = runtime_tables.table(runtime)
-    was, now = ({row.version for row in runtime_support.promised(table, text)} for text in (before, after))
-    lost = sorted(was - now, key=runtime_tables.order)
+    table = runtime_tables.load_table(runtime)
+    was, now = ({row.version for row in runtime_support.list_promised(table, text)} for text in (before, after))
+    lost = sorted(was - now, key=runtime_tables.version_key)
     level: Level = "major" if lost else "minor" if now - was else "patch"
     detail = f"; no longer {', '.join(lost[:3])}{' …' if len(lost) > 3 else ''}" if lost else ""
     yield Change("runtimes", runtime, f"{before} was promised, now {after}{detail}", level)
@@ -303,7 +303,7 @@ def _floors(runtime: str, before: Mapping[str, JSON], after: Mapping[str, JSON])
     for name in ("cuda", "driver", "capability"):
         was, now = before.get(name), after.get(name)
         if was != now and now is not None:
-            raised = was is None or runtime_tables.order(now) > runtime_tables.order(was)
+            raised = was is None or runtime_tables.version_key(now) > runtime_tables.version_key(was)
             message = f"needs {name} {now}, needed {was or 'none'}"
             yield Change("runtimes", runtime, message, "major" if raised else "minor")
 
@@ -371,7 +371,7 @@ def _graph(before: Mapping[str, JSON], after: Mapping[str, JSON]) -> Iterator[Ch
             yield Change("graph", f"opset of {domain}", f"was {was or 'not used'}, now {now or 'not used'}", "patch")
     if before["ir"] != after["ir"]:
         yield Change("graph", "IR version", f"was {before['ir']}, now {after['ir']}", "patch")
-    was_used, now_used = ({use[:2] for use in runtime_support.uses(side)} for side in (before, after))
+    was_used, now_used = ({use[:2] for use in runtime_support.list_uses(side)} for side in (before, after))
     for domain, operator in sorted(now_used - was_used):
         yield Change("graph", operator, f"operator is new ({domain})", "patch")
     for domain, operator in sorted(was_used - now_used):

@@ -169,4 +169,4 @@ def _statement(payload: bytes, subject: str) -> intoto.Statement:
 def _serial(runtime: str, folder: Path) -> int:
     path = folder / f"{runtime}.json"
     taken = runtime_tables.parse(path.read_bytes(), str(path)).serial if path.is_file() else 0
-    return max(taken, runtime_tables.shipped(runtime).serial)
+    return max(taken, runtime_tables.load_shipped(runtime).serial)

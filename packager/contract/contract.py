@@ -68,7 +68,7 @@ def derive(
             target.name: {
                 **target.to_json(),
                 "path": artefacts[target.name],
-                "tolerance": bounds(recipe, target, outputs),
+                "tolerance": list_tolerances(recipe, target, outputs),
                 "needs": _needs(target, main, own.get(target.name)),
                 "stability": known.get(target.name, {}).get("reproducibility", STABILITIES[0]),
                 **({"artefact": known[target.name]} if target.name in known else {}),
@@ -97,7 +97,7 @@ def _values(recipe: Recipe, exported: Mapping[str, JSON]) -> dict[str, JSON]:
     return {"values": found, **({"missing": exported["missing"]} if exported.get("missing") else {})}
 
 
-def bounds(recipe: Recipe, target: Target, outputs: Sequence[str]) -> Mapping[str, JSON]:
+def list_tolerances(recipe: Recipe, target: Target, outputs: Sequence[str]) -> Mapping[str, JSON]:
     """Return the tolerance of every output of a target."""
     return {name: _tolerance(recipe, target, name).to_json() for name in outputs}
 
@@ -121,10 +121,10 @@ def check_promises(recipe: Recipe, main: Mapping[str, JSON], own: Graphs) -> Non
     """
     for promise in recipe.runs_on:
         targets = [target.name for target in recipe.targets() if target.runtime == promise.runtime]
-        for row in runtime_support.promised(runtime_tables.shipped(promise.runtime), promise.versions):
+        for row in runtime_support.list_promised(runtime_tables.load_shipped(promise.runtime), promise.versions):
             for name in targets:
                 graph = own.get(name, main)
-                answer = runtime_support.judge(graph, promise.runtime, row.version, runtime_tables.shipped)
+                answer = runtime_support.judge(graph, promise.runtime, row.version, runtime_tables.load_shipped)
                 if answer.outcome == "no":
                     reason = answer.reasons[0]
                     hint, instead = _narrower(graph, promise, reason)
@@ -143,11 +143,11 @@ def _narrower(graph: Mapping[str, JSON], promise: RunsOn, reason: runtime_suppor
     """
     if loads := runtime_support.loads_on(graph, promise.runtime):
         return f'promise `{promise.runtime}: "{loads}"` under `runs-on`', loads
-    rows = runtime_support.promised(runtime_tables.shipped(promise.runtime), promise.versions)
+    rows = runtime_support.list_promised(runtime_tables.load_shipped(promise.runtime), promise.versions)
     later = [
         row.version
-        for row in sorted(rows, key=lambda row: runtime_tables.order(row.version))
-        if runtime_support.judge(graph, promise.runtime, row.version, runtime_tables.shipped).outcome != "no"
+        for row in sorted(rows, key=lambda row: runtime_tables.version_key(row.version))
+        if runtime_support.judge(graph, promise.runtime, row.version, runtime_tables.load_shipped).outcome != "no"
     ]
     if not later:
         return "promise another runtime", None
@@ -164,7 +164,7 @@ def promise_of(runtime: str, versions: str, main: Mapping[str, JSON]) -> JSON:
 
     The oldest decides, and a table that only grew at its end derives the same: both keep digests as they are.
     """
-    rows = runtime_support.promised(runtime_tables.shipped(runtime), versions)
+    rows = runtime_support.list_promised(runtime_tables.load_shipped(runtime), versions)
     value: dict[str, JSON] = {"versions": versions, "loads": runtime_support.loads_on(main, runtime)}
     if rows:
         oldest = rows[0]
@@ -193,7 +193,7 @@ def _needs(target: Target, main: Mapping[str, JSON], own: Mapping[str, JSON] | N
     return {"cpu": [], "memory": memory, **gpu, **({"exact": list(saturation.EXACT)} if depends else {})}
 
 
-def lines(read: Contract) -> list[str]:
+def render_lines(read: Contract) -> list[str]:
     """Return one line for every free axis and every input with a limit of values: what was measured, what is taken."""
     rows = [f"axis {name}: {span}" for name, span in read.dimensions.items()]
     for port in read.inputs:
@@ -209,7 +209,7 @@ def lines(read: Contract) -> list[str]:
     return [*rows, *(f"axis {name}: of an output, {told[name.startswith(OF_DATA)]}" for name in own)]
 
 
-def schema() -> bytes:
+def build_schema() -> bytes:
     """Return the JSON Schema of contracts."""
     return resources.files("packager.contract").joinpath("contract.schema.json").read_bytes()
 
@@ -297,7 +297,7 @@ class Contract:
 
     def describe(self) -> list[str]:
         """Return a line for every free axis and every input with a limit of values: what was measured, and is taken."""
-        return lines(self)
+        return render_lines(self)
 
 
 def parse(data: bytes, subject: str = "contract.json") -> Contract:

@@ -35,10 +35,10 @@ def describe(name: str, disk: Path, ask: Ask | None = None) -> Site:
     gpus = _gpus((ask or _ask)(_QUERY))
     return Site(
         name,
-        installed(),
+        find_installed(),
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
-        machine=processor()[0],
-        cpu=processor()[1],
+        machine=read_processor()[0],
+        cpu=read_processor()[1],
         memory=host_limits.read_allowance().memory or _memory(),
         disk=shutil.disk_usage(disk).free,
         devices=tuple(device for device, _ in gpus),
@@ -51,16 +51,16 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def distributions(runtime: str) -> tuple[str, ...]:
+def list_distributions(runtime: str) -> tuple[str, ...]:
     """Return the names of the distributions that a runtime is installed from."""
     return load_runtime(runtime).distributions if runtime in plugins.names("runtimes") else (runtime,)
 
 
-def installed() -> dict[str, str]:
+def find_installed() -> dict[str, str]:
     """Return the runtimes installed beside this program, with their versions."""
     found = {}
     for runtime in (*plugins.names("runtimes"), *_SERVERS):
-        version = next(filter(None, map(_version, distributions(runtime))), None)
+        version = next(filter(None, map(_version, list_distributions(runtime))), None)
         if version:
             found[runtime] = _TRITON.get(version, version) if runtime == "triton" else version
     return found
@@ -84,7 +84,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def processor() -> tuple[str, tuple[str, ...]]:
+def read_processor() -> tuple[str, tuple[str, ...]]:
     """Return the machine and the feature flags of its CPU, as Linux names them."""
     return platform.machine(), _features(Path("/proc/cpuinfo"))
 
@@ -130,7 +130,7 @@ def _ask(command: Sequence[str]) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def confinement(level: str) -> tuple[bool, str]:
+def describe_confinement(level: str) -> tuple[bool, str]:
     """Say what confines the workers that open models here, and which program is missing."""
     lacking = "no bubblewrap (`apt-get install bubblewrap`)"
     return {
@@ -139,11 +139,11 @@ def confinement(level: str) -> tuple[bool, str]:
     }.get(level, (False, f"{lacking}, and no namespaces: models cannot be opened here but with `sandbox: none`"))
 
 
-def remarks(site: Site) -> list[tuple[bool, str]]:
+def list_remarks(site: Site) -> list[tuple[bool, str]]:
     """Return what this host can and cannot do, in words, each with whether that is good."""
-    found = [confinement(sandbox.available().level)]
+    found = [describe_confinement(sandbox.available().level)]
     for runtime, version in site.runtimes.items():
-        known = bool(runtime_tables.table(runtime).rows)
+        known = bool(runtime_tables.load_table(runtime).rows)
         found.append((known, f"{runtime} {version}" + ("" if known else ": no knowledge ships about this runtime")))
     if not site.runtimes:
         found.append((False, "no runtime is installed beside this program; `packager install` brings its own"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from packager.contract.preflight import Cell, Reach, Span, Step, spans
+from packager.contract.preflight import Cell, Reach, Span, Step, join_cells
 from packager.escape import html as escape
 
 _STYLE = """
@@ -18,7 +18,7 @@ code { font-size: 90% } small { color: #555 }
 _MARKS = {"ok": "✓ ok", "no": "✗ no", "unknown": "? unknown"}
 
 
-def page(
+def render_page(
     name: str, version: str, digest: str, cells: Sequence[Cell], reached: Sequence[Reach], steps: Sequence[Step]
 ) -> str:
     """Return the page. The same answer gives the same bytes."""
@@ -39,7 +39,7 @@ def page(
 
 
 def _table(cells: Sequence[Cell]) -> str:
-    rows = "".join(_row(span) for span in spans(cells))
+    rows = "".join(_row(span) for span in join_cells(cells))
     return (
         "<table><thead><tr><th>runtime</th><th>target</th><th>answer</th><th>why</th></tr></thead>"
         f"<tbody>{rows}</tbody></table>"

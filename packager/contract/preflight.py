@@ -18,7 +18,7 @@ from packager.contract import runtime_support, runtime_tables
 from packager.contract.contract import Contract, Terms
 from packager.contract.fleet import Site
 from packager.contract.runtime_support import Judgement, Reason, Tables
-from packager.contract.runtime_tables import Outcome, Row, order
+from packager.contract.runtime_tables import Outcome, Row, version_key
 
 Place: TypeAlias = tuple[str, str, str]  # target, runtime, version
 Proofs: TypeAlias = Mapping[Place, str]  # where a bundle ran right, and what showed it
@@ -54,7 +54,7 @@ class Reach:
     @property
     def outcome(self) -> Outcome:
         """The best answer of its cells."""
-        return best(self.cells)
+        return best_outcome(self.cells)
 
     def to_json(self) -> JSON:
         return {"site": self.site.name, "outcome": self.outcome, "cells": [cell.to_json() for cell in self.cells]}
@@ -72,41 +72,43 @@ class Step:
         return {"change": self.message, "sites": list(self.sites)}
 
 
-def best(cells: Iterable[Cell]) -> Outcome:
+def best_outcome(cells: Iterable[Cell]) -> Outcome:
     """Return the best answer of several; `no` where there is none."""
     return max((cell.answer.outcome for cell in cells), key=_RANK.__getitem__, default="no")
 
 
-def worst(outcomes: Iterable[Outcome]) -> Outcome:
+def worst_outcome(outcomes: Iterable[Outcome]) -> Outcome:
     """Return the worst of several answers; `ok` where there is none."""
     return min(outcomes, key=_RANK.__getitem__, default="ok")
 
 
-def everywhere(contract: Contract, tables: Tables = runtime_tables.table, proofs: Proofs = NOTHING) -> list[Cell]:
+def judge_everywhere(
+    contract: Contract, tables: Tables = runtime_tables.load_table, proofs: Proofs = NOTHING
+) -> list[Cell]:
     """Return the cells of every known version of every promised runtime, oldest first, and of what was proven."""
     found = []
     for runtime in contract.runs_on:
         rows = [*tables(runtime).rows]
         seen = {version for _, name, version in proofs if name == runtime}
         rows += [version for version in seen if runtime_support.find(tables(runtime), version) is None]
-        for version in sorted(rows, key=order):
-            found += cells(contract, runtime, version, tables, proofs)
+        for version in sorted(rows, key=version_key):
+            found += judge_version(contract, runtime, version, tables, proofs)
     return found
 
 
-def kept(contract: Contract, found: Iterable[Cell]) -> Outcome:
+def judge_promises(contract: Contract, found: Iterable[Cell]) -> Outcome:
     """Say whether a contract's promises are known to hold: on every promised version, with one target of it."""
     versions: dict[tuple[str, str], list[Cell]] = {}
     for cell in found:
         if cell.promised:
             versions.setdefault((cell.runtime, cell.version), []).append(cell)
     if {runtime for runtime, _ in versions} < set(contract.runs_on):
-        return worst([*map(best, versions.values()), "unknown"])
-    return worst(map(best, versions.values()))
+        return worst_outcome([*map(best_outcome, versions.values()), "unknown"])
+    return worst_outcome(map(best_outcome, versions.values()))
 
 
-def cells(
-    contract: Contract, runtime: str, version: str, tables: Tables = runtime_tables.table, proofs: Proofs = NOTHING
+def judge_version(
+    contract: Contract, runtime: str, version: str, tables: Tables = runtime_tables.load_table, proofs: Proofs = NOTHING
 ) -> list[Cell]:
     """Return the cells of one version of a runtime, one for each target that it can be given.
 
@@ -148,7 +150,7 @@ class Span:
         return one if one == other else f"{one}–{other}"
 
 
-def spans(found: Sequence[Cell]) -> list[Span]:
+def join_cells(found: Sequence[Cell]) -> list[Span]:
     """Join the cells of neighbouring versions that answer alike, target by target, in the order of the first ones."""
     rows: dict[tuple[str, str], list[Span]] = {}
     for cell in found:
@@ -179,19 +181,21 @@ def _is_promised(contract: Contract, runtime: str, version: str, tables: Tables)
     if promise is None:
         return False
     row = runtime_support.find(tables(runtime), version)
-    known = {row.version for row in runtime_support.promised(tables(runtime), promise.versions)}
-    return row.version in known if row else runtime_support.specifier(promise.versions, runtime).contains(version)
+    known = {row.version for row in runtime_support.list_promised(tables(runtime), promise.versions)}
+    return row.version in known if row else runtime_support.parse_specifier(promise.versions, runtime).contains(version)
 
 
 # sites
 
 
-def reach(contract: Contract, site: Site, tables: Tables = runtime_tables.table, proofs: Proofs = NOTHING) -> Reach:
+def judge_site(
+    contract: Contract, site: Site, tables: Tables = runtime_tables.load_table, proofs: Proofs = NOTHING
+) -> Reach:
     """Judge a bundle at one site: its runtimes, and what its hosts have."""
     found = []
     for runtime, version in site.runtimes.items():
         row = runtime_support.find(tables(runtime), version)
-        for cell in cells(contract, runtime, version, tables, proofs):
+        for cell in judge_version(contract, runtime, version, tables, proofs):
             terms = contract.targets.get(cell.target)
             reasons = tuple(_at_site(site, terms, runtime, row)) if terms else ()
             doubts = tuple(doubts_of(terms, site.machine, site.cpu)) if terms else ()
@@ -199,14 +203,14 @@ def reach(contract: Contract, site: Site, tables: Tables = runtime_tables.table,
     return Reach(site, tuple(found))
 
 
-def locales(graph: Mapping[str, JSON]) -> list[str]:
+def list_locales(graph: Mapping[str, JSON]) -> list[str]:
     """Return the locales that operators on texts ask the host for, sorted; `C.UTF-8` is everywhere."""
     rows = graph["operators"].get("ai.onnx", {}).get("StringNormalizer", {}).values()
     asked = {row.removeprefix("locale=") for combinations in rows for row in combinations}
     return sorted(asked - {"", "C", "C.UTF-8", "POSIX"})
 
 
-def notes(
+def list_notes(
     contract: Contract, processor: tuple[str, Collection[str]], has_locale: Callable[[str], bool]
 ) -> Iterator[str]:
     """Yield what else answers depend on, whatever runs them, and what this host's processor (machine, flags) is."""
@@ -216,7 +220,7 @@ def notes(
         here = f"this host has {found[0]}" if found else f"this host is {machine} without"
         here = here if machine in _X86 else f"this host is {machine}, where they are exact"
         yield f"8-bit sums saturate on x86-64 without {' or '.join(exact)}, and answers move by whole steps; {here}"
-    for name in locales(contract.graph):
+    for name in list_locales(contract.graph):
         here = (
             "this host has it" if has_locale(name) else f"this host lacks it, so it cannot be served here: {_GENERATE}"
         )
@@ -286,7 +290,7 @@ def _device(site: Site, terms: Terms, runtime: str, row: Row | None) -> Iterator
             f"a GPU of compute capability {wanted} is needed, the site has {had}",
             "add its device to `runs-on` and build again",
         )
-    if row and row.driver and site.driver and order(site.driver) < order(row.driver):
+    if row and row.driver and site.driver and version_key(site.driver) < version_key(row.driver):
         message = f"{runtime} {row.version} needs driver {row.driver}, the site has {site.driver}"
         yield Reason("driver", site.driver, message, f"update the driver to {row.driver}")
 
@@ -294,7 +298,9 @@ def _device(site: Site, terms: Terms, runtime: str, row: Row | None) -> Iterator
 # what would reach one more site
 
 
-def steps(contract: Contract, reached: Sequence[Reach], tables: Tables = runtime_tables.table) -> list[Step]:
+def suggest_steps(
+    contract: Contract, reached: Sequence[Reach], tables: Tables = runtime_tables.load_table
+) -> list[Step]:
     """Return the changes that would each reach at least one more site, the smallest first.
 
     To export for an older runtime again costs the site nothing, so it comes first, the least step back before a larger
@@ -333,9 +339,9 @@ def _other_python(cell: Cell) -> Iterator[Step]:
 
 
 def _upgrade(contract: Contract, site: Site, cell: Cell, tables: Tables) -> Iterator[Step]:
-    later = [v for v in tables(cell.runtime).rows if order(v) > order(cell.version)]
+    later = [v for v in tables(cell.runtime).rows if version_key(v) > version_key(cell.version)]
     for distance, version in enumerate(later, start=1):
         moved = replace(site, runtimes={cell.runtime: version})
-        if reach(contract, moved, tables).outcome == "ok":
+        if judge_site(contract, moved, tables).outcome == "ok":
             yield Step((1, distance), f"upgrade {cell.runtime} {cell.version} to {version}")
             return

@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from packager.canonical import JSON
 from packager.contract import runtime_tables
-from packager.contract.runtime_tables import Kernels, Outcome, Row, Table, order
+from packager.contract.runtime_tables import Kernels, Outcome, Row, Table, version_key
 from packager.errors import UsageError
 
 OPSET = 18  # the newest that every version since 1.15 has all kernels for, and torch's own: no conversion, no loss
@@ -85,7 +85,9 @@ class Judgement:
 Tables = Callable[[str], Table]
 
 
-def judge(graph: Mapping[str, JSON], runtime: str, version: str, tables: Tables = runtime_tables.table) -> Judgement:
+def judge(
+    graph: Mapping[str, JSON], runtime: str, version: str, tables: Tables = runtime_tables.load_table
+) -> Judgement:
     """Judge a graph (`opset`, `ir`, `operators` of a contract) on one version of a runtime.
 
     A patch release that was not measured is what all measured ones of its minor version are; if they differ, or there
@@ -95,7 +97,7 @@ def judge(graph: Mapping[str, JSON], runtime: str, version: str, tables: Tables 
     row = find(table, version)
     if row is not None:
         return _on_row(graph, table, row, tables)
-    near = [row for row in table.rows.values() if order(row.version)[:2] == order(version)[:2]]
+    near = [row for row in table.rows.values() if version_key(row.version)[:2] == version_key(version)[:2]]
     answers = [_on_row(graph, table, row, tables) for row in near]
     if not near or len({answer.outcome for answer in answers}) > 1:
         known = f"known are {next(iter(table.rows))} to {[*table.rows][-1]}" if table.rows else "none is known"
@@ -107,9 +109,9 @@ def judge(graph: Mapping[str, JSON], runtime: str, version: str, tables: Tables 
 
 def find(table: Table, version: str) -> Row | None:
     """Return the row of a version under any of its names, with or without trailing zeros."""
-    wanted = _shortened(order(version))
+    wanted = _shortened(version_key(version))
     for row in table.rows.values():
-        if any(_shortened(order(name)) == wanted for name in (row.version, *row.also)):
+        if any(_shortened(version_key(name)) == wanted for name in (row.version, *row.also)):
             return row
     return None
 
@@ -159,7 +161,7 @@ def _probe(name: str) -> str:
 
 def _operators(graph: Mapping[str, JSON], table: Table, row: Row) -> Iterator[tuple[Outcome, Reason]]:
     kernels = table.kernels_of(row.version)
-    for domain, operator, since, types in uses(graph):
+    for domain, operator, since, types in list_uses(graph):
         name = operator if domain == "ai.onnx" else f"{domain}.{operator}"
         subject = f"{name}-{since}" + (f"({types})" if types else "")
         where = f"{table.runtime} {row.version}"
@@ -184,7 +186,7 @@ def _operators(graph: Mapping[str, JSON], table: Table, row: Row) -> Iterator[tu
                 yield "unknown", Reason("operator", subject, why, "prove it on that runtime: `packager conform`")
 
 
-def uses(graph: Mapping[str, JSON]) -> Iterator[tuple[str, str, str, str]]:
+def list_uses(graph: Mapping[str, JSON]) -> Iterator[tuple[str, str, str, str]]:
     """Yield domain, operator, the opset its definition is from, and element types, of everything a graph uses."""
     for domain, operators in graph["operators"].items():
         for operator, definitions in operators.items():
@@ -199,11 +201,11 @@ def _lacking(
     older = [n for n in kernels.versions(domain, operator) if n < int(since)]
     fits = [n for n in older if kernels.outcomes(domain, operator, str(n), types, row.version) == "ok"]
     opset = _opset_before(kernels, domain, operator, max(fits)) if fits and domain == "ai.onnx" else None
-    later = [v for v in kernels.over if order(v) > order(row.version) and kernels.outcomes(*use, v) == "ok"]
+    later = [v for v in kernels.over if version_key(v) > version_key(row.version) and kernels.outcomes(*use, v) == "ok"]
     fixes = [f"re-export at opset {opset}"] if opset else []
     if "float16" in types and kernels.outcomes(domain, operator, since, _wider(types), row.version) == "ok":
         fixes.append("use the fp32 target")
-    fixes += [f"upgrade to {table.runtime} {min(later, key=order)}"] if later else []
+    fixes += [f"upgrade to {table.runtime} {min(later, key=version_key)}"] if later else []
     return "no", Reason("operator", subject, f"{where} has no kernel for {subject}", ", or ".join(fixes) or None, opset)
 
 
@@ -220,7 +222,7 @@ def _wider(types: str) -> str:
 # promises and ranges
 
 
-def specifier(text: str, runtime: str) -> SpecifierSet:
+def parse_specifier(text: str, runtime: str) -> SpecifierSet:
     """Parse a PEP 440 range. Raises UsageError."""
     try:
         return SpecifierSet(text)
@@ -230,14 +232,14 @@ def specifier(text: str, runtime: str) -> SpecifierSet:
         ) from None
 
 
-def promised(table: Table, text: str) -> list[Row]:
+def list_promised(table: Table, text: str) -> list[Row]:
     """Return the known versions that a range allows, oldest first.
 
     A runtime with two ways to count (Triton: 24.05 is server 2.46.0) is judged in the one the range is written in.
     When the range names only patch releases that were not measured, the rows of their minor versions stand for them.
     """
-    wanted = specifier(text, table.runtime)
-    numbers = [order(clause.version) for clause in wanted]
+    wanted = parse_specifier(text, table.runtime)
+    numbers = [version_key(clause.version) for clause in wanted]
     dated = any(number and number[0] >= 10 for number in numbers)
     named = [(row, _name(row, dated)) for row in table.rows.values()]
     found = [row for row, name in named if name and wanted.contains(name, prereleases=True)]
@@ -251,16 +253,16 @@ def _patches(version: str) -> list[str]:
 
 
 def _name(row: Row, dated: bool) -> str | None:
-    return next((name for name in (row.version, *row.also) if (order(name)[0] >= 10) == dated), None)
+    return next((name for name in (row.version, *row.also) if (version_key(name)[0] >= 10) == dated), None)
 
 
-def level_for(runtime: str, text: str, tables: Tables = runtime_tables.table) -> tuple[int, int]:
+def level_for(runtime: str, text: str, tables: Tables = runtime_tables.load_table) -> tuple[int, int]:
     """Return the opset and the IR version that every known version in a range reads completely.
 
     Raises UsageError when the range names no known version.
     """
     table = tables(runtime)
-    rows = promised(table, text)
+    rows = list_promised(table, text)
     if not rows:
         known = f"known are {next(iter(table.rows))} to {[*table.rows][-1]}; " if table.rows else ""
         raise UsageError(
@@ -279,12 +281,14 @@ def _level(row: Row, tables: Tables) -> tuple[int, int]:
     near = (
         [found]
         if found
-        else [r for r in tables(_ENGINE).rows.values() if inner and order(r.version)[:2] == order(inner)[:2]]
+        else [
+            r for r in tables(_ENGINE).rows.values() if inner and version_key(r.version)[:2] == version_key(inner)[:2]
+        ]
     )
     return min((r.complete or OPSET for r in near), default=OPSET), min((r.ir or IR for r in near), default=IR)
 
 
-def loads_on(graph: Mapping[str, JSON], runtime: str, tables: Tables = runtime_tables.shipped) -> str | None:
+def loads_on(graph: Mapping[str, JSON], runtime: str, tables: Tables = runtime_tables.load_shipped) -> str | None:
     """Return the widest range of versions that a graph is known to load on, in PEP 440 form; None where none is known.
 
     Its end stays open while the newest known version loads it, so that a table that only grew says the same.
@@ -292,10 +296,10 @@ def loads_on(graph: Mapping[str, JSON], runtime: str, tables: Tables = runtime_t
     answers = [
         (row.version, judge(graph, runtime, row.version, tables).outcome) for row in tables(runtime).rows.values()
     ]
-    return widest(answers)
+    return join_versions(answers)
 
 
-def widest(answers: Iterable[tuple[str, Outcome]]) -> str | None:
+def join_versions(answers: Iterable[tuple[str, Outcome]]) -> str | None:
     """Write the versions that are `ok`, given oldest first, as one range."""
     rows = list(answers)
     good = [index for index, (_, outcome) in enumerate(rows) if outcome == "ok"]

@@ -123,18 +123,18 @@ class Table:
         return next((kernels for kernels in self.kernels if version in kernels.over), None)
 
 
-def order(version: str) -> Order:
+def version_key(version: str) -> Order:
     """Return a key that sorts versions as their makers count them; only the numbers matter here."""
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0]))
 
 
-def runtimes() -> tuple[str, ...]:
+def list_runtimes() -> tuple[str, ...]:
     """Return the runtimes that knowledge ships for, by their published names."""
     found = plugins.locations("runtimes")
     return tuple(sorted(name for name, at in found.items() if (at.path / "versions.json").is_file()))
 
 
-def shipped(runtime: str) -> Table:
+def load_shipped(runtime: str) -> Table:
     """Return what ships about a runtime, beside its plug-in; an empty table when there is nothing."""
     location = plugins.locate("runtimes", runtime)
     if location is None or not (location.path / "versions.json").is_file():
@@ -155,14 +155,14 @@ _updates: Path | None = None
 
 
 def use_updates(folder: Path | None) -> None:
-    """Let `table` look into a site's folder of newer tables from now on; called once, by the command line."""
+    """Let `load_table` look into a site's folder of newer tables from now on; called once, by the command line."""
     global _updates
     _updates = folder
 
 
-def table(runtime: str, updates: Path | None = None) -> Table:
+def load_table(runtime: str, updates: Path | None = None) -> Table:
     """Return what is known of a runtime here: what ships, overridden row by row by the site's own tables."""
-    found, folder = shipped(runtime), updates or _updates
+    found, folder = load_shipped(runtime), updates or _updates
     if folder is not None:
         for name in (f"{runtime}.json", f"{runtime}.measured.json"):
             found = _overlaid(found, folder / name)
@@ -174,7 +174,7 @@ def _overlaid(base: Table, path: Path) -> Table:
         stat = path.stat()
     except FileNotFoundError:
         return base
-    return merged(base, _read(path, stat.st_mtime_ns, stat.st_size))
+    return merge_tables(base, _read(path, stat.st_mtime_ns, stat.st_size))
 
 
 @functools.cache
@@ -182,10 +182,10 @@ def _read(path: Path, changed: int, size: int) -> Table:
     return parse(read_own(path, MAX_TABLE), str(path))
 
 
-def merged(base: Table, newer: Table) -> Table:
+def merge_tables(base: Table, newer: Table) -> Table:
     """Lay one table over another."""
     rows = {**base.rows, **newer.rows}
-    ordered = MappingProxyType({version: rows[version] for version in sorted(rows, key=order)})
+    ordered = MappingProxyType({version: rows[version] for version in sorted(rows, key=version_key)})
     return Table(base.runtime, max(base.serial, newer.serial), ordered, (*newer.kernels, *base.kernels))
 
 
@@ -212,7 +212,7 @@ def _table(value: JSON) -> Table:
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", value["runtime"]):
         raise ValueError("its runtime has no name")
     rows = {version: _row(version, row) for version, row in value["versions"].items()}
-    ordered = {version: rows[version] for version in sorted(rows, key=order)}
+    ordered = {version: rows[version] for version in sorted(rows, key=version_key)}
     parts = value.get("kernels", [])
     kernels = tuple(_kernels(part) for part in (parts if isinstance(parts, list) else [parts]))
     return Table(value["runtime"], value["serial"], MappingProxyType(ordered), kernels)

@@ -71,7 +71,7 @@ def foresee(
     except PackagerError as error:
         reason = Reason("install", target or bundle.name, error.message, error.hint)
         return Arrival("no", target, runtime, version, supply, (reason,))
-    reached = preflight.reach(told, replace(site, runtimes={runtime: version}), proofs=proofs)
+    reached = preflight.judge_site(told, replace(site, runtimes={runtime: version}), proofs=proofs)
     (cell,) = (cell for cell in reached.cells if cell.target == target)
     lacking = tuple(_lacking(told, has_locale))
     outcome: Outcome = "no" if lacking else cell.answer.outcome
@@ -90,7 +90,7 @@ def _environment(bundle: Bundle, runtime: str, index: Index) -> tuple[str, str]:
     name = requirements_name(platform)
     data = bundle.read(folder + name, limit=_MAX_LOCK)
     pins = {pin.name: pin.version for pin in project_locks.parse(data, name).pins}
-    version = next((pins[name] for name in host.distributions(runtime) if name in pins), None)
+    version = next((pins[name] for name in host.list_distributions(runtime) if name in pins), None)
     if version is None:
         raise IntegrityError(f"`{folder}{name}` locks no {runtime}, which the target runs on", subject=folder + name)
     if index.environments is not None and served_environment.is_kept(index.environments, data.decode()):
@@ -120,7 +120,7 @@ def _names(wheelhouse: Path) -> Iterable[str]:
 
 
 def _lacking(told: Contract, has_locale: Callable[[str], bool]) -> Iterator[Reason]:
-    for name in preflight.locales(told.graph):
+    for name in preflight.list_locales(told.graph):
         if not has_locale(name):
             yield Reason(
                 "locale",

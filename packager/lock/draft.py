@@ -332,10 +332,12 @@ def _oldest(inside: JSON) -> str:
     """Return the oldest version of ONNX Runtime to promise; operators for trees and tables are not converted down."""
     needed = ((inside or {}).get("opset") or {}).get(_ML, 0)
     reading = (
-        row.version for row in runtime_tables.shipped("onnxruntime").rows.values() if row.opset.get(_ML, 0) >= needed
+        row.version
+        for row in runtime_tables.load_shipped("onnxruntime").rows.values()
+        if row.opset.get(_ML, 0) >= needed
     )
-    first = min(reading, key=runtime_tables.order, default=_OLDEST)
-    return max(_OLDEST, first.removesuffix(".0"), key=runtime_tables.order)
+    first = min(reading, key=runtime_tables.version_key, default=_OLDEST)
+    return max(_OLDEST, first.removesuffix(".0"), key=runtime_tables.version_key)
 
 
 def _domains(inside: JSON) -> str:

@@ -22,7 +22,7 @@ from packager.bundle.single_file import header
 from packager.canonical import JSON
 from packager.conform import results
 from packager.contract import preflight
-from packager.contract.contract import lines
+from packager.contract.contract import render_lines
 from packager.errors import PackagerError
 from packager.formats import dsse, slsa
 from packager.formats.intoto import Statement
@@ -79,7 +79,7 @@ def describe_bundle(
         "interface": {
             "inputs": contract.document["interface"]["inputs"],
             "outputs": contract.document["interface"]["outputs"],
-            "takes": lines(contract),
+            "takes": render_lines(contract),
         },
         "generation": _generation(bundle),
         "pipeline": contract.document.get("pipeline"),
@@ -208,7 +208,7 @@ def _knob(name: str, knob: Knob) -> JSON:
 
 
 def _spans(bundle: Bundle, statements: Sequence[Statement]) -> list[preflight.Span]:
-    return preflight.spans(preflight.everywhere(bundle.contract, proofs=proofs.proven(bundle, statements)))
+    return preflight.join_cells(preflight.judge_everywhere(bundle.contract, proofs=proofs.proven(bundle, statements)))
 
 
 def _span(span: preflight.Span) -> JSON:

@@ -44,13 +44,14 @@ class Compatibility:
         """The range of versions that each promised runtime is known to load today; None where none is."""
         graph = self.bundle.contract.graph
         return {
-            name: runtime_support.loads_on(graph, name, runtime_tables.table) for name in self.bundle.contract.runs_on
+            name: runtime_support.loads_on(graph, name, runtime_tables.load_table)
+            for name in self.bundle.contract.runs_on
         }
 
     def to_html(self) -> str:
         """Return one self-contained page. The same answer gives the same bytes."""
         bundle = self.bundle
-        return page.page(bundle.name, bundle.version, bundle.digest, self.cells, self.sites, self.steps)
+        return page.render_page(bundle.name, bundle.version, bundle.digest, self.cells, self.sites, self.steps)
 
     def to_json(self) -> dict[str, JSON]:
         bundle, loads = self.bundle, self.loads
@@ -58,7 +59,7 @@ class Compatibility:
             "bundle": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
             "ok": self.outcome == "ok",
             "outcome": self.outcome,
-            "takes": contract.lines(bundle.contract),
+            "takes": contract.render_lines(bundle.contract),
             "runs_on": {
                 name: {"promised": promise.versions, "loads": loads[name]}
                 for name, promise in bundle.contract.runs_on.items()
@@ -75,16 +76,16 @@ def report_compatibility(
 ) -> Compatibility:
     """Judge `bundle` on `versions` (runtime, version) and at `sites`; without either on every known version."""
     promise, seen = bundle.contract, proofs.proven(bundle)
-    reached = [preflight.reach(promise, site, proofs=seen) for site in sites]
-    groups = [preflight.cells(promise, runtime, version, proofs=seen) for runtime, version in versions]
-    every = [] if versions or sites else preflight.everywhere(promise, proofs=seen)
+    reached = [preflight.judge_site(promise, site, proofs=seen) for site in sites]
+    groups = [preflight.judge_version(promise, runtime, version, proofs=seen) for runtime, version in versions]
+    every = [] if versions or sites else preflight.judge_everywhere(promise, proofs=seen)
     cells = [cell for group in groups for cell in group] + every
-    outcome = preflight.worst([*map(preflight.best, groups), *(entry.outcome for entry in reached)])
-    outcome = preflight.kept(promise, every) if every else outcome
-    notes = list(preflight.notes(promise, host.processor(), host.has_locale))
+    outcome = preflight.worst_outcome([*map(preflight.best_outcome, groups), *(entry.outcome for entry in reached)])
+    outcome = preflight.judge_promises(promise, every) if every else outcome
+    notes = list(preflight.list_notes(promise, host.read_processor(), host.has_locale))
     if any(cell.answer.source in proofs.SOURCES for cell in (*cells, *(c for entry in reached for c in entry.cells))):
         notes.append(f"`{'` and `'.join(proofs.SOURCES)}`: so say statements whose signatures are not checked here")
-    steps = preflight.steps(promise, reached)
+    steps = preflight.suggest_steps(promise, reached)
     return Compatibility(bundle, outcome, tuple(cells), tuple(reached), tuple(steps), tuple(notes))
 
 
@@ -110,8 +111,8 @@ def report_host(bundle: Bundle, site: Site, directory: Path, index: Index) -> Ho
     """Say what becomes of `bundle` on this host, which is `site`; `directory` is where installations would go."""
     promise, seen = bundle.contract, proofs.proven(bundle)
     new = forecast.foresee(bundle, site, directory, index, seen)
-    reached = preflight.reach(promise, site, proofs=seen)
-    lacking = any(not host.has_locale(name) for name in preflight.locales(promise.graph))
+    reached = preflight.judge_site(promise, site, proofs=seen)
+    lacking = any(not host.has_locale(name) for name in preflight.list_locales(promise.graph))
     outcome = new.outcome if new.target else "no" if lacking else reached.outcome
-    notes = preflight.notes(promise, host.processor(), host.has_locale)
+    notes = preflight.list_notes(promise, host.read_processor(), host.has_locale)
     return HostReport(outcome, new, reached, tuple(notes))

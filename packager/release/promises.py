@@ -44,7 +44,7 @@ class PromiseDraft:
     @property
     def outcome(self) -> Outcome:
         """Whether every promised version is known to run the bundle; `unknown` where no version is known."""
-        return preflight.worst(cell.answer.outcome for cell in self.cells) if self.cells else "unknown"
+        return preflight.worst_outcome(cell.answer.outcome for cell in self.cells) if self.cells else "unknown"
 
 
 def draft_promise(bundle: Bundle, runtime: str, versions: str) -> PromiseDraft:
@@ -59,7 +59,7 @@ def predicate(told: JSON, runtime: str, versions: str) -> dict[str, JSON]:
     Raises UsageError where the contract promises it already, or has no artefact that the runtime could run.
     """
     engine = load_runtime(runtime).engine
-    runtime_support.specifier(versions, runtime)
+    runtime_support.parse_specifier(versions, runtime)
     if runtime in told["runs-on"]:
         raise UsageError(f"the contract promises `{runtime}` {told['runs-on'][runtime]['versions']} already")
     like = told["targets"].get(Target(engine, _DEVICE, _PRECISION).name)
@@ -80,7 +80,7 @@ def outcome(bundle: Bundle, added: Mapping[str, JSON]) -> list[preflight.Cell]:
     """Return the cells of the versions that an addition promises, as `packager compat` judges them."""
     told = contract.parse(canonical.dump(_with(bundle.contract.document, added)))
     (runtime,) = added["runs-on"]
-    return [cell for cell in preflight.everywhere(told) if cell.runtime == runtime and cell.promised]
+    return [cell for cell in preflight.judge_everywhere(told) if cell.runtime == runtime and cell.promised]
 
 
 def extended(bundle: Bundle, found: Iterable[Evidence]) -> Bundle:

@@ -32,7 +32,7 @@ _PLUGIN = "onnxruntime-ep-nv-tensorrt-rtx"
 
 def promised(specifier: str) -> list[str]:
     """Return the known versions that a PEP 440 range allows, oldest first."""
-    return [row.version for row in runtime_support.promised(runtime_tables.table("onnxruntime"), specifier)]
+    return [row.version for row in runtime_support.list_promised(runtime_tables.load_table("onnxruntime"), specifier)]
 
 
 def level_for(specifier: str) -> tuple[int, int]:
@@ -42,15 +42,15 @@ def level_for(specifier: str) -> tuple[int, int]:
 
 def ceiling(specifier: str) -> tuple[int, int]:
     """Return the newest opset and IR version that every version in the range reads with all kernels."""
-    table = runtime_tables.table("onnxruntime")
+    table = runtime_tables.load_table("onnxruntime")
     opset, ir = level_for(specifier)
-    rows = runtime_support.promised(table, specifier)
+    rows = runtime_support.list_promised(table, specifier)
     return min(row.complete or opset for row in rows), min(row.ir or ir for row in rows)
 
 
 def oldest_with(opset: int) -> str | None:
     """Return the oldest known version that runs everything that was tried of an opset, None if no known one does."""
-    rows = runtime_tables.table("onnxruntime").rows.values()
+    rows = runtime_tables.load_table("onnxruntime").rows.values()
     return next((row.version for row in rows if (row.complete or 0) >= opset), None)
 
 
@@ -60,7 +60,7 @@ def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[s
     Before 1.19 the wheels crash on numpy 2, and all but 1.18.1 fail to say so. The wheel for GPUs holds the CPU's
     provider too, and cannot be installed beside the other.
     """
-    table = runtime_tables.table("onnxruntime")
+    table = runtime_tables.load_table("onnxruntime")
     numpy = {table.rows[version].numpy for version in promised(specifier)}
     bound = numpy.pop() if len(numpy) == 1 else ""
     wheel = "onnxruntime-gpu[cuda,cudnn]" if {"cuda", "tensorrt"} & {*devices} else "onnxruntime"

@@ -18,7 +18,7 @@ KNOBS = ("runtime.threads",)  # of the bundle, that its adapter can set
 
 def versions() -> tuple[str, ...]:
     """Return the versions that can be tested, oldest first."""
-    return tuple(runtime_tables.table("onnxruntime").rows)
+    return tuple(runtime_tables.load_table("onnxruntime").rows)
 
 
 def requirements(version: str, python: str) -> tuple[str, ...]:
@@ -41,5 +41,5 @@ def pythons(version: str) -> tuple[str, ...]:
 
 def _row(version: str) -> Any:
     """Return what is known of a version; an unmeasured patch release is as able as the oldest of its minor."""
-    rows, release = runtime_tables.table("onnxruntime").rows, Version(version).release[:2]
+    rows, release = runtime_tables.load_table("onnxruntime").rows, Version(version).release[:2]
     return rows.get(version) or next(row for known, row in rows.items() if Version(known).release[:2] == release)

@@ -27,7 +27,9 @@ _ENGINE = "onnxruntime>=1.31"  # what 0.18 needs
 
 def promised(specifier: str) -> list[str]:
     """Return the known versions that a PEP 440 range allows, oldest first."""
-    return [row.version for row in runtime_support.promised(runtime_tables.table("onnxruntime-genai"), specifier)]
+    return [
+        row.version for row in runtime_support.list_promised(runtime_tables.load_table("onnxruntime-genai"), specifier)
+    ]
 
 
 def level_for(specifier: str) -> tuple[int, int]:

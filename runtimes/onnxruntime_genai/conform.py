@@ -14,15 +14,15 @@ ENGINE = ""  # it runs no graphs of single operators
 
 def versions() -> tuple[str, ...]:
     """Return the versions that can be tested, oldest first."""
-    return tuple(runtime_tables.table("onnxruntime-genai").rows)
+    return tuple(runtime_tables.load_table("onnxruntime-genai").rows)
 
 
 def requirements(version: str, python: str) -> tuple[str, ...]:
     """Return the pinned packages of the environment, with the runtime inside that it was seen with."""
-    inside = runtime_tables.table("onnxruntime-genai").rows[version].inside["onnxruntime"]
+    inside = runtime_tables.load_table("onnxruntime-genai").rows[version].inside["onnxruntime"]
     return (f"onnxruntime-genai=={version}", f"onnxruntime=={inside}", "numpy==2.4.6")
 
 
 def pythons(version: str) -> tuple[str, ...]:
     """Return the Python versions it has wheels for."""
-    return runtime_tables.table("onnxruntime-genai").rows[version].python
+    return runtime_tables.load_table("onnxruntime-genai").rows[version].python

@@ -28,9 +28,9 @@ _SERVING = ("granian>=2.5", "orjson>=3.10", "prometheus-client>=0.21", "uvloop>=
 
 def promised(specifier: str) -> list[str]:
     """Return the known versions that a PEP 440 range allows, oldest first. Raises UsageError when there is none."""
-    found = [row.version for row in runtime_support.promised(runtime_tables.table("openvino"), specifier)]
+    found = [row.version for row in runtime_support.list_promised(runtime_tables.load_table("openvino"), specifier)]
     if not found:
-        known = [*runtime_tables.table("openvino").rows]
+        known = [*runtime_tables.load_table("openvino").rows]
         raise UsageError(
             f"no known version of openvino is in `{specifier:.80}`", hint=f"known are {known[0]} to {known[-1]}"
         )
@@ -45,7 +45,7 @@ def level_for(specifier: str) -> tuple[int, int]:
 
 def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[str, ...]:
     """Return what a server on this runtime is installed from, as PEP 508 lines."""
-    table = runtime_tables.table("openvino")
+    table = runtime_tables.load_table("openvino")
     numpy = {table.rows[version].numpy for version in promised(specifier)}
     bound = numpy.pop() if len(numpy) == 1 else ""
     return (f"numpy{bound}", f"openvino{SpecifierSet(specifier)}", *_SERVING)

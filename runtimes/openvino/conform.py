@@ -17,7 +17,7 @@ _NUMPY = (("2025.0.0", "1.26.4"), ("2026.0.0", "2.1.3"))  # before this version 
 
 def versions() -> tuple[str, ...]:
     """Return the versions that can be tested, oldest first: those whose operators were measured."""
-    table = runtime_tables.table("openvino")
+    table = runtime_tables.load_table("openvino")
     return tuple(version for version in table.rows if table.kernels_of(version))
 
 
@@ -29,7 +29,7 @@ def requirements(version: str, python: str) -> tuple[str, ...]:
 
 def pythons(version: str) -> tuple[str, ...]:
     """Return the Python versions it has wheels for, and numpy too."""
-    known = [row.python for row in runtime_tables.table("openvino").rows.values() if row.version == version]
+    known = [row.python for row in runtime_tables.load_table("openvino").rows.values() if row.version == version]
     return tuple(python for python in (known or [("3.11",)])[0] if python in ("3.10", "3.11", "3.12", "3.13"))
 
 

@@ -35,8 +35,10 @@ def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[s
 
     With numpy 2 the stubs of that backend return wrong values without an error.
     """
-    rows = runtime_support.promised(runtime_tables.table("triton"), specifier)
-    oldest = min((row.inside["onnxruntime"] for row in rows if "onnxruntime" in row.inside), key=runtime_tables.order)
+    rows = runtime_support.list_promised(runtime_tables.load_table("triton"), specifier)
+    oldest = min(
+        (row.inside["onnxruntime"] for row in rows if "onnxruntime" in row.inside), key=runtime_tables.version_key
+    )
     return ("numpy<2", f"onnxruntime>={oldest}")
 
 

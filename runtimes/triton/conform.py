@@ -42,7 +42,7 @@ def requirements(version: str, python: str) -> tuple[str, ...]:
 
 def engine(version: str) -> str:
     """Return the version of ONNX Runtime inside a release, as NVIDIA builds it."""
-    row = runtime_support.find(runtime_tables.table("triton"), version)
+    row = runtime_support.find(runtime_tables.load_table("triton"), version)
     return row.inside["onnxruntime"] if row else "1.19.2"
 
 

@@ -253,7 +253,7 @@ def test_verdict_is_escaped() -> None:
 
 
 def test_compatibility_page_is_escaped() -> None:
-    assert not acts(page.page(NASTY, NASTY, NASTY, [], [], []))
+    assert not acts(page.render_page(NASTY, NASTY, NASTY, [], [], []))
 
 
 EVENTS: list[Callable[[], object]] = [

@@ -30,7 +30,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pack
 
 
 def environment(version: str) -> Path:
-    numpy = runtime_tables.shipped("onnxruntime").rows[version].numpy
+    numpy = runtime_tables.load_shipped("onnxruntime").rows[version].numpy
     wanted = [f"onnxruntime=={version}", *([f"numpy{numpy}"] if numpy else [])]
     return environments.ensure(wanted, sys.executable, CACHE)
 
@@ -118,9 +118,9 @@ def test_a_runtime_that_dies_is_reported_and_left_behind() -> None:
 def test_the_shipped_row_is_what_a_new_measurement_finds() -> None:
     version = "1.20.1"
     limits, outcomes = probe.measure(environment(version))
-    row = runtime_tables.shipped("onnxruntime").rows[version]
+    row = runtime_tables.load_shipped("onnxruntime").rows[version]
     assert (limits["opset"], limits["ir"]) == (row.opset, row.ir)
-    kernels = runtime_tables.shipped("onnxruntime").kernels_of(version)
+    kernels = runtime_tables.load_shipped("onnxruntime").kernels_of(version)
     assert kernels is not None
     for name, outcome in outcomes.items():
         domain, operator, since, types = (*name.split(" ", 3), "")[:4]

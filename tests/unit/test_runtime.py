@@ -137,9 +137,9 @@ def test_server_gets_the_session_of_a_third_party(acme: Write) -> None:
 
 def test_tables_lie_beside_the_plug_in(acme: Write) -> None:
     acme(**{"versions.json": TABLE})
-    assert "acme" in runtime_tables.runtimes()
-    assert runtime_tables.shipped("acme").serial == 3
-    assert runtime_tables.shipped("not-installed").rows == {}
+    assert "acme" in runtime_tables.list_runtimes()
+    assert runtime_tables.load_shipped("acme").serial == 3
+    assert runtime_tables.load_shipped("not-installed").rows == {}
 
 
 def test_conformance_of_a_third_party(acme: Write) -> None:
@@ -167,9 +167,9 @@ def test_workers_see_the_package_of_a_third_party_and_not_what_lies_beside_it(ac
 
 def test_distributions_say_which_runtimes_are_installed(acme: Write) -> None:
     acme(LEAST + 'DISTRIBUTIONS = ("acme-runtime",)\n')
-    assert host.installed()["acme"] == "1.0"
-    assert host.distributions("triton") == ("nvidia-pytriton", "tritonserver")
-    assert host.distributions("mlserver") == ("mlserver",)
+    assert host.find_installed()["acme"] == "1.0"
+    assert host.list_distributions("triton") == ("nvidia-pytriton", "tritonserver")
+    assert host.list_distributions("mlserver") == ("mlserver",)
 
 
 @pytest.mark.parametrize("name", plugins.names("runtimes"))

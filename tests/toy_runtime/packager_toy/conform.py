@@ -12,7 +12,7 @@ ENGINE = ""  # it reads containers, no graphs of single operators
 
 def versions() -> tuple[str, ...]:
     """Return the versions that can be tested, oldest first."""
-    return tuple(runtime_tables.table("toy").rows)
+    return tuple(runtime_tables.load_table("toy").rows)
 
 
 def requirements(version: str, python: str) -> tuple[str, ...]:
@@ -22,4 +22,4 @@ def requirements(version: str, python: str) -> tuple[str, ...]:
 
 def pythons(version: str) -> tuple[str, ...]:
     """Return the Python versions it has wheels for."""
-    return runtime_tables.table("toy").rows[version].python
+    return runtime_tables.load_table("toy").rows[version].python

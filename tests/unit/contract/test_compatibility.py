@@ -13,7 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packager.contract import runtime_support, runtime_tables
 from packager.errors import UsageError
 
-VERSIONS = list(runtime_tables.shipped("onnxruntime").rows)
+VERSIONS = list(runtime_tables.load_shipped("onnxruntime").rows)
 
 
 def graph(opset: int = 18, ir: int = 8, **operators: Any) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def test_triton_is_what_is_inside_it_by_either_name() -> None:
     [(">=24.04,<24.08", "24.04", 4), (">=2.46,<2.50", "24.05", 4), ("==24.05", "24.05", 1), ("==2.51.*", "24.10", 1)],
 )
 def test_a_range_of_triton_counts_as_it_is_written(text: str, first: str, count: int) -> None:
-    rows = runtime_support.promised(runtime_tables.shipped("triton"), text)
+    rows = runtime_support.list_promised(runtime_tables.load_shipped("triton"), text)
     assert (rows[0].version, len(rows)) == (first, count)
 
 
@@ -107,7 +107,7 @@ OUTCOMES = st.sampled_from(["ok", "no", "unknown"])
 @given(st.lists(OUTCOMES, min_size=1, max_size=len(VERSIONS)))
 def test_the_widest_range_holds_exactly_what_loads(outcomes: list[Any]) -> None:
     rows = list(zip(VERSIONS, outcomes, strict=False))
-    text = runtime_support.widest(rows)
+    text = runtime_support.join_versions(rows)
     if text is None:
         assert "ok" not in outcomes
     else:
@@ -117,4 +117,4 @@ def test_the_widest_range_holds_exactly_what_loads(outcomes: list[Any]) -> None:
 @given(st.lists(OUTCOMES, min_size=2, max_size=len(VERSIONS) - 1))
 def test_a_table_that_only_grew_says_the_same(outcomes: list[Any]) -> None:
     rows = list(zip(VERSIONS, [*outcomes, "ok"], strict=False))
-    assert runtime_support.widest(rows) == runtime_support.widest([*rows, ("99.0", "ok")])
+    assert runtime_support.join_versions(rows) == runtime_support.join_versions([*rows, ("99.0", "ok")])

@@ -14,7 +14,7 @@ from packager.runtimes import _kernels
 from packager import canonical
 from packager.conform import probing
 from packager.contract import runtime_tables
-from packager.contract.runtime_tables import Kernels, order
+from packager.contract.runtime_tables import Kernels, version_key
 from packager.errors import IntegrityError, NegativeAnswerError
 from packager.trust.keys import generate
 
@@ -27,22 +27,22 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("runtime", runtime_tables.runtimes())
+@pytest.mark.parametrize("runtime", runtime_tables.list_runtimes())
 def test_what_ships_says_where_it_is_from(runtime: str) -> None:
-    table = runtime_tables.shipped(runtime)
+    table = runtime_tables.load_shipped(runtime)
     assert table.runtime == runtime and table.rows and table.serial >= 1
-    assert list(table.rows) == sorted(table.rows, key=order)
+    assert list(table.rows) == sorted(table.rows, key=version_key)
     for row in table.rows.values():
         assert row.source in ("measured", "vendor")
         assert row.opset or row.inside
         for inner, version in row.inside.items():
             if inner == "onnxruntime":
-                minors = {order(known)[:2] for known in runtime_tables.shipped(inner).rows}
-                assert order(version)[:2] in minors, f"{runtime} {row.version} holds an unknown {inner} {version}"
+                minors = {version_key(known)[:2] for known in runtime_tables.load_shipped(inner).rows}
+                assert version_key(version)[:2] in minors, f"{runtime} {row.version} holds an unknown {inner} {version}"
 
 
 def test_every_measured_version_has_its_kernels() -> None:
-    table = runtime_tables.shipped("onnxruntime")
+    table = runtime_tables.load_shipped("onnxruntime")
     (kernels,) = table.kernels
     assert list(kernels.over) == list(table.rows)
     combinations = sum(
@@ -92,13 +92,13 @@ def write(folder: Path, name: str, value: object) -> None:
 
 def test_a_site_overrides_row_by_row(tmp_path: Path) -> None:
     write(tmp_path, "onnxruntime.json", SMALL)
-    table = runtime_tables.table("onnxruntime", tmp_path)
+    table = runtime_tables.load_table("onnxruntime", tmp_path)
     assert [*table.rows][-1] == "9.1.0" and "1.15.0" in table.rows
     assert table.kernels_of("9.1.0") is not table.kernels_of("1.15.0")
     measured = {**SMALL, "versions": {"9.1.0": {**SMALL["versions"]["9.1.0"], "ir": 99}}}  # type: ignore[index]
     write(tmp_path, "onnxruntime.measured.json", measured)
-    assert runtime_tables.table("onnxruntime", tmp_path).rows["9.1.0"].ir == 99
-    assert "9.1.0" not in runtime_tables.shipped("onnxruntime").rows
+    assert runtime_tables.load_table("onnxruntime", tmp_path).rows["9.1.0"].ir == 99
+    assert "9.1.0" not in runtime_tables.load_shipped("onnxruntime").rows
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_signed_table_is_taken_once_and_never_an_older_one(tmp_path: Path) -> 
         probing.update(signed, "t", [other.public], tmp_path)
     assert not list(tmp_path.iterdir())
     assert probing.update(signed, "t", [other.public, key.public], tmp_path).serial == 7
-    assert "9.1.0" in runtime_tables.table("onnxruntime", tmp_path).rows
+    assert "9.1.0" in runtime_tables.load_table("onnxruntime", tmp_path).rows
     for serial in (7, 6):
         again = probing.sign(canonical.dump({**SMALL, "serial": serial}), "table", key)
         with pytest.raises(NegativeAnswerError, match=f"serial {serial}, expected more than 7"):
@@ -175,6 +175,6 @@ def test_measured_rows_gather(tmp_path: Path) -> None:
     probing.keep({**SMALL, "serial": 0}, tmp_path)
     second = json.loads(json.dumps(SMALL).replace("9.1.0", "9.2.0"))
     probing.keep({**second, "serial": 0}, tmp_path)
-    table = runtime_tables.table("onnxruntime", tmp_path)
+    table = runtime_tables.load_table("onnxruntime", tmp_path)
     assert [*table.rows][-2:] == ["9.1.0", "9.2.0"]
     assert table.kernels_of("9.1.0") and table.kernels_of("9.2.0")

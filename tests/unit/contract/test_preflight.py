@@ -27,7 +27,7 @@ sites:
 
 
 def test_without_a_question_every_known_version_is_listed() -> None:
-    cells = preflight.everywhere(contracts.read(contracts.derived()))
+    cells = preflight.judge_everywhere(contracts.read(contracts.derived()))
     assert {cell.runtime for cell in cells} == {"onnxruntime", "triton"}
     promised = {cell.version: cell.promised for cell in cells if cell.runtime == "onnxruntime"}
     assert promised["1.17.0"] and not promised["1.16.3"]
@@ -36,12 +36,16 @@ def test_without_a_question_every_known_version_is_listed() -> None:
 
 def test_what_answers_alike_is_one_line() -> None:
     told = contracts.read(contracts.derived())
-    joined = [span for span in preflight.spans(preflight.everywhere(told)) if span.first.runtime == "onnxruntime"]
+    joined = [
+        span for span in preflight.join_cells(preflight.judge_everywhere(told)) if span.first.runtime == "onnxruntime"
+    ]
     assert [(span.first.promised, span.first.version, span.last.version) for span in joined] == [
         (False, "1.15.0", "1.16.3"),
-        (True, "1.17.0", [*runtime_tables.shipped("onnxruntime").rows][-1]),
+        (True, "1.17.0", [*runtime_tables.load_shipped("onnxruntime").rows][-1]),
     ]
-    refused = preflight.spans(preflight.everywhere(contracts.read(contracts.derived(graph="Gelu", text=LATE))))
+    refused = preflight.join_cells(
+        preflight.judge_everywhere(contracts.read(contracts.derived(graph="Gelu", text=LATE)))
+    )
     assert refused[0].first.answer.outcome == "no" and [span.versions for span in refused[:2]] == [
         "1.15.0–1.15.1",
         "1.16.0–1.16.3",
@@ -56,30 +60,30 @@ def test_what_ran_is_never_unknown() -> None:
     value = copy.deepcopy(contracts.derived())
     value["graph"]["operators"]["com.microsoft"] = {"FastGelu": {"1": ["?"]}}
     told = contracts.read(value)
-    assert preflight.kept(told, preflight.everywhere(told)) == "unknown"
+    assert preflight.judge_promises(told, preflight.judge_everywhere(told)) == "unknown"
     name = "onnxruntime-cpu-fp32"
     seen = {
         (name, "onnxruntime", "1.31.1"): "measured by its build",
         ("triton-cpu-fp32", "triton", "2.46.0"): "conformed",
         (name, "onnxruntime", "1.77.0"): "conformed",
     }
-    found = {(cell.runtime, cell.version): cell.answer for cell in preflight.everywhere(told, proofs=seen)}
+    found = {(cell.runtime, cell.version): cell.answer for cell in preflight.judge_everywhere(told, proofs=seen)}
     assert (
         found["onnxruntime", "1.31.1"].outcome == "ok"
         and found["onnxruntime", "1.31.1"].source == "measured by its build"
     )
     assert found["onnxruntime", "1.77.0"].outcome == "ok", "a version that no table has"
     assert found["onnxruntime", "1.31.0"].outcome == "unknown"
-    (other,) = preflight.cells(told, "triton", "24.05", proofs=seen)
+    (other,) = preflight.judge_version(told, "triton", "24.05", proofs=seen)
     assert other.answer.source == "conformed", "24.05 is another name of 2.46.0"
-    (site,) = preflight.reach(told, Site("a", {"onnxruntime": "1.31.1"}), proofs=seen).cells
+    (site,) = preflight.judge_site(told, Site("a", {"onnxruntime": "1.31.1"}), proofs=seen).cells
     assert site.answer.outcome == "ok"
 
 
 def test_proof_does_not_undo_a_no() -> None:
     told = contracts.read(contracts.derived(graph="Gelu", text=LATE))
     seen = {("onnxruntime-cpu-fp32", "onnxruntime", "1.15.0"): "conformed"}
-    assert preflight.cells(told, "onnxruntime", "1.15.0", proofs=seen)[0].answer.outcome == "no"
+    assert preflight.judge_version(told, "onnxruntime", "1.15.0", proofs=seen)[0].answer.outcome == "no"
 
 
 def test_entries_are_appended_and_the_last_of_a_site_counts() -> None:
@@ -160,12 +164,12 @@ def test_the_host_describes_itself(tmp_path: Path) -> None:
     assert site.runtimes["onnxruntime"] and site.memory and site.disk
     assert fleet.parse(fleet.write(site), "f")[0].runtimes == site.runtimes
     bare = host.describe("here", tmp_path, lambda command: "")
-    assert not bare.devices and any("no GPU" in message for _, message in host.remarks(bare))
+    assert not bare.devices and any("no GPU" in message for _, message in host.list_remarks(bare))
 
 
 @pytest.mark.parametrize(("level", "good"), [("bubblewrap", True), ("namespaces", False), ("none", False)])
 def test_a_program_that_is_missing_is_not_ok(level: str, good: bool) -> None:
-    ok, message = host.confinement(level)
+    ok, message = host.describe_confinement(level)
     assert ok == good and ("no bubblewrap" in message) == (not good)
 
 
@@ -176,13 +180,13 @@ def test_the_host_is_what_this_process_may_have_of_it(tmp_path: Path, monkeypatc
     read = host_limits.read_allowance
     monkeypatch.setattr(host_limits, "read_allowance", lambda: read(tmp_path, tmp_path / "groups"))
     site = host.describe("here", tmp_path, lambda command: "")
-    told = "\n".join(message for _, message in host.remarks(site))
+    told = "\n".join(message for _, message in host.list_remarks(site))
     assert site.memory == 256 << 20
     assert f"0.25 of {os.cpu_count()} processors" in told and "256 of " in told
 
 
 def outcome(site: Site, graph: str = "convolution at 18") -> preflight.Reach:
-    return preflight.reach(contracts.read(contracts.derived(graph=graph)), site)
+    return preflight.judge_site(contracts.read(contracts.derived(graph=graph)), site)
 
 
 def test_what_a_site_does_not_say_is_not_held_against_the_bundle() -> None:
@@ -207,15 +211,15 @@ def test_a_gpu_target_needs_the_device_and_the_driver() -> None:
     text = contracts.RECIPE.replace('triton: ">=24.04"', 'triton: {versions: ">=24.04", devices: [sm_86]}')
     promise = contracts.read(contracts.derived(text))
     site = Site("a", {"triton": "24.10"}, devices=(Device("A10", "8.6"),), driver="535.1")
-    limits = {r.limit for cell in preflight.reach(promise, site).cells for r in cell.answer.reasons}
+    limits = {r.limit for cell in preflight.judge_site(promise, site).cells for r in cell.answer.reasons}
     assert limits == {"driver"}
     site = Site("a", {"triton": "24.10"}, devices=(Device("T4", "7.5"),), driver="570.1")
-    limits = {r.limit for cell in preflight.reach(promise, site).cells for r in cell.answer.reasons}
+    limits = {r.limit for cell in preflight.judge_site(promise, site).cells for r in cell.answer.reasons}
     assert limits == {"device"}
 
 
 def test_a_server_around_an_engine_runs_its_targets() -> None:
-    (cell,) = preflight.cells(contracts.read(contracts.derived()), "kserve", "0.21.0")
+    (cell,) = preflight.judge_version(contracts.read(contracts.derived()), "kserve", "0.21.0")
     assert (cell.target, cell.answer.outcome) == ("onnxruntime-cpu-fp32", "ok")
 
 
@@ -226,9 +230,9 @@ def test_the_smallest_change_comes_first() -> None:
         Site("old", {"onnxruntime": "1.15.1"}),
         Site("fine", {"onnxruntime": "1.20.1"}),
     ]
-    reached = [preflight.reach(promise, site) for site in sites]
+    reached = [preflight.judge_site(promise, site) for site in sites]
     assert [entry.outcome for entry in reached] == ["no", "no", "ok"]
-    steps = preflight.steps(promise, reached)
+    steps = preflight.suggest_steps(promise, reached)
     assert steps[0].message == 're-export at opset 19: promise `onnxruntime: ">=1.16.3"` and build again'
     assert steps[0].sites == ("acme",)
     assert [step.message for step in steps[1:]] == [
@@ -240,14 +244,16 @@ def test_the_smallest_change_comes_first() -> None:
 
 def test_another_python_is_a_step_of_the_site() -> None:
     promise = contracts.read(contracts.derived())
-    reached = [preflight.reach(promise, Site("a", {"onnxruntime": "1.16.3"}, python="3.12"))]
-    assert "with onnxruntime 1.16.3" in preflight.steps(promise, reached)[0].message
+    reached = [preflight.judge_site(promise, Site("a", {"onnxruntime": "1.16.3"}, python="3.12"))]
+    assert "with onnxruntime 1.16.3" in preflight.suggest_steps(promise, reached)[0].message
 
 
 def test_the_page_is_self_contained_and_escapes() -> None:
     promise = contracts.read(contracts.derived())
-    reached = [preflight.reach(promise, Site("<script>", {"onnxruntime": "1.99"}))]
-    cells = preflight.everywhere(promise)
-    page = compatpage.page("net", "1.0.0", "sha256:0", cells, reached, preflight.steps(promise, reached))
+    reached = [preflight.judge_site(promise, Site("<script>", {"onnxruntime": "1.99"}))]
+    cells = preflight.judge_everywhere(promise)
+    page = compatpage.render_page("net", "1.0.0", "sha256:0", cells, reached, preflight.suggest_steps(promise, reached))
     assert "<script" not in page and "&lt;script&gt;" in page and "http" not in page
-    assert page == compatpage.page("net", "1.0.0", "sha256:0", cells, reached, preflight.steps(promise, reached))
+    assert page == compatpage.render_page(
+        "net", "1.0.0", "sha256:0", cells, reached, preflight.suggest_steps(promise, reached)
+    )

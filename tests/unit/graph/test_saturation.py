@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from packager.contract import contract
 from packager.contract.fleet import Site
-from packager.contract.preflight import doubts_of, reach
+from packager.contract.preflight import doubts_of, judge_site
 from packager.contract.runtime_support import Judgement
 from packager.graph import saturation
 from tests.support import contracts
@@ -135,6 +135,6 @@ def test_a_processor_is_judged(exact: tuple[str, ...], machine: str, cpu: tuple[
     terms = next(iter(told.targets.values()))
     assert bool(list(doubts_of(terms, machine, cpu))) == doubted
     site = Site("s", {terms.target.runtime: "1.20.0"}, machine=machine, cpu=cpu)
-    answers: list[Judgement] = [cell.answer for cell in reach(told, site).cells]
+    answers: list[Judgement] = [cell.answer for cell in judge_site(told, site).cells]
     assert [any(r.limit == "processor" for r in answer.reasons) for answer in answers] == [doubted]
     assert [answer.outcome for answer in answers] == ["unknown" if doubted else "ok"]

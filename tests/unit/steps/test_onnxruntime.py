@@ -24,7 +24,7 @@ def test_plug_in_provides_what_a_build_needs() -> None:
 
 
 def test_the_table_is_ordered_and_complete() -> None:
-    found = runtime_tables.shipped("onnxruntime").rows
+    found = runtime_tables.load_shipped("onnxruntime").rows
     assert list(found) == sorted(found, key=Version) and len(found) >= 29
     assert all(row.complete and row.complete <= row.opset["ai.onnx"] and row.python for row in found.values())
     assert installed.__version__ in found
@@ -41,7 +41,9 @@ def test_the_table_is_ordered_and_complete() -> None:
     ],
 )
 def test_a_range_is_the_versions_in_it(specifier: str, oldest: str, newest: str) -> None:
-    found = [row.version for row in runtime_support.promised(runtime_tables.shipped("onnxruntime"), specifier)]
+    found = [
+        row.version for row in runtime_support.list_promised(runtime_tables.load_shipped("onnxruntime"), specifier)
+    ]
     assert (found[0], found[-1]) == (oldest, newest)
 
 
@@ -49,7 +51,7 @@ def test_a_range_is_the_versions_in_it(specifier: str, oldest: str, newest: str)
 def test_the_level_is_what_the_oldest_reads(version: str) -> None:
     opset, ir = onnxruntime.level_for(f">={version}")
     assert (opset, ir) == (18, 8)
-    rows = runtime_support.promised(runtime_tables.shipped("onnxruntime"), f"=={version}")
+    rows = runtime_support.list_promised(runtime_tables.load_shipped("onnxruntime"), f"=={version}")
     assert all(row.complete and row.ir and opset <= row.complete and ir <= row.ir for row in rows)
 
 
