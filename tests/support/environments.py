@@ -70,6 +70,28 @@ def sigstore() -> Path:
     return python_with("sigstore==4.5.1")
 
 
+def node_with(*packages: str) -> Path:
+    """Return the folder `node_modules` with these packages of npm (`NAME@VERSION`), from the cache or made anew.
+
+    Their install scripts do not run. The test is skipped where Node.js or npm is not installed, or npm has no registry.
+    """
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    place = CACHE / f"node-{hashlib.sha256(' '.join(packages).encode()).hexdigest()[:16]}"
+    if not (place / "node_modules").is_dir():
+        with staging(place) as directory:
+            (directory / "package.json").write_text("{}")
+            command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--save-exact", *packages]
+            done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300, check=False)
+            if done.returncode:
+                pytest.skip(f"npm installs nothing here: {done.stderr.strip()[-200:]}")
+            if not (place / "node_modules").is_dir():
+                place.mkdir(parents=True, exist_ok=True)
+                (directory / "node_modules").rename(place / "node_modules")
+    return place / "node_modules"
+
+
 def linked_environment(place: Path, *requirements: str) -> Path:
     """Return the interpreter of a new environment with distributions of this one and what they require, as hard links.
 
