@@ -276,8 +276,9 @@ def convert_sbom(
 
 
 def report_sbom(bundle: Bundle) -> SbomReport:
-    """Say how complete the SBOM is, by cluster of the G7 elements for AI and by NTIA's minimum, and its licences.
+    """Say how complete the SBOM is: by cluster of the G7 elements for AI, by NTIA's and CISA's minimum, its licences.
 
+    `aibom` is the completeness score that OWASP's method for AI SBOMs gives it, 0 to 100.
     Raises MalformedError for an SBOM that this program did not write.
     """
     from packager.bundle.bundle import SBOM

@@ -3,7 +3,8 @@
 
 The SBOM in the bundle is CycloneDX 1.6; other forms are derived from it and equal for equal bundles. SPDX 3.0.1 claims
 its AI profile only with --released and --place, which that profile demands and no bundle holds. With --report say
-instead how complete it is, by cluster of the G7 elements for AI and by NTIA's minimum, and which licences it names.
+instead how complete it is, by cluster of the G7 elements for AI, by NTIA's and CISA's minimum and by OWASP's score for
+AI SBOMs, and which licences it names.
 """
 
 from __future__ import annotations
@@ -70,7 +71,12 @@ def _text(made: SbomReport) -> list[str]:
     rows += [
         f"NTIA minimum elements: {sum(item.filled for item in made.ntia)} of {len(made.ntia)}",
         *_missing(made.ntia),
+        f"CISA minimum elements (2026): {sum(item.filled for item in made.cisa)} of {len(made.cisa)}",
+        *_missing(made.cisa),
+        f"OWASP AIBOM completeness: {made.aibom.total} of 100",
     ]
+    for name, category in made.aibom.categories.items():
+        rows += [f"  {name}: {category.reached} of {category.points}", *_missing(category.fields)]
     total = sum(made.licences.values()) + len(made.unlicensed)
     rows.append(f"licences: {sum(made.licences.values())} of {total} components ({made.licensed_share:.1%})")
     rows += [f"  {count:4} {name}" for name, count in sorted(made.licences.items(), key=lambda row: (-row[1], row[0]))]

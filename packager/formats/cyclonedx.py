@@ -9,8 +9,9 @@ none that are used here, so that form differs only in its version.
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -28,6 +29,17 @@ PREDICATE = "https://cyclonedx.org/bom"  # of a statement that repeats the SBOM
 DEFAULT_VERSION = "1.6"
 VERSIONS = ("1.6", "1.7")
 _NAMESPACE = uuid.UUID("0e8b7f9c-6f0e-5d1b-9a55-2f6c3a1d7e44")  # ours; never changes: serial numbers depend on it
+_URI = ":/?#[]@!$&'()*+,;=%"  # what RFC 3986 reserves, and escapes
+_SECTION_OF = {  # term of SPDX's AI profile to the section of a card that is about it
+    "energyConsumption": "environmental impact",
+    "hyperparameter": "hyperparameters",
+    "informationAboutApplication": "application",
+    "informationAboutTraining": "training procedure",
+    "metricDecisionThreshold": "decision threshold",
+    "modelDataPreprocessing": "preprocessing",
+    "modelExplainability": "explainability",
+}
+_ENERGY = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(kWh|MWh|Wh|MJ|J)\b")
 _ROLES = {
     "model/": "graph",
     "targets/": "artefact",
@@ -120,7 +132,23 @@ def _metadata(model: Model) -> JSON:
     if model.authors:
         value["authors"] = [{"name": name} for name in model.authors]
         value["supplier"] = {"name": model.authors[0]}
+    if model.declared and (rows := _terms(model.declared)):
+        value["properties"] = [{"name": f"spdx:{name}", "value": text} for name, text in rows]
     return value
+
+
+def _terms(card: ModelCard) -> list[tuple[str, str]]:
+    """Return what a card declares in terms of SPDX's AI profile that CycloneDX has no member for, sorted."""
+    found = dict(card.terms)
+    for term, section in _SECTION_OF.items():
+        if text := card.sections.get(section):
+            found.setdefault(term, text)
+    energy = _ENERGY.search(card.sections.get("environmental impact", ""))
+    if energy:
+        found |= {"energyQuantity": energy[1], "energyUnit": energy[2]}
+    if card.results:
+        found["metric"] = ", ".join(dict.fromkeys(item.kind for item in card.results))
+    return sorted(found.items())
 
 
 def _model(model: Model) -> JSON:
@@ -132,6 +160,8 @@ def _model(model: Model) -> JSON:
         parameters["datasets"] = [{"ref": _dataset_reference(item)} for item in rows]
     if model.declared and model.declared.task:
         parameters["task"] = model.declared.task
+    if model.declared and (architecture := model.declared.sections.get("architecture")):
+        parameters["modelArchitecture"] = architecture.partition("\n\n")[0]
     component: dict[str, JSON] = {
         "type": "machine-learning-model",
         "bom-ref": model.reference,
@@ -147,9 +177,18 @@ def _model(model: Model) -> JSON:
     if model.authors:
         component["authors"] = [{"name": name} for name in model.authors]
         component["supplier"] = {"name": model.authors[0]}
-    if model.card:
-        component["externalReferences"] = [{"type": "documentation", "url": model.card, "comment": "the model card"}]
+    if references := list(_references(model)):
+        component["externalReferences"] = references
     return component
+
+
+def _references(model: Model) -> Iterator[JSON]:
+    if model.card:
+        yield {"type": "documentation", "url": model.card, "comment": "the model card"}
+    if "://" in model.origin:
+        yield {"type": "distribution", "url": quote(model.origin, safe=_URI), "comment": "the pinned source"}
+    for kind, address in model.declared.links if model.declared else ():
+        yield {"type": kind, "url": address, "comment": "declared by the model card"}
 
 
 def _declared(card: ModelCard | None) -> dict[str, JSON]:

@@ -29,9 +29,30 @@ SECTIONS = {  # what a heading must contain, in the order in which it is tried
     "limitations": ("limitation",),
     "risks": ("bias", "risk", "ethical", "fairness"),
     "training data": ("training data", "training set", "datasets"),
+    "preprocessing": ("preprocess", "pre-process"),
+    "hyperparameters": ("hyperparameter", "hyper-parameter"),
+    "training procedure": ("training procedure", "training details", "training process"),
+    "decision threshold": ("threshold",),
     "evaluation": ("evaluation", "results", "metrics", "performance"),
     "human oversight": ("human oversight", "oversight"),
+    "environmental impact": ("environmental impact", "energy", "carbon"),
+    "explainability": ("model examination", "explainab", "interpretab"),
+    "architecture": ("architecture",),
+    "application": ("downstream use", "application", "how to get started"),
 }
+TERMS = (  # of SPDX's AI profile, in front matter as `autonomy_type`
+    "domain",
+    "autonomyType",
+    "standardCompliance",
+    "safetyRiskAssessment",
+    "metricDecisionThreshold",
+    "useSensitivePersonalInformation",
+)
+LINKS = {"repository": "vcs", "website": "website", "homepage": "website", "paper": "documentation"}
+_ADDRESS = r"https?://(?:[\w.~:/?#@!$&'()*+,;=-]|%[0-9A-Fa-f]{2}){1,1000}"
+_LINK = re.compile(
+    rf"^[ \t]{{0,8}}[-*][ \t]+\*\*(\w{{1,20}})(?: \[optional\])?:?\*\*:?[ \t]+<?({_ADDRESS})", re.MULTILINE | re.ASCII
+)
 _FENCE = re.compile(r"^(```|~~~)")
 _HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
 
@@ -49,7 +70,10 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a card declares. `licence` is an SPDX expression, `licence_words` the card's own word for it."""
+    """What a card declares. `licence` is an SPDX expression, `licence_words` the card's own word for it.
+
+    `terms` are those of `TERMS` with their text, `links` are (kind of CycloneDX's external references, address).
+    """
 
     licence: str | None = None
     licence_words: str | None = None
@@ -60,6 +84,8 @@ class ModelCard:
     task: str | None = None
     library: str | None = None
     emissions: str | None = None
+    terms: Mapping[str, str] = field(default_factory=dict)
+    links: tuple[tuple[str, str], ...] = ()
     results: tuple[Metric, ...] = ()
     sections: Mapping[str, str] = field(default_factory=dict)
     headings: tuple[str, ...] = ()
@@ -76,6 +102,8 @@ class ModelCard:
             "task": self.task,
             "library": self.library,
             "emissions": self.emissions,
+            "terms": dict(self.terms),
+            "links": [{"type": kind, "url": address} for kind, address in self.links],
             "results": [
                 {"metric": item.kind, "value": item.value, "dataset": item.dataset, "split": item.split}
                 for item in self.results
@@ -111,6 +139,8 @@ def read_card(data: bytes, name: str) -> ModelCard:
         _text(stated.get("pipeline_tag")),
         _text(stated.get("library_name")),
         _emissions(stated.get("co2_eq_emissions")),
+        dict(_terms(stated)),
+        tuple(_links(body)),
         tuple(_results(stated.get("model-index")))[:MAX_ITEMS],
         sections,
         headings,
@@ -171,6 +201,23 @@ def _emissions(value: JSON) -> str | None:
     return _text(value.get("emissions")) if isinstance(value, dict) else _text(value)
 
 
+def _terms(stated: Mapping[str, JSON]) -> Iterator[tuple[str, str]]:
+    for term in TERMS:
+        written = re.sub("([A-Z])", r"_\1", term).lower()
+        if texts := _texts(stated.get(written)):
+            yield term, ", ".join(texts)[:MAX_TEXT]
+
+
+def _links(body: str) -> Iterator[tuple[str, str]]:
+    """Yield the first address of each kind, as the template of hubs lists them: `- **Repository:** URL`."""
+    seen = set()
+    for found in _LINK.finditer(body):
+        kind = LINKS.get(found[1].lower())
+        if kind and kind not in seen:
+            seen.add(kind)
+            yield kind, found[2]
+
+
 def _members(value: JSON) -> Mapping[str, JSON]:
     return value if isinstance(value, dict) else {}
 
@@ -210,4 +257,6 @@ def _sections(body: str) -> tuple[tuple[str, ...], dict[str, str]]:
         text = "\n".join(lines[number + 1 : end]).strip()
         if text and "[more information needed]" not in text.lower()[:40]:
             sections[kind] = text[:MAX_TEXT]
+            if kind == "limitations" and any(word in title.lower() for word in SECTIONS["risks"]):
+                sections.setdefault("risks", text[:MAX_TEXT])  # "Bias, Risks, and Limitations"
     return tuple(title for _, title, _ in headings), sections

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Report the completeness of an SBOM: by cluster of the G7 "SBOM for AI" minimum elements, by NTIA's, and its licences.
+"""Report the completeness of an SBOM: by cluster of the G7 "SBOM for AI" minimum elements, by NTIA's and CISA's, its
+score, and its licences.
 
 Facts only; policies judge gaps. An element is filled, or it is missing and the report names the remedy. Sources: NTIA,
 The Minimum Elements For an SBOM (2021); CISA, BSI and others, SBOM for AI: Minimum Elements (May 2026), seven clusters.
@@ -13,26 +14,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from packager.canonical import JSON
-
-
-@dataclass(frozen=True, slots=True)
-class Element:
-    """One element that an SBOM should have. `remedy` says how to fill it."""
-
-    name: str
-    filled: bool
-    remedy: str
-
-    def to_json(self) -> JSON:
-        return {"element": self.name, "filled": self.filled, **({} if self.filled else {"remedy": self.remedy})}
+from packager.policy.elements import Element as Element
+from packager.policy.sbom_scores import Score, aibom_score, cisa_elements
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The filled and missing elements. `licences` counts components by licence; `unlicensed` names those without."""
+    """The filled and missing elements. `licences` counts components by licence; `unlicensed` names those without.
+
+    `cisa` are the elements of 2026, which replace NTIA's; `aibom` is OWASP's score.
+    """
 
     clusters: Mapping[str, tuple[Element, ...]]
     ntia: tuple[Element, ...]
+    cisa: tuple[Element, ...]
+    aibom: Score
     licences: Mapping[str, int]
     unlicensed: tuple[str, ...]
 
@@ -46,6 +42,8 @@ class Report:
         return {
             "clusters": {name: [item.to_json() for item in items] for name, items in self.clusters.items()},
             "ntia": [item.to_json() for item in self.ntia],
+            "cisa": [item.to_json() for item in self.cisa],
+            "aibom": self.aibom.to_json(),
             "licences": dict(self.licences),
             "unlicensed": list(self.unlicensed),
             "licensed_share": round(self.licensed_share, 4),
@@ -66,7 +64,8 @@ def report(bom: Mapping[str, JSON], *, signed: bool) -> Report:
         "Infrastructure": _infrastructure(bom),
         "Security properties": _security(bom, everything, signed),
     }
-    return Report(clusters, _ntia(bom, everything), dict(sorted(named.items())), unlicensed)
+    elements = cisa_elements(bom, everything, signed=signed)
+    return Report(clusters, _ntia(bom, everything), elements, aibom_score(bom), dict(sorted(named.items())), unlicensed)
 
 
 def components(bom: Mapping[str, JSON]) -> Iterator[JSON]:
