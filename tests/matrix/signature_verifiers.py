@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -147,7 +148,8 @@ def _reasons(rows: Sequence[Row]) -> str:
             what = f"{row['thing']}, {NAMES[row['kind']]}" if attack == "all" else f"`{attack}`"
             if what not in where:
                 where.append(what)
-    return "".join(f"- {tool} {why}: {'; '.join(where)}.\n" for (tool, why), where in listed.items())
+    rows = (f"- {tool} {why}: {'; '.join(where)}." for (tool, why), where in listed.items())
+    return "".join(textwrap.fill(row, 118, subsequent_indent="  ", break_on_hyphens=False) + "\n" for row in rows)
 
 
 def summary(rows: Sequence[Row]) -> Mapping[str, int]:
