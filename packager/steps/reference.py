@@ -25,7 +25,7 @@ VERSION = 2  # 2: ids of many strings; 1: first form
 ANSWER = _answers.REFERENCE
 PROMPTS, OUTPUTS, LOGITS, TEXTS = "prompts.json", "outputs.json", "logits.safetensors", "texts.json"
 STRINGS = 2000
-"""Strings that the source's tokenizer is compared on; more are drawn in `tests/matrix/tokenizers.py`."""
+"""Strings that the source's tokenizer is compared on; more are drawn in `tests/matrix/compare_tokenizers.py`."""
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,10 +38,13 @@ def test_a_custom_operator_that_drifts(project: Callable[..., Project], tmp_path
     model = tmp_path / "model"
     subprocess.run([sys.executable, HERE / "drifting_model.py", model], check=True)
     made = project(RECIPE.replace("policy: site.yaml\n", ""), model=model)
+    consent = re.search(r'allow-code: "sha256:[0-9a-f]{64}"\n', made.run("build", code=1).stderr)
+    assert consent, "the operator is code of the source"
+    made.write(RECIPE.replace("policy: site.yaml\n", consent[0]))
     refused = made.run("build", "--json", code=1)
     assert {finding["rule"] for finding in refused["findings"] if finding["level"] == "error"} == {"parity"}
     assert any("off by 0.001" in finding["message"] for finding in refused["findings"])
-    made.write(RECIPE)
+    made.write(RECIPE + consent[0])
     (made.folder / "site.yaml").write_text(PROFILE.replace("DAY", "2026-01-01"))
     refused = made.run("build", "--json", code=1)
     assert all("the waiver of ada@example.org ended on 2026-01-01" in f["message"] for f in refused["findings"])

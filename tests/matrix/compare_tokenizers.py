@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token ids of many strings, in the source's own library and in those of runtimes: one line per difference.
 
-    python -m tests.matrix.tokenizers FOLDER FAMILY=DIR … [--strings 100000] [--seed 0]
+    python -m tests.matrix.compare_tokenizers FOLDER FAMILY=DIR … [--strings 100000] [--seed 0]
 
 Each DIR holds a tokenizer as transformers saves it. `FOLDER/FAMILY.jsonl` gets a row per thousand strings, and a
 second start goes on behind the last; the table of all families is printed at the end. What is compared with
