@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
 def measure(runtime: str, version: str) -> tuple[Any, _kernels.Kernels]:
     """Return the row of a version and what each probe did."""
     program = load_runtime(runtime).prober()
-    python, said = probing.environment(runtime, version, sys.executable, CACHE)
+    python, said = probing.make_environment(runtime, version, sys.executable, CACHE)
     limits, outcomes = program.measure(python)
     pythons = environments.pythons_for(program.candidates(version)[0], probing.PYTHONS)
     table = program.table(said["version"], said, limits, outcomes, pythons)

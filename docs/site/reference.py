@@ -443,7 +443,7 @@ def runtime_chapter() -> str:
 
 CHAPTERS = {
     "reference/knobs.md": knobs_chapter,
-    "reference/policies.md": policy_docs.chapter,
+    "reference/policies.md": policy_docs.render_chapter,
     "how-to/add-a-runtime.md": runtime_chapter,
 }
 

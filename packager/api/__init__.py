@@ -383,10 +383,10 @@ def read_schema(document: Literal["recipe", "release", "contract", "trust", "fac
 
     known = {
         "recipe": draft.schema,
-        "release": release_file.schema,
+        "release": release_file.build_schema,
         "contract": contract.build_schema,
         "trust": model.schema,
-        "facts": schema.schema,
+        "facts": schema.build_schema,
     }
     if document not in known:
         raise UsageError(f"`{document:.60}` has no schema", hint=did_you_mean(document, known))

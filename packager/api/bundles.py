@@ -251,7 +251,7 @@ def read_origin(bundle: Bundle) -> Mapping[str, str | None]:
     """
     from packager.release import proofs
 
-    found: Mapping[str, str | None] = proofs.origin(bundle)
+    found: Mapping[str, str | None] = proofs.find_origin(bundle)
     return found
 
 
@@ -287,7 +287,7 @@ def report_sbom(bundle: Bundle) -> SbomReport:
 
     bom = bundle.load(SBOM)
     with sbom_errors():
-        return completeness.report(bom, signed=bool(bundle.referrers))
+        return completeness.assess_sbom(bom, signed=bool(bundle.referrers))
 
 
 # -- lists

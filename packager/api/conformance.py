@@ -144,4 +144,4 @@ def format_result(result: Mapping[str, JSON]) -> str:
     """Return a result as a table of cells and levels, with a last line that sums up. Raises KeyError for no result."""
     from packager.conform import results
 
-    return f"{results.table(result)}\n{results.summary(result)}"
+    return f"{results.render_table(result)}\n{results.render_summary(result)}"

@@ -331,7 +331,7 @@ def register_model(
 
     address = registry or workspace.variables.get("MLFLOW_TRACKING_URI")
     settings = Settings(Path.cwd(), tracking=address)
-    return mlflow_registry.register(bundle, directory, name, settings, proofs.origin(bundle))
+    return mlflow_registry.register(bundle, directory, name, settings, proofs.find_origin(bundle))
 
 
 def render_triton(
@@ -362,7 +362,7 @@ def render_triton(
     if swap and site:
         raise UsageError("--swap goes without --site", hint="load the site's configuration with the server's own tools")
     endpoint, place = Endpoint.parse(swap) if swap else None, _open_repository(repository)
-    bundle = promises.extended(bundle, verifier.require(bundle, workspace.on_event))
+    bundle = promises.extend_contract(bundle, verifier.require(bundle, workspace.on_event))
     values = (knobs or KnobSources()).resolve(bundle)
     base = resolve(knob_schema(bundle), bundle.digest) if site else values
     sites = {site: values} if site else {}

@@ -77,14 +77,14 @@ def list_rules() -> dict[str, str]:
     from packager import plugins
     from packager.policy import report
 
-    return {name: report.title(name) for name in plugins.names("policies")}
+    return {name: report.find_title(name) for name in plugins.names("policies")}
 
 
 def list_profiles() -> dict[str, list[str]]:
     """Return the rules of each profile that ships, by its name. Raises nothing."""
     from packager.policy import engine
 
-    return {name: list(engine.profile(name, Path()).rules) for name in engine.profiles()}
+    return {name: list(engine.load_profile(name, Path()).rules) for name in engine.list_profiles()}
 
 
 def read_profile(profile: str | Path | Profile) -> Profile:
@@ -94,7 +94,7 @@ def read_profile(profile: str | Path | Profile) -> Profile:
     """
     from packager.policy import engine
 
-    return profile if isinstance(profile, engine.Profile) else engine.profile(str(profile), Path())
+    return profile if isinstance(profile, engine.Profile) else engine.load_profile(str(profile), Path())
 
 
 def describe_rule(rule: str) -> dict[str, JSON]:
@@ -159,7 +159,9 @@ def format_verdict(verdict: Verdict, subject: str, form: Literal["table", "sarif
     """
     from packager.policy import report
 
-    return {"table": report.table, "sarif": report.sarif, "junit": report.junit}[form](verdict, subject)
+    return {"table": report.render_table, "sarif": report.render_sarif, "junit": report.render_junit}[form](
+        verdict, subject
+    )
 
 
 def describe_verdict(verdict: Verdict, bundle: Bundle) -> dict[str, JSON]:
@@ -167,7 +169,7 @@ def describe_verdict(verdict: Verdict, bundle: Bundle) -> dict[str, JSON]:
     from packager.policy import report
 
     about = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
-    found: dict[str, JSON] = report.document(verdict, about)
+    found: dict[str, JSON] = report.build_document(verdict, about)
     return found
 
 

@@ -86,7 +86,7 @@ def list_secrets(file: ReleaseFile) -> Sequence[tuple[str, str]]:
     """
     from packager.release_plan import release_file
 
-    return release_file.secrets(file.models)
+    return release_file.list_secrets(file.models)
 
 
 def release_models(
@@ -111,7 +111,7 @@ def release_models(
 
     options = _options(workspace, secrets, cache)
     options = replace(options, again=frozenset(again), builder=builder, dry=dry, until=until)
-    return driver.release(file, options, workspace.on_event)
+    return driver.run_release(file, options, workspace.on_event)
 
 
 def watch_registries(
@@ -166,21 +166,21 @@ def format_release(rows: Rows) -> Sequence[str]:
     """Return the lines of a table: a row for each model, every problem, the sums. Raises nothing."""
     from packager.release_plan import report
 
-    return list(report.table(rows))
+    return list(report.render_table(rows))
 
 
 def format_plan(rows: Rows) -> Sequence[str]:
     """Return the lines of a plan: every task with the reason why it will run, or will not. Raises nothing."""
     from packager.release_plan import report
 
-    return list(report.plan(rows))
+    return list(report.render_plan(rows))
 
 
 def describe_release(rows: Rows) -> JSON:
     """Return the result as one document: `ok`, `totals`, `models`. Raises nothing."""
     from packager.release_plan import report
 
-    return report.document(rows)
+    return report.build_document(rows)
 
 
 def write_report(rows: Rows, folder: Path) -> None:

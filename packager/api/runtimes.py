@@ -162,7 +162,7 @@ def run_operator_tests(
     from packager.conform import operators
 
     settings = operators.Installed(
-        conform.suite(), workspace.caches / "environments", dict(workspace.variables), _python(python)
+        conform.find_suite(), workspace.caches / "environments", dict(workspace.variables), _python(python)
     )
     found: Mapping[str, JSON] = operators.run_bundle_tests(bundle, runtime, version, settings, workspace.on_event)
     return found
@@ -175,14 +175,14 @@ def format_operator_report(report: Mapping[str, JSON]) -> list[str]:
     """
     from packager.conform import operators
 
-    return operators.lines(report)
+    return operators.render_lines(report)
 
 
 def list_broken_operators(report: Mapping[str, JSON]) -> dict[str, dict[str, str]]:
     """Return the operators of which tests fail, with what was seen in each. Raises KeyError for another document."""
     from packager.conform import operators
 
-    return operators.broken(report)
+    return operators.list_broken(report)
 
 
 def update_table(path: Path, keys: Sequence[PublicKey], workspace: Workspace) -> Table:

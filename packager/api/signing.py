@@ -131,9 +131,9 @@ def list_drafts(bundle: Bundle) -> list[str]:
     None where the bundle is in neither the store that built it nor a file of `export_bundle(…, drafts=True)`. Raises
     IntegrityError.
     """
-    from packager.release.sign import drafts
+    from packager.release.sign import read_drafts
 
-    return sorted(drafts(bundle))
+    return sorted(read_drafts(bundle))
 
 
 def says_how_it_was_made(bundle: Bundle) -> bool:

@@ -128,7 +128,7 @@ def build(
     With `replacing`, another bundle of the same name and version in the store is replaced; without it that is a
     UsageError.
     """
-    profile = engine.profile(recipe.policy, here.base)
+    profile = engine.load_profile(recipe.policy, here.base)
     source = fetch_source(recipe, lock, runner, here, memo)
     scans = [{"signer": None, **scan.scan(lock.tree, runner, lock.kind, recipe.allow_code)}]
     if refused := _unclean(profile, scans, here.today):

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 from packager import canonical, names
 from packager.bundle.extracted import ExtractedTree
 from packager.bundle.layout_archive import open_archive
-from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, LayoutDirectory, Medium, StoredBundle, UnpackedTree, record
+from packager.bundle.readers import (
+    INDEX_FILE,
+    LAYOUT_FILE,
+    LayoutDirectory,
+    Medium,
+    StoredBundle,
+    UnpackedTree,
+    read_record,
+)
 from packager.canonical import JSON
 from packager.contract.format_numbers import READABLE, is_readable
 from packager.errors import (
@@ -192,7 +200,7 @@ class Bundle:
             return self.manifest
         derived = {canonical.sha256(data): data for data in (oci.EMPTY_BYTES, self.referrers_index())}
         made = {**derived, **self.pending}
-        return made[digest] if digest in made else record(self.medium, digest, limit=dsse.MAX_BUNDLE)
+        return made[digest] if digest in made else read_record(self.medium, digest, limit=dsse.MAX_BUNDLE)
 
     def with_statement(self, content: bytes, predicate_type: str) -> Bundle:
         """Return this bundle with one more signed statement attached; attaching it twice changes nothing."""
@@ -325,7 +333,7 @@ def read(medium: Medium) -> Bundle:
             f"`{INDEX_FILE}` lists {len(listed)} manifests, at most {MAX_LISTED} are read", subject=INDEX_FILE
         )
     for descriptor in listed:
-        data = record(medium, descriptor.blob.digest)
+        data = read_record(medium, descriptor.blob.digest)
         if len(data) != descriptor.blob.size:
             raise MalformedError(f"`{INDEX_FILE}` lies about the size of {descriptor.blob.digest}", subject=INDEX_FILE)
         held |= {descriptor.blob.digest, *oci.named_blobs(data)}

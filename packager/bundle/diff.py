@@ -61,7 +61,7 @@ class Difference:
     @property
     def taken(self) -> Level:
         """The step between the versions that the bundles have."""
-        return step(self.before, self.after)
+        return compare_versions(self.before, self.after)
 
     @property
     def ok(self) -> bool:
@@ -88,7 +88,7 @@ class Difference:
 def diff(before: Bundle, after: Bundle) -> Difference:
     """Compare two bundles: contracts, weights, files, dependencies. Reads only their records."""
     old, new = (bundle.contract for bundle in (before, after))
-    found = [*contracts(old, new), *_files(before, after), *_dependencies(before, after)]
+    found = [*compare_contracts(old, new), *_files(before, after), *_dependencies(before, after)]
     if before.name != after.name:
         found.append(Change("name", after.name, f"was `{before.name}`", "major"))
     return Difference(before.version, after.version, tuple(sorted(found, key=_order)))
@@ -98,10 +98,10 @@ def _order(change: Change) -> tuple[int, str, str]:
     return -_LEVELS.index(change.level), change.area, change.subject
 
 
-def contracts(old: Contract, new: Contract) -> list[Change]:
+def compare_contracts(old: Contract, new: Contract) -> list[Change]:
     """Compare two contracts."""
     return [
-        *interface(old, new),
+        *compare_interface(old, new),
         *_classes(old, new),
         *_pipelines(old, new),
         *_runtimes(old, new),
@@ -114,7 +114,7 @@ def contracts(old: Contract, new: Contract) -> list[Change]:
 # the interface
 
 
-def interface(old: Contract, new: Contract) -> Iterator[Change]:
+def compare_interface(old: Contract, new: Contract) -> Iterator[Change]:
     """Yield what callers can notice: inputs may take more, outputs may become more, nothing may go."""
     before, after = {p.name: p for p in old.inputs}, {p.name: p for p in new.inputs}
     for name in sorted({*before, *after}):
@@ -428,7 +428,7 @@ def _pins(bundle: Bundle, runtime: str) -> dict[str, str]:
 # versions
 
 
-def step(before: str, after: str) -> Level:
+def compare_versions(before: str, after: str) -> Level:
     """Return how large the step between two semantic versions is; `none` for a step back or none at all."""
     if semver.precedence(after) <= semver.precedence(before):
         return "none"
@@ -445,7 +445,7 @@ def next_version(before: str, level: Level) -> str:
     major, minor, patch = semver.numbers(before)
     release = f"{major}.{minor}.{patch}"  # the next one only after a pre-release
     candidates = [before, release, f"{major}.{minor}.{patch + 1}", f"{major}.{minor + 1}.0", f"{major + 1}.0.0"]
-    return next(v for v in candidates if _LEVELS.index(step(before, v)) >= _LEVELS.index(level))
+    return next(v for v in candidates if _LEVELS.index(compare_versions(before, v)) >= _LEVELS.index(level))
 
 
 # the step a build takes
@@ -470,8 +470,8 @@ def check_step(recipe: Recipe, derived: JSON, store: Store, base: Path) -> None:
     if before is None:
         return
     old, new = before.contract, contract.parse(canonical.dump(derived))
-    broken = [change for change in interface(old, new) if change.level == "major"]
-    if not broken or step(before.version, recipe.version) == "major":
+    broken = [change for change in compare_interface(old, new) if change.level == "major"]
+    if not broken or compare_versions(before.version, recipe.version) == "major":
         return
     if recipe.previous is None and (unlike := _unlike(old, new)):
         raise NegativeAnswerError(

@@ -27,7 +27,7 @@ def open_archive(path: Path) -> Archive:
     """Return the reader for a bundle in a tar file: ours by its first member, else that of any layout."""
     with open_regular(path) as file:
         first = file.read(_NAME)
-    ours = first == single_file.header(INDEX_FILE, 0)[:_NAME]
+    ours = first == single_file.write_header(INDEX_FILE, 0)[:_NAME]
     return Archive(path) if ours or first.startswith(b"\x1f\x8b") else LayoutArchive(path)
 
 

@@ -126,8 +126,8 @@ def _tar_head(path: str, size: int) -> bytes:
 
 
 def _tar_end(path: str, size: int) -> bytes:
-    position = len(_tar_head(path, size)) + size + single_file.padding(size)
-    return bytes(single_file.padding(size)) + single_file.trailer(position)
+    position = len(_tar_head(path, size)) + size + single_file.count_padding(size)
+    return bytes(single_file.count_padding(size)) + single_file.write_trailer(position)
 
 
 def _modelpack(bundle: Bundle, layers: list[tuple[str, Blob, Blob]], layout: Path) -> bytes:
@@ -177,11 +177,11 @@ def _pack(layout: Path, file: Path) -> None:
     with file.open("xb") as sink:
         for name in names:
             size = (layout / name).stat().st_size
-            sink.write(single_file.header(name, size))
+            sink.write(single_file.write_header(name, size))
             with (layout / name).open("rb", buffering=0) as source:
                 copy(source, sink, limit=size)
-            sink.write(bytes(single_file.padding(size)))
-        sink.write(single_file.trailer(sink.tell()))
+            sink.write(bytes(single_file.count_padding(size)))
+        sink.write(single_file.write_trailer(sink.tell()))
         sink.flush()
         os.fsync(sink.fileno())
 
@@ -191,12 +191,12 @@ def _pack(layout: Path, file: Path) -> None:
 
 def added_files(bundle: Bundle) -> Mapping[str, bytes]:
     """Return the Kitfile and the ONNX Runtime model package's JSON, by path; what the bundle has itself wins."""
-    made = {KITFILE: kitfile(bundle), **model_package(bundle)}
+    made = {KITFILE: write_kitfile(bundle), **model_package(bundle)}
     taken = {path for path, _ in bundle.tree}
     return {path: data for path, data in sorted(made.items()) if path not in taken}
 
 
-def kitfile(bundle: Bundle) -> bytes:
+def write_kitfile(bundle: Bundle) -> bytes:
     """Describe the unpacked files so that `kit pack .` takes all of them. JSON is YAML."""
     kinds: dict[str, list[str]] = {}
     for path, _ in bundle.tree:

@@ -46,7 +46,7 @@ class Medium(Protocol):
         """Raise IntegrityError unless exactly the files of `tree` and the blobs `records` are here."""
 
 
-def record(medium: Medium, digest: str, *, limit: int = oci.MAX_MANIFEST) -> bytes:
+def read_record(medium: Medium, digest: str, *, limit: int = oci.MAX_MANIFEST) -> bytes:
     """Read a small blob, checked against its digest."""
     with medium.open_record(digest) as file:
         data = file.read(limit + 1)

@@ -27,24 +27,24 @@ SUFFIX = ".bundle.tar"
 _MAX_MEMBERS = 100_000
 
 
-def header(name: str, size: int) -> bytes:
+def write_header(name: str, size: int) -> bytes:
     """Return the only header this format allows for a member."""
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = size, 0o644, 0
     return info.tobuf(tarfile.PAX_FORMAT)
 
 
-def padding(size: int) -> int:
+def count_padding(size: int) -> int:
     """Return how many zero bytes follow a member of `size` bytes."""
     return -size % BLOCK
 
 
-def trailer(position: int) -> bytes:
+def write_trailer(position: int) -> bytes:
     """Return the end of an archive whose last member ends at `position`."""
     return bytes(2 * BLOCK + -(position + 2 * BLOCK) % RECORD)
 
 
-def order(blobs: Iterable[Blob]) -> list[Blob]:
+def order_blobs(blobs: Iterable[Blob]) -> list[Blob]:
     """Return blobs as they lie in the file: small first."""
     return sorted(set(blobs), key=lambda blob: (blob.size, blob.digest))
 
@@ -70,15 +70,15 @@ class CanonicalTar:
         with open_regular(self.path) as file:
             position = 0
             while info := self._next(file, position):
-                head = header(info.name, info.size)
+                head = write_header(info.name, info.size)
                 self._expect(file, position, head, f"header of `{info.name:.100}`")
                 if info.name in members or len(members) > _MAX_MEMBERS:
                     raise self._broken(f"member `{info.name:.100}` appears twice")
                 members[info.name] = Member(position + len(head), info.size)
                 position += len(head) + info.size
-                self._expect(file, position, bytes(padding(info.size)), f"padding of `{info.name:.100}`")
-                position += padding(info.size)
-            self._expect(file, position, trailer(position), "end of file")
+                self._expect(file, position, bytes(count_padding(info.size)), f"padding of `{info.name:.100}`")
+                position += count_padding(info.size)
+            self._expect(file, position, write_trailer(position), "end of file")
             if file.read(1):
                 raise self._broken("bytes follow the end of the archive")
         return members
@@ -143,7 +143,7 @@ class Archive(CanonicalTar):
 
     def _check_order(self, digests: Iterable[str]) -> None:
         """Refuse members that are not where `order` puts them."""
-        blobs = order(Blob(digest, self.members[blob_path(digest)].size) for digest in digests)
+        blobs = order_blobs(Blob(digest, self.members[blob_path(digest)].size) for digest in digests)
         if list(self.members) != [INDEX_FILE, LAYOUT_FILE, *(blob_path(blob.digest) for blob in blobs)]:
             raise self._broken("members are out of order")
 

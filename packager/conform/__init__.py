@@ -100,7 +100,7 @@ class Settings:
     operators: bool = False  # run ONNX's tests of the bundle's operators on every cell, not only on those that fail
 
 
-def suite() -> Path:
+def find_suite() -> Path:
     """Return the directory that has to be on the path of suite and adapters. Raises MissingToolError without pytest."""
     for tool in ("pytest", "numpy"):
         if importlib.util.find_spec(tool) is None:
@@ -132,7 +132,7 @@ class _Run:
     def __init__(self, bundle: Bundle, settings: Settings, on_event: OnEvent) -> None:
         self.bundle, self.settings, self.on_event = bundle, settings, on_event
         self.contract = bundle.contract.document
-        self.suite = suite()
+        self.suite = find_suite()
         self.files = settings.work / "bundle"
         with storage_errors(settings.work):
             self.files.mkdir(parents=True)
@@ -172,7 +172,7 @@ class _Run:
                 release = self._installed(planned.target)
                 python, config = release / "env" / "bin" / "python", release / CONFIG
                 command = conversation.command(python, release / "app", config, 1)
-                environment: Mapping[str, str] = programs.variables(scratch, python, self.suite)
+                environment: Mapping[str, str] = programs.list_variables(scratch, python, self.suite)
             else:
                 cache = self.settings.cache / "environments"
                 python = self.settings.python or generation.environment_of(planned, cache, self.on_event)
@@ -220,7 +220,7 @@ class _Run:
         """Make the reference vectors with the newest promised ONNX Runtime, in a separate environment."""
         target = _most_exact(self.contract, load_conformance(REFERENCE).accepts)
         promise = self.contract["runs-on"].get(REFERENCE, {}).get("versions", "")
-        newest = cells.plan(
+        newest = cells.plan_cells(
             {**self.contract, "targets": {target: self.contract["targets"][target]}},
             [RuntimeSelection(REFERENCE, promise or None)],
         )[-1]
@@ -299,7 +299,7 @@ class _Run:
             "version": planned.version,
             "device": planned.device,
             "adapter": [*([str(python)] if planned.python else []), *planned.adapter],
-            "environment": programs.variables(scratch, python, self.suite),
+            "environment": programs.list_variables(scratch, python, self.suite),
             "channels": list(planned.channels),
             "library": planned.library,
             "options": options,
@@ -390,7 +390,7 @@ class _Run:
             "bundle": {"name": self.bundle.name, "version": self.bundle.version, "digest": self.bundle.digest},
             "level": self.settings.level,
             "reference": reference,
-            "host": host(),
+            "host": describe_host(),
             "seconds": round(seconds, 3),
             "cells": rows,
         }
@@ -437,7 +437,7 @@ def _blank(subject: Mapping[str, JSON]) -> dict[str, JSON]:
     }
 
 
-def host() -> JSON:
+def describe_host() -> JSON:
     """Return facts of the host that measurements depend on, and none that name a person or machine."""
     import platform
 

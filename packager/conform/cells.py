@@ -57,7 +57,7 @@ class PlannedCell:
         return f"{self.runtime} {self.version} · {self.target}"
 
 
-def foreign(contract: JSON, command: Sequence[str]) -> list[PlannedCell]:
+def plan_adapter(contract: JSON, command: Sequence[str]) -> list[PlannedCell]:
     """Return the cells of a third-party adapter, one per target: `command` starts it."""
     return [
         PlannedCell(name, "adapter", "-", target["device"], adapter=tuple(command), operators=tuple(command))
@@ -80,7 +80,7 @@ def parse_selection(text: str) -> RuntimeSelection:
     return RuntimeSelection(name, specifier or None)
 
 
-def plan(contract: JSON, selections: Sequence[RuntimeSelection]) -> list[PlannedCell]:
+def plan_cells(contract: JSON, selections: Sequence[RuntimeSelection]) -> list[PlannedCell]:
     """Return the cells of a bundle; without `selections` those of its promise. Raises UsageError."""
     promised = {name: promise["versions"] for name, promise in contract["runs-on"].items()}
     wanted = list(selections) or [RuntimeSelection(name) for name in promised]
@@ -139,7 +139,7 @@ def _within(tested: Conformance, specifier: str) -> list[str]:
 
 
 def _cell(tested: Conformance, name: str, version: str, target: str) -> PlannedCell:
-    python = interpreter(tested.pythons(version))
+    python = find_interpreter(tested.pythons(version))
     bare = PlannedCell(target, name, version, tested.device)
     if python is None:
         wheels = ", ".join(tested.pythons(version))
@@ -166,7 +166,7 @@ def _members(cell: PlannedCell) -> dict[str, Any]:
     return {name: getattr(cell, name) for name in PlannedCell.__slots__}
 
 
-def interpreter(pythons: Sequence[str]) -> str | None:
+def find_interpreter(pythons: Sequence[str]) -> str | None:
     """Return the Python to use: this one's version if it is among `pythons`, else the newest of them that is here."""
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     if own in pythons:

@@ -33,7 +33,7 @@ from packager import canonical
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.conform.cells import PlannedCell
-from packager.conform.programs import variables
+from packager.conform.programs import list_variables
 from packager.deploy import conversation, server_files
 from packager.deploy.conversation import Answer, Conversation
 from packager.errors import PackagerError, StepError, UsageError
@@ -117,7 +117,7 @@ def command_of(
         (app / name).write_bytes(data)
     (scratch / "bundle").symlink_to(files)
     (scratch / server_files.CONFIG).write_bytes(server_files.config(bundle, planned.target))
-    return conversation.command(python, app, scratch / server_files.CONFIG, 1), variables(scratch, python, suite)
+    return conversation.command(python, app, scratch / server_files.CONFIG, 1), list_variables(scratch, python, suite)
 
 
 def environment_of(planned: PlannedCell, cache: Path, on_event: Callable[[Any], None]) -> Path:

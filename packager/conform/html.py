@@ -7,7 +7,7 @@ import math
 
 from packager.canonical import JSON
 from packager.conform import operators
-from packager.conform.results import origin, summary, verdict
+from packager.conform.results import describe_origin, render_summary, summarise_cells
 from packager.escape import html as escape
 
 _STYLE = """
@@ -27,12 +27,12 @@ svg text{font:11px system-ui,sans-serif;fill:#3a4252}.scroll{overflow-x:auto}
 
 def render(result: JSON) -> str:
     """Return the page."""
-    bundle, found = result["bundle"], verdict(result)
+    bundle, found = result["bundle"], summarise_cells(result)
     word = "pass" if found["ok"] else "fail"
     title = f"Conformance of {bundle['name']} {bundle['version']}"
     sections = [
         f"<h1>{escape(title)}</h1><p><code>{escape(bundle['digest'])}</code></p>",
-        f'<p class="{word}">{escape("passed" if found["ok"] else "not passed")}: {escape(summary(result))}</p>',
+        f'<p class="{word}">{escape("passed" if found["ok"] else "not passed")}: {escape(render_summary(result))}</p>',
         _matrix(result),
         _latency(result),
         _drift(result),
@@ -122,7 +122,7 @@ def _drift(result: JSON) -> str:
     if not rows:
         return ""
     values = [value for _, value in rows if value > 0]
-    note = f"<p>Largest absolute difference from {escape(origin(result['reference']))}.</p>"
+    note = f"<p>Largest absolute difference from {escape(describe_origin(result['reference']))}.</p>"
     if not values:
         return f"<h2>Drift</h2>{note}<p>All {len(rows)} cells gave the same bits.</p>"
     scale = _Scale(min(values) * 0.5, max(values) * 2, 380, 900)
@@ -189,6 +189,6 @@ def _checks(result: JSON) -> str:
         )
         table = f"<table>{rows}</table>" if rows else ""
         if "operators" in cell:
-            table += "".join(f"<p>{escape(line)}</p>" for line in operators.lines(cell["operators"]))
+            table += "".join(f"<p>{escape(line)}</p>" for line in operators.render_lines(cell["operators"]))
         parts.append(f"<details><summary>{escape(cell['cell'])}: {escape(cell['outcome'])}</summary>{table}</details>")
     return "<h2>Every check</h2>" + "".join(parts)

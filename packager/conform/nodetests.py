@@ -52,7 +52,7 @@ class NodeTest:
     atol: float = 0.0
 
 
-def tests(facts: Mapping[str, JSON]) -> list[NodeTest]:
+def select_tests(facts: Mapping[str, JSON]) -> list[NodeTest]:
     """Return the tests whose every node is an operator that the graph of these facts uses.
 
     Raises MissingToolError where ONNX is not installed.

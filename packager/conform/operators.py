@@ -17,9 +17,9 @@ from pathlib import Path
 
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
-from packager.conform.cells import PlannedCell, RuntimeSelection, plan
-from packager.conform.nodetests import NodeTest, tests, write
-from packager.conform.programs import run, variables
+from packager.conform.cells import PlannedCell, RuntimeSelection, plan_cells
+from packager.conform.nodetests import NodeTest, select_tests, write
+from packager.conform.programs import list_variables, run
 from packager.errors import NegativeAnswerError, PackagerError, StepError
 from packager.events import OnEvent, ignore
 from packager.lock import environments
@@ -29,7 +29,7 @@ Program = Callable[[Sequence[str], Path], tuple[int | None, str]]  # runs a modu
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """Where `alone` finds the suite and keeps environments, and on which Python (a version or a path) it builds."""
+    """Where `test_operators` finds the suite and keeps environments, and the Python (version or path) it builds on."""
 
     suite: Path
     cache: Path
@@ -67,7 +67,7 @@ class Coverage:
         if code is None:
             return {"reason": "the tests did not end in time"}
         answers = json.loads(out.read_bytes())
-        return {"reason": answers["reason"]} if "reason" in answers else report(found, answers, facts)
+        return {"reason": answers["reason"]} if "reason" in answers else build_report(found, answers, facts)
 
     def _tests(self, facts: Mapping[str, JSON]) -> tuple[Path, list[NodeTest]]:
         key = json.dumps([facts["operators"], facts["opset"], facts["ir"]], sort_keys=True)
@@ -75,13 +75,13 @@ class Coverage:
             if key not in self._written:
                 folder = self._folder / str(len(self._written))
                 folder.mkdir(parents=True)
-                found = tests(facts)
+                found = select_tests(facts)
                 write(found, folder)
                 self._written[key] = folder, found
             return self._written[key]
 
 
-def alone(
+def test_operators(
     runtime: str, version: str, target: JSON, facts: Mapping[str, JSON], settings: Installed, on_event: OnEvent = ignore
 ) -> JSON:
     """Run the tests of a graph's operators on one version of a runtime, without a bundle; return the report.
@@ -89,7 +89,7 @@ def alone(
     `target` is one of the contract's that the runtime runs. Network, unless cached. Raises NegativeAnswerError where
     the version cannot be tested here.
     """
-    (planned,) = plan({"runs-on": {}, "targets": {"-": target}}, [RuntimeSelection(runtime, f"=={version}")])
+    (planned,) = plan_cells({"runs-on": {}, "targets": {"-": target}}, [RuntimeSelection(runtime, f"=={version}")])
     if planned.reason:
         raise NegativeAnswerError(f"{runtime} {version} cannot be tested here: {planned.reason}")
     python = environments.ensure(planned.requirements, settings.python or planned.python, settings.cache, on_event)
@@ -108,7 +108,7 @@ def alone(
             "scratch": folder,
             "adapter": [str(python)],
             "options": dict(planned.options or {}),
-            "environment": variables(scratch, python, settings.suite),
+            "environment": list_variables(scratch, python, settings.suite),
         }
         cell.write_text(json.dumps(value))
 
@@ -124,16 +124,16 @@ def run_bundle_tests(
 ) -> JSON:
     """Run the tests of the operators that the graph of `bundle` uses on one version of a runtime; return the report.
 
-    Raises StepError where the tests do not run there, and as `alone`.
+    Raises StepError where the tests do not run there, and as `test_operators`.
     """
     target = {"runtime": "onnxruntime", "device": "cpu"}  # what is tested are operators of the graph
-    found = alone(runtime, version, target, bundle.contract.graph, settings, on_event)
+    found = test_operators(runtime, version, target, bundle.contract.graph, settings, on_event)
     if "reason" in found:
         raise StepError(found["reason"])
     return found
 
 
-def report(found: Sequence[NodeTest], answers: Mapping[str, JSON], facts: Mapping[str, JSON]) -> JSON:
+def build_report(found: Sequence[NodeTest], answers: Mapping[str, JSON], facts: Mapping[str, JSON]) -> JSON:
     """Count by operator. `untested` are operators of the graph that the standard has no test for."""
     operators: dict[str, dict[str, JSON]] = {}
     for test in found:
@@ -172,18 +172,18 @@ def is_report(value: JSON) -> bool:
     )
 
 
-def broken(found: Mapping[str, JSON]) -> dict[str, dict[str, str]]:
+def list_broken(found: Mapping[str, JSON]) -> dict[str, dict[str, str]]:
     """Return the operators of which tests fail, with what was seen in each."""
     return {name: entry["failed"] for name, entry in found.get("operators", {}).items() if entry["failed"]}
 
 
-def lines(found: Mapping[str, JSON]) -> list[str]:
+def render_lines(found: Mapping[str, JSON]) -> list[str]:
     """Return a report as lines for people: a sum, and up to two tests of each operator that fails."""
     if "operators" not in found:
         return [f"operators: not tested: {found.get('reason')}"]
     entries = found["operators"].values()
     passed, skipped = (sum(entry[key] for entry in entries) for key in ("passed", "skipped"))
-    bad = broken(found)
+    bad = list_broken(found)
     count = sum(map(len, bad.values()))
     untested = f"; ONNX has none for {', '.join(map(str, found['untested']))}" if found["untested"] else ""
     name = f"{found.get('runtime')} {found.get('version')}"

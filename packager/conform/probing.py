@@ -27,7 +27,9 @@ PREDICATE = "urn:packager:knowledge:v1"
 PYTHONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 
 
-def environment(runtime: str, version: str, python: str, cache: Path, on_event: OnEvent = ignore) -> tuple[Path, JSON]:
+def make_environment(
+    runtime: str, version: str, python: str, cache: Path, on_event: OnEvent = ignore
+) -> tuple[Path, JSON]:
     """Return the interpreter of an environment in which a version works, and the facts that the runtime reports.
 
     Network, unless cached. Raises SourceError when it cannot be installed, StepError when it works in no form.
@@ -47,7 +49,7 @@ def environment(runtime: str, version: str, python: str, cache: Path, on_event: 
 def probe(runtime: str, version: str, python: str, cache: Path, on_event: OnEvent = ignore) -> JSON:
     """Measure a version and return a table with its one row and its kernels."""
     program = load_runtime(runtime).prober()
-    interpreter, answers = environment(runtime, version, python, cache, on_event)
+    interpreter, answers = make_environment(runtime, version, python, cache, on_event)
     limits, outcomes = program.measure(interpreter, on_event)
     pythons = environments.pythons_for(program.candidates(version)[0], PYTHONS)
     found: JSON = program.table(answers["version"], answers, limits, outcomes, pythons or (answers["python"],))

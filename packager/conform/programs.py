@@ -39,7 +39,7 @@ def run(
     return code, log.read_bytes()[-_TAIL:].decode("utf-8", "replace").strip()
 
 
-def variables(scratch: Path, python: Path, suite: Path) -> dict[str, str]:
+def list_variables(scratch: Path, python: Path, suite: Path) -> dict[str, str]:
     """Return everything an adapter gets to see: none of the caller's secrets."""
     home = scratch / "home"
     home.mkdir(exist_ok=True)

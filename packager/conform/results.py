@@ -33,7 +33,7 @@ MAX_RESULT = dsse.MAX_BUNDLE
 _FIELDS = {"format", "bundle", "level", "reference", "host", "seconds", "cells"}
 
 
-def verdict(result: JSON) -> JSON:
+def summarise_cells(result: JSON) -> JSON:
     """Return `ok`, the counts, and the names of the cells that failed or were skipped."""
     by = _by_outcome(result)
     return {
@@ -82,7 +82,7 @@ def read(path: Path, trusted: Sequence[PublicKey] = ()) -> JSON:
 
     Raises UsageError, IntegrityError, and NegativeAnswer for an attestation that no trusted key signed.
     """
-    data = content(path)
+    data = read_content(path)
     return (
         _attested(data, str(path), trusted)
         if is_attestation(data, str(path))
@@ -90,7 +90,7 @@ def read(path: Path, trusted: Sequence[PublicKey] = ()) -> JSON:
     )
 
 
-def content(path: Path) -> bytes:
+def read_content(path: Path) -> bytes:
     """Return the bytes of a result or attestation, which are not too many. Raises UsageError."""
     try:
         with path.open("rb") as file:
@@ -117,7 +117,7 @@ def attach(paths: Sequence[Path], bundle: Bundle, trusted: Sequence[PublicKey]) 
 
     Raises UsageError where none of them is one, or one is about another bundle, and what `read` raises.
     """
-    signed = [path for path in paths if is_attestation(content(path), str(path))]
+    signed = [path for path in paths if is_attestation(read_content(path), str(path))]
     if not signed:
         raise UsageError(
             "none of the results is signed", hint="attach what `conform --sign` wrote: attestation.sigstore.json"
@@ -126,17 +126,17 @@ def attach(paths: Sequence[Path], bundle: Bundle, trusted: Sequence[PublicKey]) 
         about = read(path, trusted)["bundle"]
         if about["digest"] != bundle.digest:
             raise UsageError(f"`{path}` is about {about['name']}:{about['version']} {about['digest']}, not this bundle")
-        bundle = bundle.with_statement(content(path), PREDICATE)
+        bundle = bundle.with_statement(read_content(path), PREDICATE)
     return bundle
 
 
 def _attested(data: bytes, subject: str, trusted: Sequence[PublicKey]) -> JSON:
     """Return the result in an attestation that a trusted key has signed."""
     (found,) = evidence.authenticate(evidence.parse_statements({subject: data}), as_trust(trusted), None)
-    return details(found.statement, subject)
+    return read_details(found.statement, subject)
 
 
-def details(statement: Statement, subject: str) -> JSON:
+def read_details(statement: Statement, subject: str) -> JSON:
     """Return the result inside a statement. Raises IntegrityError if its subject is another bundle."""
     predicate = statement.predicate
     if statement.predicate_type != PREDICATE or not isinstance(predicate, dict) or DETAILS not in predicate:
@@ -171,10 +171,10 @@ def _order(version: str) -> tuple[int, ...]:
 
 
 def _word(result: JSON) -> str:
-    return "PASSED" if verdict(result)["ok"] else "FAILED"
+    return "PASSED" if summarise_cells(result)["ok"] else "FAILED"
 
 
-def statement(result: JSON, bundle: Bundle) -> Statement:
+def build_statement(result: JSON, bundle: Bundle) -> Statement:
     """State the result about `bundle` as an in-toto test result, with every cell in our own member of the predicate."""
     names = _by_outcome(result)
     contract = dict(bundle.tree)[CONTRACT]
@@ -190,14 +190,14 @@ def statement(result: JSON, bundle: Bundle) -> Statement:
     return Statement(PREDICATE, subject, bundle.digest.removeprefix("sha256:"), predicate)
 
 
-def attested(found: Iterable[Evidence]) -> Iterator[JSON]:
+def list_attested(found: Iterable[Evidence]) -> Iterator[JSON]:
     """Yield the conformance results among statements that were found trusted (`Verification.evidence`)."""
     for item in found:
         if item.statement.predicate_type == PREDICATE:
-            yield details(item.statement, item.digest)
+            yield read_details(item.statement, item.digest)
 
 
-def table(result: JSON) -> str:
+def render_table(result: JSON) -> str:
     """Return the matrix as text: one row per cell, one column per level, then reasons and figures."""
     levels = [f"L{number}" for number in range(result["level"] + 1)]
     width = max((len(cell["cell"]) for cell in result["cells"]), default=4)
@@ -213,7 +213,7 @@ def table(result: JSON) -> str:
         if cell["reason"]:
             rows.append(f"{'':{width}}  {cell['outcome']}: {cell['reason']}")
         if "operators" in cell:
-            rows += [f"{'':{width}}  {line}" for line in operators.lines(cell["operators"])]
+            rows += [f"{'':{width}}  {line}" for line in operators.render_lines(cell["operators"])]
     return "\n".join(map(escape.line, rows))
 
 
@@ -224,20 +224,20 @@ def _figures(cell: Mapping[str, JSON]) -> str:
     return " ".join(" " * width if value is None else f"{value:{width}.{digits}f}" for value, width, digits in figures)
 
 
-def summary(result: JSON) -> str:
+def render_summary(result: JSON) -> str:
     """Return the last line: how many cells passed, failed, were skipped, and against which reference."""
-    found, reference = verdict(result), result["reference"]
+    found, reference = summarise_cells(result), result["reference"]
     overhead = [
         cell["measures"]["overhead_seconds"] for cell in result["cells"] if "overhead_seconds" in cell["measures"]
     ]
     each = f"; {sum(overhead) / len(overhead):.1f} s of overhead per cell" if overhead else ""
     return (
         f"{found['passed']} passed, {len(found['failed'])} failed, {len(found['unproven'])} skipped in "
-        f"{result['seconds']:.0f} s{each}; reference: {origin(reference)}"
+        f"{result['seconds']:.0f} s{each}; reference: {describe_origin(reference)}"
     )
 
 
-def origin(reference: Mapping[str, JSON]) -> str:
+def describe_origin(reference: Mapping[str, JSON]) -> str:
     """Return the origin of the reference outputs."""
     stated = reference.get("stated")
     source = f"; {stated} of {reference['cases']} cases as the build stated them" if stated else ""

@@ -39,15 +39,15 @@ def run_conformance(
     else:
         result = conform.conform(bundle, _plan(bundle, runtimes, adapter), settings, on_event)
     found: dict[str, JSON] = {**result, "integrity": checks}
-    found["verdict"] = results.verdict(found)
+    found["verdict"] = results.summarise_cells(found)
     return found
 
 
 def _plan(bundle: Bundle, runtimes: Sequence[str], adapter: Sequence[str]) -> list[cells.PlannedCell]:
     contract = bundle.contract.document
-    found = cells.foreign(contract, adapter) if adapter else []
+    found = cells.plan_adapter(contract, adapter) if adapter else []
     selections = [cells.parse_selection(text) for text in runtimes]
-    return [*found, *([] if found and not selections else cells.plan(contract, selections))]
+    return [*found, *([] if found and not selections else cells.plan_cells(contract, selections))]
 
 
 def _check(bundle: Bundle, verifier: Verifier | None, on_event: OnEvent) -> tuple[JSON, dict[str, bytes]]:
@@ -71,7 +71,7 @@ def _check(bundle: Bundle, verifier: Verifier | None, on_event: OnEvent) -> tupl
 
 def sign_result(result: JSON, bundle: Bundle, signer: Signer, on_event: OnEvent = ignore) -> bytes:
     """Sign a result, attach it to `bundle` where it is, and return the attestation."""
-    stated = results.statement(result, bundle)
+    stated = results.build_statement(result, bundle)
     signed = signer.sign(stated.to_bytes())
     copy.attach(with_signed(bundle, signed, stated.predicate_type), on_event=on_event)
     return signed.to_bytes()
@@ -82,7 +82,7 @@ def merge_results(paths: Sequence[Path], keys: Sequence[PublicKey]) -> dict[str,
     if not paths:
         raise UsageError("`merge` needs results", hint="packager conform merge a/result.json b/result.json")
     found: dict[str, JSON] = dict(results.merge([results.read(path, keys) for path in paths]))
-    found["verdict"] = results.verdict(found)
+    found["verdict"] = results.summarise_cells(found)
     return found
 
 

@@ -45,7 +45,7 @@ def register(
 ) -> RegisteredModel:
     """Register what `render mlflow` wrote to `folder` from `bundle` as a version of the model `name`.
 
-    `source` is what the bundle was made of, as `packager.release.proofs.origin` says it.
+    `source` is what the bundle was made of, as `packager.release.proofs.find_origin` says it.
 
     Raises UsageError for a folder of another bundle or the name of the source, SourceError.
     """

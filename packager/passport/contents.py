@@ -18,7 +18,7 @@ from pathlib import Path
 from packager.bundle.bundle import SBOM, Bundle
 from packager.bundle.diff import diff
 from packager.bundle.knobs import knob_schema
-from packager.bundle.single_file import header
+from packager.bundle.single_file import write_header
 from packager.canonical import JSON
 from packager.conform import results
 from packager.contract import preflight
@@ -73,7 +73,7 @@ def describe_bundle(
             "files": {path: {"digest": blob.digest, "size": blob.size} for path, blob in bundle.tree},
         },
         "about": _about(sbom),
-        "source": proofs.origin(bundle, statements),
+        "source": proofs.find_origin(bundle, statements),
         "verification": _verification(bundle, found),
         "policy": found.verdict.to_json() if found.verdict else None,
         "interface": {
@@ -136,7 +136,7 @@ def _evidence(bundle: Bundle, keys: Sequence[PublicKey]) -> JSON:
     return {
         "manifest": _text(bundle.manifest),
         "index": _text(bundle.index()),
-        "header": _text(header("x", 0)),
+        "header": _text(write_header("x", 0)),
         "statements": carried,
         "left_out": left,
         "members": sorted([blob.digest, blob.size] for blob in {*bundle.records.values(), *dict(bundle.tree).values()}),
@@ -208,7 +208,9 @@ def _knob(name: str, knob: Knob) -> JSON:
 
 
 def _spans(bundle: Bundle, statements: Sequence[Statement]) -> list[preflight.Span]:
-    return preflight.join_cells(preflight.judge_everywhere(bundle.contract, proofs=proofs.proven(bundle, statements)))
+    return preflight.join_cells(
+        preflight.judge_everywhere(bundle.contract, proofs=proofs.list_proofs(bundle, statements))
+    )
 
 
 def _span(span: preflight.Span) -> JSON:
@@ -221,7 +223,7 @@ def _conformance(statements: Iterable[Statement]) -> JSON:
         if statement.predicate_type != results.PREDICATE:
             continue
         try:
-            result = results.details(statement, "statement")
+            result = results.read_details(statement, "statement")
         except PackagerError:
             continue  # of another suite
         for cell in result["cells"]:
@@ -246,7 +248,7 @@ def _provenance(statements: Iterable[Statement]) -> slsa.Provenance | None:
 
 def _steps(bundle: Bundle, statements: Sequence[Statement], made: slsa.Provenance | None) -> JSON:
     """Return the way from the source to the bundle: nodes in order, each with what is known of it."""
-    source = proofs.origin(bundle, statements)
+    source = proofs.find_origin(bundle, statements)
     graph = bundle.contract.document["graph"]
     opset = ", ".join(f"{domain} {version}" for domain, version in graph["opset"].items())
     nodes: list[JSON] = [{"step": "source", "title": source["reference"] or source["uri"], "digest": source["tree"]}]

@@ -190,7 +190,7 @@ def _hit(advisory: Mapping[str, JSON], own: Sequence[Mapping[str, JSON]], name: 
     events = [event for item in own for span in item.get("ranges", []) for event in span.get("events", [])]
     fixed = sorted({str(event["fixed"]) for event in events if "fixed" in event})
     aliases = tuple(sorted({str(alias) for alias in advisory.get("aliases", [])}))
-    return Hit(str(advisory["id"]), aliases, name, version, severity(advisory, own), tuple(fixed))
+    return Hit(str(advisory["id"]), aliases, name, version, find_severity(advisory, own), tuple(fixed))
 
 
 def is_affected(version: str, item: Mapping[str, JSON]) -> bool:
@@ -235,7 +235,7 @@ def _at(text: str) -> Version:
     return Version("0.dev0") if text == "0" else Version("99999999!0") if text == "*" else Version(text)
 
 
-def severity(advisory: Mapping[str, JSON], own: Sequence[Mapping[str, JSON]]) -> str:
+def find_severity(advisory: Mapping[str, JSON], own: Sequence[Mapping[str, JSON]]) -> str:
     """Return the severity that the publisher states; `unknown` where only a vector or nothing is given."""
     for entry in [advisory, *own]:
         for key in ("database_specific", "ecosystem_specific"):

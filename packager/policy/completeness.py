@@ -50,9 +50,9 @@ class Report:
         }
 
 
-def report(bom: Mapping[str, JSON], *, signed: bool) -> Report:
+def assess_sbom(bom: Mapping[str, JSON], *, signed: bool) -> Report:
     """Return how complete one of our SBOMs is; `signed`: whether a statement is attached to its bundle."""
-    everything = [bom["metadata"]["component"], *components(bom)]
+    everything = [bom["metadata"]["component"], *list_components(bom)]
     named = Counter(text for component in everything if (text := _expression(component)))
     unlicensed = tuple(component["name"] for component in everything if not _expression(component))
     clusters = {
@@ -68,7 +68,7 @@ def report(bom: Mapping[str, JSON], *, signed: bool) -> Report:
     return Report(clusters, _ntia(bom, everything), elements, aibom_score(bom), dict(sorted(named.items())), unlicensed)
 
 
-def components(bom: Mapping[str, JSON]) -> Iterator[JSON]:
+def list_components(bom: Mapping[str, JSON]) -> Iterator[JSON]:
     """Yield every component below the main one, nested ones included."""
 
     def walk(items: Sequence[JSON]) -> Iterator[JSON]:

@@ -19,8 +19,8 @@ def describe(rule: str) -> dict[str, JSON]:
     return {
         "rule": rule,
         "documentation": (module.__doc__ or "").strip(),
-        "parameters": {name.replace("_", "-"): value for name, value in engine.defaults(rule).items()},
-        "facts": {section: schema.sections().get(section, "") for section in engine.needs(rule)},
+        "parameters": {name.replace("_", "-"): value for name, value in engine.read_defaults(rule).items()},
+        "facts": {section: schema.list_sections().get(section, "") for section in engine.list_needs(rule)},
         "profiles": {
             name: profile.settings_of(rule).to_json() for name, profile in _profiles().items() if rule in profile.rules
         },
@@ -29,7 +29,7 @@ def describe(rule: str) -> dict[str, JSON]:
 
 @functools.cache
 def _profiles() -> dict[str, Profile]:
-    return {name: engine.profile(name, Path()) for name in engine.profiles()}
+    return {name: engine.load_profile(name, Path()) for name in engine.list_profiles()}
 
 
 def render_text(rule: str) -> str:
@@ -52,6 +52,6 @@ def _settings(settings: JSON) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
-def chapter() -> str:
+def render_chapter() -> str:
     """Return the entries of all shipped rules, for `docs/reference/policies.md`."""
     return "\n\n".join(render_text(rule) for rule in plugins.names("policies")) + "\n"

@@ -79,7 +79,7 @@ class Profile:
 
     def needs(self, rule: str) -> tuple[str, ...]:
         """Return the sections of facts that a rule reads."""
-        return rego.sections(self.settings_of(rule).program, rule) if rego.is_rego(rule) else needs(rule)
+        return rego.list_sections(self.settings_of(rule).program, rule) if rego.is_rego(rule) else list_needs(rule)
 
     @property
     def digest(self) -> str:
@@ -87,21 +87,21 @@ class Profile:
         value = {
             "rules": [[rule, self._identity(rule)] for rule in self.rules],
             "waivers": [waiver.to_json() for waiver in self.waivers],
-            "schema": schema.digest(),
+            "schema": schema.digest_form(),
         }
         return canonical.sha256(canonical.dump(value))
 
     def _identity(self, rule: str) -> JSON:
         settings = self.settings_of(rule)
-        return {**settings.to_json(), "params": {**defaults(rule), **settings.params}, **_version(rule)}
+        return {**settings.to_json(), "params": {**read_defaults(rule), **settings.params}, **_version(rule)}
 
 
-def needs(rule: str) -> tuple[str, ...]:
+def list_needs(rule: str) -> tuple[str, ...]:
     """Return the sections of facts that a rule reads."""
     return tuple(getattr(_module(rule), "FACTS", ()))
 
 
-def defaults(rule: str) -> Mapping[str, JSON]:
+def read_defaults(rule: str) -> Mapping[str, JSON]:
     """Return the parameters of a rule with their defaults; a rule in Rego has none."""
     if rego.is_rego(rule):
         return {}
@@ -131,20 +131,20 @@ def _version(rule: str) -> Mapping[str, JSON]:
         raise UsageError(message, hint="add `VERSION = 1` to the rule's module") from None
 
 
-def profiles() -> tuple[str, ...]:
+def list_profiles() -> tuple[str, ...]:
     """Return the names of the profiles that ship with this program."""
     folder = importlib.resources.files("packager.policies") / "profiles"
     return tuple(sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml")))
 
 
-def profile(name: str, base: Path) -> Profile:
+def load_profile(name: str, base: Path) -> Profile:
     """Load a profile: one of ours by name, or a `.yaml` file relative to `base`. Raises UsageError."""
     if name.endswith((".yaml", ".yml")):
         path = base / name
         folder, data, label = path.parent, _file(path), str(path)
     else:
-        if name not in profiles():
-            raise UsageError(f"policy profile `{name}` is unknown", hint=did_you_mean(name, profiles()))
+        if name not in list_profiles():
+            raise UsageError(f"policy profile `{name}` is unknown", hint=did_you_mean(name, list_profiles()))
         shipped = importlib.resources.files("packager.policies") / "profiles"
         folder, data, label = base, (shipped / f"{name}.yaml").read_bytes(), f"{name}.yaml"
     return _parse(data, label, name, folder)
@@ -196,7 +196,7 @@ def _parse(data: bytes, label: str, name: str, folder: Path) -> Profile:
 
 def _base(node: Node) -> Profile:
     """Return the shipped profile that another extends: its rules come first, its settings are the defaults."""
-    return profile(strictyaml.choice(node, "extends", profiles()), Path())
+    return load_profile(strictyaml.choice(node, "extends", list_profiles()), Path())
 
 
 def _parse_rule(item: Node, known: Sequence[str]) -> tuple[str, RuleSettings]:
@@ -224,11 +224,11 @@ def parse_parameters(rule: str, node: Node) -> dict[str, JSON]:
 
 def _written(rule: str) -> dict[str, str]:
     """Return the parameters of a rule: names as written in profiles, with hyphens, to names in its code."""
-    return {name.replace("_", "-"): name for name in defaults(rule)}
+    return {name.replace("_", "-"): name for name in read_defaults(rule)}
 
 
 def _params(rule: str, members: Mapping[str, Node]) -> dict[str, JSON]:
-    known = defaults(rule)
+    known = read_defaults(rule)
     return {
         name: _param(rule, key, members[key], known[name]) for key, name in _written(rule).items() if key in members
     }
@@ -260,7 +260,7 @@ def judge(chosen: Profile, facts: Mapping[str, JSON], today: datetime.date | Non
     `today` (UTC) decides which waivers are still valid and which rules are already in force; without it no waiver is,
     and every rule is. Sections of `facts` that the schema refuses count as missing.
     """
-    wrong = schema.problems({name: section for name, section in facts.items() if name in chosen.facts})
+    wrong = schema.find_problems({name: section for name, section in facts.items() if name in chosen.facts})
     sound = {name: section for name, section in facts.items() if name not in wrong}
     deferred = tuple(rule for rule in chosen.rules if facts.get("stage") == "build" and LATER & {*chosen.needs(rule)})
     findings: list[Finding] = []
@@ -293,7 +293,7 @@ def _run_rule(
         yield from rego.check(settings.program, rule, read, by_opa=settings.opa, now=now)
         return
     try:
-        yield from list(_module(rule).check(facts, **{**defaults(rule), **settings.params}))
+        yield from list(_module(rule).check(facts, **{**read_defaults(rule), **settings.params}))
     except KeyError as member:
         yield _missing_fact(rule, str(member), None)
 

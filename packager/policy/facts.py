@@ -188,7 +188,7 @@ def _components(content: Content) -> JSON:
 
 
 def _sbom(content: Content) -> JSON:
-    report = completeness.report(content.json(SBOM), signed=True)
+    report = completeness.assess_sbom(content.json(SBOM), signed=True)
     return {
         "clusters": {name: [item.name for item in items if not item.filled] for name, items in report.clusters.items()},
         "ntia": [item.name for item in report.ntia if not item.filled],
@@ -329,11 +329,11 @@ def _provenance(item: Evidence) -> JSON:
         "builder": _text(_member(details, "builder").get("id")),
         "type": _text(definition.get("buildType")),
         "sources": [uri for row in listed if (uri := _text(row.get("uri")))],
-        "publishers": publishers(item),
+        "publishers": list_publishers(item),
     }
 
 
-def publishers(item: Evidence) -> list[JSON]:
+def list_publishers(item: Evidence) -> list[JSON]:
     """Return the sources that provenance names, each with its verified signer, None where none was demanded."""
     listed = _rows(_member(item.statement.predicate, "buildDefinition").get("resolvedDependencies"))
     return [_publisher(row) for row in listed if row.get("name") == "source" and _text(row.get("uri"))]

@@ -35,7 +35,7 @@ def is_rego(rule: str) -> bool:
     return rule.endswith(SUFFIX)
 
 
-def sections(text: str, name: str) -> tuple[str, ...]:
+def list_sections(text: str, name: str) -> tuple[str, ...]:
     """Return the sections of facts that a policy reads. Raises UsageError where that is unknown, or one is no fact."""
     found = {match[1] for match in _INPUT.finditer(_QUIET.sub('""', text))}
     if None in found:
@@ -43,7 +43,7 @@ def sections(text: str, name: str) -> tuple[str, ...]:
             f"`{name}` uses `input` as a whole, so the facts it needs are unknown",
             hint="write `input.SECTION`, for example `some c in input.components`",
         )
-    known = schema.sections()
+    known = schema.list_sections()
     for section in sorted(found):
         if section not in known:
             raise UsageError(f"`{name}` reads `input.{section}`, which is no fact", hint=did_you_mean(section, known))
@@ -55,7 +55,7 @@ def check_program(text: str, name: str, *, by_opa: bool = False, clock: bool = F
 
     Raises UsageError.
     """
-    sections(text, name)
+    list_sections(text, name)
     if by_opa:
         return
     from packager.policy.language import program

@@ -17,7 +17,7 @@ from packager.types import Finding, Verdict
 SARIF = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def title(rule: str) -> str:
+def find_title(rule: str) -> str:
     """Return the first sentence of a rule's documentation."""
     return _documentation(rule).partition("\n")[0]
 
@@ -28,12 +28,12 @@ def _documentation(rule: str) -> str:
     return (plugins.load("policies", rule).__doc__ or "").strip()
 
 
-def table(verdict: Verdict, subject: str) -> str:
+def render_table(verdict: Verdict, subject: str) -> str:
     """Return the rules with their results, each finding below its rule."""
     rows = []
     for rule in verdict.rules:
         own = [finding for finding in verdict.findings if finding.rule == rule]
-        rows.append(f"{_word(rule, own, verdict):8} {rule:18} {title(rule)}")
+        rows.append(f"{_word(rule, own, verdict):8} {rule:18} {find_title(rule)}")
         rows += [line for finding in own for line in _lines(finding)]
     errors = sum(finding.level == "error" for finding in verdict.findings)
     warnings = sum(finding.level == "warning" for finding in verdict.findings)
@@ -54,7 +54,7 @@ def _lines(finding: Finding) -> list[str]:
     return [f"         {finding.level}: {escape.line(finding.message)}", *hint]
 
 
-def sarif(verdict: Verdict, subject: str) -> str:
+def render_sarif(verdict: Verdict, subject: str) -> str:
     """Return the verdict as a SARIF log; a subject in the bundle is a logical location of it."""
     driver = {
         "name": "packager",
@@ -80,7 +80,7 @@ def _sarif_rule(rule: str) -> JSON:
     text = _documentation(rule)
     return {
         "id": rule,
-        "shortDescription": {"text": title(rule)},
+        "shortDescription": {"text": find_title(rule)},
         "fullDescription": {"text": text},
         "help": {"text": f"{text}\n\nSee docs/reference/policies.md#{rule}."},
     }
@@ -114,7 +114,7 @@ def _sarif_result(finding: Finding, verdict: Verdict, subject: str) -> JSON:
     return value
 
 
-def junit(verdict: Verdict, subject: str) -> str:
+def render_junit(verdict: Verdict, subject: str) -> str:
     """Return one test case per rule; a deferred one is skipped, one with an error has failed."""
     failing = {finding.rule for finding in verdict.findings if finding.level == "error"}
     attributes = {
@@ -146,6 +146,6 @@ def _junit_case(suite: ElementTree.Element, rule: str, own: Sequence[Finding], v
         ElementTree.SubElement(case, "system-out").text = "\n".join(others)
 
 
-def document(verdict: Verdict, subject: Mapping[str, JSON]) -> JSON:
+def build_document(verdict: Verdict, subject: Mapping[str, JSON]) -> JSON:
     """Return the verdict as plain JSON, with its subject."""
     return {"subject": dict(subject), **verdict.to_json()}

@@ -30,19 +30,19 @@ REMEDIES = {
 """The hint for each section that may be missing."""
 
 
-def schema() -> bytes:
+def build_schema() -> bytes:
     """Return the JSON Schema of facts."""
     return resources.files("packager.policies").joinpath("facts.schema.json").read_bytes()
 
 
 @functools.cache
 def _schema() -> Mapping[str, JSON]:
-    value: Mapping[str, JSON] = canonical.load(schema(), limit=1 << 20)
+    value: Mapping[str, JSON] = canonical.load(build_schema(), limit=1 << 20)
     return value
 
 
 @functools.cache
-def digest() -> str:
+def digest_form() -> str:
     """Return the digest of the schema without its descriptions: of what the form of facts is, not of its words."""
     return canonical.sha256(canonical.dump(_without_descriptions(_schema())))
 
@@ -57,12 +57,12 @@ def _without_descriptions(value: JSON) -> JSON:
     return {name: _without_descriptions(item) for name, item in kept.items()}
 
 
-def sections() -> Mapping[str, str]:
+def list_sections() -> Mapping[str, str]:
     """Return the sections of facts with their descriptions."""
     return {name: member.get("description", "") for name, member in _schema()["properties"].items()}
 
 
-def problems(facts: Mapping[str, JSON]) -> dict[str, str]:
+def find_problems(facts: Mapping[str, JSON]) -> dict[str, str]:
     """Return the first problem of each section that the schema refuses."""
     found = {}
     for name, value in facts.items():

@@ -78,7 +78,7 @@ def _case(rule: str, item: Node, program: str) -> Case:
     params = engine.parse_parameters(rule, members["params"]) if "params" in members else {}
     finds = tuple(sorted(strictyaml.text(node, "finds") for node in strictyaml.items(members["finds"], "finds")))
     facts: Mapping[str, JSON] = strictyaml.table(members["facts"], "facts").value()
-    for problem in schema.problems(facts).values():
+    for problem in schema.find_problems(facts).values():
         raise members["facts"].where.error(f"no such facts: {problem}", hint="see `packager schema facts`")
     return Case(rule, strictyaml.text(members["name"], "name"), facts, params, finds, program)
 

@@ -39,10 +39,10 @@ class Clock:
 
     def stop(self) -> slsa.Run:
         """Return what provenance says of the run that ends now."""
-        return slsa.Run(self.builder, __version__, self.invocation, moment(self.started), moment(self.now()))
+        return slsa.Run(self.builder, __version__, self.invocation, format_time(self.started), format_time(self.now()))
 
 
-def moment(at: datetime) -> str:
+def format_time(at: datetime) -> str:
     """Write a time as RFC 3339 in whole seconds."""
     return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 

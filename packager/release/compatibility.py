@@ -75,7 +75,7 @@ def report_compatibility(
     bundle: Bundle, versions: Sequence[tuple[str, str]] = (), sites: Sequence[Site] = ()
 ) -> Compatibility:
     """Judge `bundle` on `versions` (runtime, version) and at `sites`; without either on every known version."""
-    promise, seen = bundle.contract, proofs.proven(bundle)
+    promise, seen = bundle.contract, proofs.list_proofs(bundle)
     reached = [preflight.judge_site(promise, site, proofs=seen) for site in sites]
     groups = [preflight.judge_version(promise, runtime, version, proofs=seen) for runtime, version in versions]
     every = [] if versions or sites else preflight.judge_everywhere(promise, proofs=seen)
@@ -109,7 +109,7 @@ class HostReport:
 
 def report_host(bundle: Bundle, site: Site, directory: Path, index: Index) -> HostReport:
     """Say what becomes of `bundle` on this host, which is `site`; `directory` is where installations would go."""
-    promise, seen = bundle.contract, proofs.proven(bundle)
+    promise, seen = bundle.contract, proofs.list_proofs(bundle)
     new = forecast.foresee(bundle, site, directory, index, seen)
     reached = preflight.judge_site(promise, site, proofs=seen)
     lacking = any(not host.has_locale(name) for name in preflight.list_locales(promise.graph))

@@ -36,11 +36,11 @@ def _by_format(path: str, before: bytes, after: bytes) -> Iterator[str]:
     suffix = PurePosixPath(path).suffix
     try:
         if suffix == ".onnx":
-            yield from values(_graph(before), _graph(after))
+            yield from explain_values(_graph(before), _graph(after))
         elif suffix == ".json":
-            yield from values(*(canonical.load(data, limit=LARGEST) for data in (before, after)))
+            yield from explain_values(*(canonical.load(data, limit=LARGEST) for data in (before, after)))
         elif suffix == ".safetensors":
-            yield from values(_tensors(before), _tensors(after))
+            yield from explain_values(_tensors(before), _tensors(after))
         elif suffix in _TEXTS:
             yield from _lines(before, after)
     except (ValueError, IndexError, KeyError, TypeError) as error:
@@ -50,20 +50,22 @@ def _by_format(path: str, before: bytes, after: bytes) -> Iterator[str]:
 # plain values
 
 
-def values(before: JSON, after: JSON, where: str = "") -> Iterator[str]:
+def explain_values(before: JSON, after: JSON, where: str = "") -> Iterator[str]:
     """Yield one sentence for each place in which two JSON values differ."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in sorted({*before, *after}):
-            yield from values(before.get(key, _Absent), after.get(key, _Absent), f"{where}.{key}" if where else key)
+            yield from explain_values(
+                before.get(key, _Absent), after.get(key, _Absent), f"{where}.{key}" if where else key
+            )
     elif isinstance(before, list) and isinstance(after, list):
         named = _named(before), _named(after)
         if named[0] is not None and named[1] is not None:
-            yield from values(*named, where)
+            yield from explain_values(*named, where)
             if named[0] == named[1] and list(named[0]) != list(named[1]):
                 yield f"`{where}` has another order"
             return
         for index, (left, right) in enumerate(zip_longest(before, after, fillvalue=_Absent)):
-            yield from values(left, right, f"{where}[{index}]")
+            yield from explain_values(left, right, f"{where}[{index}]")
     elif before is _Absent:
         yield f"`{where}` is new: {_short(after)}"
     elif after is _Absent:
@@ -140,7 +142,7 @@ def _digest(reader: Reader, span: Span) -> str:
     return canonical.sha256(bytes(reader.view[span[0] : span[1]]))[:19]
 
 
-def regions(data: bytes) -> dict[str, list[tuple[int, int, str]]]:
+def list_regions(data: bytes) -> dict[str, list[tuple[int, int, str]]]:
     """Return which constants of an ONNX model lie where in which external file: (start, end, name)."""
     found: dict[str, list[tuple[int, int, str]]] = {}
     for name, place in _graph(data)["constants"].items():
@@ -150,8 +152,8 @@ def regions(data: bytes) -> dict[str, list[tuple[int, int, str]]]:
     return found
 
 
-def weights(before: bytes, after: bytes, places: Sequence[tuple[int, int, str]]) -> list[str]:
-    """Say which constants of an external data file differ; `places` as `regions` gives them."""
+def explain_weights(before: bytes, after: bytes, places: Sequence[tuple[int, int, str]]) -> list[str]:
+    """Say which constants of an external data file differ; `places` as `list_regions` gives them."""
     found = [f"constant `{name}` differs" for start, end, name in places if before[start:end] != after[start:end]]
     more = len(found) - MOST
     return [*found[:MOST], *([f"and {more} more"] if more > 0 else [])] or [_bytes(before, after)]

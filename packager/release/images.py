@@ -501,7 +501,7 @@ def _sources(verified: Verification, trust: Trust) -> Iterable[Mapping[str, JSON
 
     seen = []
     for item in evidence.statements_of_type(verified.evidence, trust, slsa.PREDICATE):
-        for row in facts.publishers(item):
+        for row in facts.list_publishers(item):
             if row not in seen:
                 seen.append(row)
                 yield row

@@ -49,11 +49,11 @@ class PromiseDraft:
 
 def draft_promise(bundle: Bundle, runtime: str, versions: str) -> PromiseDraft:
     """Return what has to be signed to promise `versions` (a PEP 440 range) of `runtime` too. Raises UsageError."""
-    added = predicate(bundle.contract.document, runtime, versions)
-    return PromiseDraft(runtime, versions, added, tuple(outcome(bundle, added)))
+    added = build_predicate(bundle.contract.document, runtime, versions)
+    return PromiseDraft(runtime, versions, added, tuple(judge_addition(bundle, added)))
 
 
-def predicate(told: JSON, runtime: str, versions: str) -> dict[str, JSON]:
+def build_predicate(told: JSON, runtime: str, versions: str) -> dict[str, JSON]:
     """Return what is stated to promise `versions` of `runtime` on top of the contract `told`.
 
     Raises UsageError where the contract promises it already, or has no artefact that the runtime could run.
@@ -76,14 +76,14 @@ def predicate(told: JSON, runtime: str, versions: str) -> dict[str, JSON]:
     }
 
 
-def outcome(bundle: Bundle, added: Mapping[str, JSON]) -> list[preflight.Cell]:
+def judge_addition(bundle: Bundle, added: Mapping[str, JSON]) -> list[preflight.Cell]:
     """Return the cells of the versions that an addition promises, as `packager compat` judges them."""
     told = contract.parse(canonical.dump(_with(bundle.contract.document, added)))
     (runtime,) = added["runs-on"]
     return [cell for cell in preflight.judge_everywhere(told) if cell.runtime == runtime and cell.promised]
 
 
-def extended(bundle: Bundle, found: Iterable[Evidence]) -> Bundle:
+def extend_contract(bundle: Bundle, found: Iterable[Evidence]) -> Bundle:
     """Return a view of `bundle` whose contract and knobs hold the promises among trusted statements about it.
 
     For questions, and for what is rendered from them: signatures and files are those of the bundle itself. Raises

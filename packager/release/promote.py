@@ -55,7 +55,7 @@ def open_gate(
     """Return the gate into `stage`; `named` is by default the CI workflow, else the local one. Raises UsageError."""
     vsa.level(stage)
     verifier, _ = builder.identify(named, variables)
-    return Gate(stage, _LOCAL if verifier == builder.LOCAL else verifier, profile, builder.moment(now))
+    return Gate(stage, _LOCAL if verifier == builder.LOCAL else verifier, profile, builder.format_time(now))
 
 
 def promote_bundle(
@@ -72,7 +72,7 @@ def promote_bundle(
     verdict = judge(gate, bundle, seen.evidence, verifier.trust, datetime.date.fromisoformat(gate.at[:10]))
     if not verdict.ok:
         return Promotion(verdict, bundle)
-    return Promotion(verdict, copy.attach(state(bundle, gate, seen.evidence, signer), output, on_event))
+    return Promotion(verdict, copy.attach(attach_summary(bundle, gate, seen.evidence, signer), output, on_event))
 
 
 def judge(gate: Gate, bundle: Bundle, signed: Sequence[Evidence], trust: Trust, today: datetime.date) -> Verdict:
@@ -82,7 +82,7 @@ def judge(gate: Gate, bundle: Bundle, signed: Sequence[Evidence], trust: Trust, 
     return engine.judge(gate.profile, facts.of_bundle(bundle, heard, gate.profile.facts, today), today)
 
 
-def state(bundle: Bundle, gate: Gate, signed: Sequence[Evidence], signer: Signer) -> Bundle:
+def attach_summary(bundle: Bundle, gate: Gate, signed: Sequence[Evidence], signer: Signer) -> Bundle:
     """Return `bundle` with the signed summary that it passed the gate; only for a verdict that is ok."""
     summary = vsa.predicate(
         gate.stage,

@@ -15,7 +15,7 @@ from packager.canonical import JSON
 from packager.errors import PackagerError
 from packager.formats import cyclonedx, slsa
 from packager.formats.intoto import Statement
-from packager.release.sign import drafts
+from packager.release.sign import read_drafts
 from packager.trust.verify import read_statements
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SOURCES = BY_BUILD, BY_SUITE = "measured by its build", "conformed"
 
 
-def proven(bundle: Bundle, statements: Iterable[Statement] | None = None) -> Proofs:
+def list_proofs(bundle: Bundle, statements: Iterable[Statement] | None = None) -> Proofs:
     """Return the places where the artefacts of a bundle ran right, each with what showed it.
 
     `statements` are those to believe, by default all that travel with the bundle, unchecked.
@@ -37,13 +37,13 @@ def proven(bundle: Bundle, statements: Iterable[Statement] | None = None) -> Pro
             if statement.predicate_type == slsa.PREDICATE:
                 found |= dict.fromkeys(_measured(statement.predicate), BY_BUILD)
             elif statement.predicate_type == results.PREDICATE:
-                found |= dict.fromkeys(_passed(results.details(statement, "statement")), BY_SUITE)
+                found |= dict.fromkeys(_passed(results.read_details(statement, "statement")), BY_SUITE)
         except (ValueError, KeyError, TypeError, AttributeError, PackagerError):
             continue  # of another builder or suite: it shows nothing that could be read here
     return found
 
 
-def origin(bundle: Bundle, statements: Iterable[Statement] | None = None) -> JSON:
+def find_origin(bundle: Bundle, statements: Iterable[Statement] | None = None) -> JSON:
     """Return which model a bundle was made of: the pinned `uri` and its `tree`, and, where provenance tells, more.
 
     That is what the recipe called it (`reference`), and its `name` and `version` in its registry. `statements` are
@@ -66,7 +66,7 @@ def origin(bundle: Bundle, statements: Iterable[Statement] | None = None) -> JSO
 
 def _about(bundle: Bundle) -> Iterator[Statement]:
     subject = bundle.digest.removeprefix("sha256:")
-    for kind, predicate in drafts(bundle).items():
+    for kind, predicate in read_drafts(bundle).items():
         yield Statement(kind, f"{bundle.name}:{bundle.version}", subject, predicate)
     yield from (statement for statement in read_statements(bundle) if statement.subject_sha256 == subject)
 

@@ -42,7 +42,7 @@ def keep(recipe: Recipe, lock: Lock, built: Built, bundle: Bundle, runner: Runne
     and changes nothing.
     """
     store = runner.store
-    made = predicate(recipe, lock, built, runner, base, run)
+    made = build_predicate(recipe, lock, built, runner, base, run)
     known = store.entry(bundle.name, bundle.version).drafts
     if runner.executed == 0 and _says(known, store, made):
         return bundle
@@ -77,9 +77,11 @@ def _says(drafts: Mapping[str, str], store: Store, made: Mapping[str, JSON]) -> 
     return bool(before["buildDefinition"] == made["buildDefinition"])
 
 
-def predicate(recipe: Recipe, lock: Lock, built: Built, runner: Runner, base: Path, run: slsa.Run) -> dict[str, JSON]:
+def build_predicate(
+    recipe: Recipe, lock: Lock, built: Built, runner: Runner, base: Path, run: slsa.Run
+) -> dict[str, JSON]:
     """Return the provenance of a build: what was chosen, what it resolved to, what was observed."""
-    files = {name: canonical.sha256(_content(base / name)) for name in beside(recipe)}
+    files = {name: canonical.sha256(_content(base / name)) for name in list_read_files(recipe)}
     dependencies = [
         *_source(lock),
         *(resource(name, digest) for name, digest in files.items()),
@@ -90,7 +92,7 @@ def predicate(recipe: Recipe, lock: Lock, built: Built, runner: Runner, base: Pa
     return slsa.predicate(_public(recipe.to_json()), lock.to_json(), files, dependencies, observed)
 
 
-def beside(recipe: Recipe) -> list[str]:
+def list_read_files(recipe: Recipe) -> list[str]:
     """Return the names of the files beside the recipe that a build reads, sorted."""
     named = [
         recipe.card,

@@ -68,7 +68,7 @@ class Comparison:
         return self.published.digest == self.rebuilt.digest
 
 
-def provenance(signed: Sequence[Evidence], trust: Trust) -> Provenance:
+def find_provenance(signed: Sequence[Evidence], trust: Trust) -> Provenance:
     """Return the newest provenance of a signer that may state it. Raises MissingStatementError,
     MalformedError.
     """
@@ -114,7 +114,7 @@ def rebuild_bundle(
     """
     verification = verifier.verify(bundle, on_event)
     verification.raise_for_failure()
-    made = provenance(verification.evidence, verifier.trust)
+    made = find_provenance(verification.evidence, verifier.trust)
     local = sources.local_path(source, Path()) if source else None
     with store.scratch() as scratch:
         place = Workplace(Store(scratch / "store"), scratch, on_event, jobs)
@@ -141,7 +141,7 @@ def rebuild(
     _obtain(recipe, lock, runner, here, memo, source)
     fetched = build.fetch_source(recipe, lock, runner, here, memo)
     rebuilt = build.keep(recipe, build.assemble(recipe, lock, fetched, runner, here).files, runner, over=False)
-    return Comparison(bundle, rebuilt, tuple(differences(bundle, rebuilt)), made.builder)
+    return Comparison(bundle, rebuilt, tuple(list_differences(bundle, rebuilt)), made.builder)
 
 
 def _parsed(made: Provenance) -> tuple[Recipe, Lock]:
@@ -198,7 +198,7 @@ def _obtain(
 # comparing
 
 
-def differences(published: Bundle, rebuilt: Bundle) -> Iterator[Difference]:
+def list_differences(published: Bundle, rebuilt: Bundle) -> Iterator[Difference]:
     """Yield every file that differs, causes first; records that only repeat digests come last."""
     old, new = dict(published.tree.files), dict(rebuilt.tree.files)
     changed = [path for path in {*old, *new} if old.get(path) != new.get(path)]
@@ -219,7 +219,7 @@ def _explained(path: str, published: Bundle, rebuilt: Bundle, before: Blob, afte
         return [f"{before.size} bytes, are {after.size}; too large to be explained"]
     old, new = (side.read(path, limit=explain.LARGEST) for side in (published, rebuilt))
     if path.endswith(".bin"):
-        return explain.weights(old, new, _regions(path, published))
+        return explain.explain_weights(old, new, _regions(path, published))
     return explain.explain(path, old, new)
 
 
@@ -228,5 +228,5 @@ def _regions(path: str, published: Bundle) -> list[tuple[int, int, str]]:
     folder, _, name = path.rpartition("/")
     for graph, blob in published.tree:
         if graph.rpartition("/")[0] == folder and graph.endswith(".onnx") and blob.size <= explain.LARGEST:
-            return explain.regions(published.read(graph, limit=explain.LARGEST)).get(name, [])
+            return explain.list_regions(published.read(graph, limit=explain.LARGEST)).get(name, [])
     return []

@@ -37,14 +37,14 @@ def sign(bundle: Bundle, signer: Signer) -> Bundle:
 
     One binds name, version, files and manifest digest and is what `verify` asks for; the other is an OpenSSF Model
     Signing statement over the same files, so that `model_signing verify` accepts the unpacked bundle. In the store
-    where it was built, a bundle also has provenance, its SBOM and reference outputs (`drafts`). Signing again what the
-    same signer signed adds nothing.
+    where it was built, a bundle also has provenance, its SBOM and reference outputs (`read_drafts`). Signing again what
+    the same signer signed adds nothing.
     """
     bundle = _attach(bundle, bundle_statement(bundle.name, bundle.version, bundle.digest, bundle.tree), signer)
     files = model_signing_statement(bundle.name, bundle.version, bundle.tree)
     if len(files.to_bytes()) <= MAX_STATED:  # some 5000 files; `verify` does not need it
         bundle = _attach(bundle, files, signer)
-    for kind, predicate in drafts(bundle).items():
+    for kind, predicate in read_drafts(bundle).items():
         if kind == reference_outputs.PREDICATE:
             predicate, contents = reference_outputs.detach(predicate)
             for content in contents.values():
@@ -86,7 +86,7 @@ def _list_others(signed: Bundle) -> list[str]:
 
 def remove_signatures(bundle: Bundle, who: str, on_event: OnEvent = ignore) -> Bundle:
     """Take what `who` signed off `bundle`, as `without`, where it is. Raises UsageError, also for a registry."""
-    left = without(bundle, who)
+    left = remove_signer(bundle, who)
     copy.drop_referrers(left, on_event)
     return left
 
@@ -104,7 +104,7 @@ def check_vouched(bundle: Bundle, reference: str) -> None:
         )
 
 
-def drafts(bundle: Bundle) -> dict[str, JSON]:
+def read_drafts(bundle: Bundle) -> dict[str, JSON]:
     """Return the predicates that the build of `bundle` left to be signed, by type; none if it was built elsewhere.
 
     A file or directory may carry them (`with_drafts`). What is attached in a registry, or came into the store from
@@ -130,7 +130,7 @@ def with_drafts(bundle: Bundle) -> Bundle:
 
     Raises UsageError if there is nothing.
     """
-    left = drafts(bundle)
+    left = read_drafts(bundle)
     if not left:
         raise UsageError(
             f"nothing of `{bundle.name}:{bundle.version}` is left to be signed",
@@ -141,7 +141,7 @@ def with_drafts(bundle: Bundle) -> Bundle:
     return bundle
 
 
-def without(bundle: Bundle, who: str) -> Bundle:
+def remove_signer(bundle: Bundle, who: str) -> Bundle:
     """Return `bundle` without what `who` signed: a name in a certificate, or the beginning of a key's fingerprint.
 
     Raises UsageError unless that is exactly one.

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from packager import DISTRIBUTION, __version__
 from packager.errors import UsageError, did_you_mean
-from packager.release_plan.release_file import Model, signers
+from packager.release_plan.release_file import Model, list_signers
 
 SYSTEMS: Mapping[str, tuple[str, str]] = {
     "github": ("github.yml", ".github/workflows/release-models.yml"),
@@ -90,7 +90,7 @@ def render(system: str, wanted: Wanted, models: Iterable[Model]) -> CiFile:
         raise UsageError(f"CI system `{system:.60}` is unknown", hint=did_you_mean(system, SYSTEMS))
     wanted.check(system)
     models = tuple(models)
-    schemes = {uri.partition(":")[0] for uri in signers(models)}
+    schemes = {uri.partition(":")[0] for uri in list_signers(models)}
     hosts = sorted({host for model in models if (host := _host(model.settings.push))})
     name, path = SYSTEMS[system]
     text = resources.files("packager.templates").joinpath("ci", name).read_text("utf-8")
@@ -111,7 +111,7 @@ def render(system: str, wanted: Wanted, models: Iterable[Model]) -> CiFile:
 def secrets_of(system: str, models: Iterable[Model]) -> tuple[str, ...]:
     """Return the names of the secrets that the file of a system reads."""
     models = tuple(models)
-    key = any(uri.partition(":")[0] != "keyless" for uri in signers(models))
+    key = any(uri.partition(":")[0] != "keyless" for uri in list_signers(models))
     hosts = {host for model in models if (host := _host(model.settings.push))}
     passphrase, login = {
         "github": (("PACKAGER_PASSPHRASE",), () if _GITHUB in hosts else ("REGISTRY_USER", "REGISTRY_PASSWORD")),

@@ -83,7 +83,7 @@ class Rows:
         return len(self._positions)
 
 
-def release(file: ReleaseFile, options: Options, on_event: OnEvent = ignore, *, exclusive: bool = True) -> Rows:
+def run_release(file: ReleaseFile, options: Options, on_event: OnEvent = ignore, *, exclusive: bool = True) -> Rows:
     """Perform the tasks of all models, or plan them; return a row for each.
 
     Raises UsageError where another process releases the same file now, StorageError where the journal cannot be used.

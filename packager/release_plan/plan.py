@@ -169,7 +169,7 @@ def _skipped(tasks: Iterable[str], reason: str) -> list[TaskRow]:
     return [TaskRow(task, "skipped", reason) for task in tasks]
 
 
-def skipped(task: str, before: TaskRow) -> TaskRow:
+def skip_task(task: str, before: TaskRow) -> TaskRow:
     """Return the row of a task that does not run because of one before it."""
     word = "said no" if before.state == "no" else "failed"
     return TaskRow(task, "skipped", f"`{before.task}` {word}")

@@ -44,9 +44,9 @@ def main() -> None:
     for line in jobs:
         model = Model.from_json(json.loads(line))
         try:
-            row = tasks.release(model, room)
+            row = tasks.release_model(model, room)
         except Exception as error:  # whatever it is, the other models go on
-            row = stopped_row(model, tasks.bug(error))
+            row = stopped_row(model, tasks.describe_bug(error))
         room.store.release()
         _answer(answers, {"row": row.to_json()})
 

@@ -154,7 +154,7 @@ class _Entry:
     after: tuple[tuple[str, strictyaml.Where], ...]
 
 
-def schema() -> bytes:
+def build_schema() -> bytes:
     """Return the JSON Schema of release files."""
     return resources.files("packager.release_plan").joinpath("release.schema.json").read_bytes()
 
@@ -321,19 +321,19 @@ def _promote(node: Node, what: str, base: Path) -> Promote:
     return Promote(stage, profile, str(base / trust), _signer(members["sign"], f"{what}.sign", base))
 
 
-def signers(models: Iterable[Model]) -> list[str]:
+def list_signers(models: Iterable[Model]) -> list[str]:
     """Return the URIs of all who sign, sorted."""
     found = {model.settings.sign for model in models}
     found |= {model.settings.promote.sign for model in models if model.settings.promote}
     return sorted(uri for uri in found if uri)
 
 
-def secrets(models: Iterable[Model]) -> list[tuple[str, str]]:
+def list_secrets(models: Iterable[Model]) -> list[tuple[str, str]]:
     """Return the signers that need a passphrase, a PIN or a token: the URI, and whose secret it is."""
     from packager.trust.keys import is_encrypted  # what only plans needs no cryptography
 
     found = []
-    for uri in signers(models):
+    for uri in list_signers(models):
         scheme, _, location = uri.partition(":")
         path, _, query = location.partition("?")
         key = dict(parse_qsl(query)).get("key", "") if scheme == "certificate" else path

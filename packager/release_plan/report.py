@@ -47,7 +47,7 @@ th.n,td.n{text-align:right;font-variant-numeric:tabular-nums}
 """
 
 
-def table(rows: Rows) -> Iterator[str]:
+def render_table(rows: Rows) -> Iterator[str]:
     """Yield the lines of the table: a row for each model, then every problem, then the sums."""
     tasks = _tasks(rows)
     width = max((len(_title(row)) for row in rows), default=0)
@@ -58,10 +58,10 @@ def table(rows: Rows) -> Iterator[str]:
         yield "  ".join([f"{_title(row):{width}}", *marks, f"{row.seconds:7.1f}"])
     for row in rows:
         yield from _told(row)
-    yield summary(rows)
+    yield summarise(rows)
 
 
-def plan(rows: Rows) -> Iterator[str]:
+def render_plan(rows: Rows) -> Iterator[str]:
     """Yield the lines of a plan: every task that will run, with its reason."""
     for row in rows:
         targets = f" for {', '.join(row.targets)}" if row.targets else ""
@@ -70,7 +70,7 @@ def plan(rows: Rows) -> Iterator[str]:
             yield f"  {task.task:8} {task.state:10} {task.reason}"
         yield from (f"  {'cell':8} {cell}" for cell in row.cells)
         yield from (f"  {line}" for line in _told(row))
-    yield summary(rows)
+    yield summarise(rows)
 
 
 def _told(row: ModelRow) -> Iterator[str]:
@@ -82,7 +82,7 @@ def _told(row: ModelRow) -> Iterator[str]:
                 yield f"  hint: {task.problem.hint}"
 
 
-def summary(rows: Rows) -> str:
+def summarise(rows: Rows) -> str:
     """Return one sentence with the sums."""
     totals = rows.totals
     states = ", ".join(f"{count} {state}" for state, count in totals.states.items() if count)
@@ -90,7 +90,7 @@ def summary(rows: Rows) -> str:
     return f"{totals.models} models: {states or 'none'}{steps}"
 
 
-def document(rows: Rows) -> JSON:
+def build_document(rows: Rows) -> JSON:
     """Return the result as one document."""
     return {"ok": rows.totals.ok, "totals": rows.totals.to_json(), "models": [row.to_json() for row in rows]}
 
@@ -216,7 +216,7 @@ def _html(rows: Rows) -> Iterator[str]:
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<style>{_STYLE}</style></head><body><main><h1>Release</h1>"
-        f'<p class="{word}">{said}: {escape.html(summary(rows))}</p>'
+        f'<p class="{word}">{said}: {escape.html(summarise(rows))}</p>'
     )
     yield _sums(rows, tasks)
     head = "".join(f'<th scope="col">{name}</th>' for name in tasks)

@@ -30,7 +30,7 @@ from packager.os_errors import translate
 from packager.policy import engine, facts
 from packager.release import builder, building, provenance
 from packager.release_plan.journal import Journal
-from packager.release_plan.plan import TASKS, ModelRow, Problem, TaskRow, skipped, tasks_of
+from packager.release_plan.plan import TASKS, ModelRow, Problem, TaskRow, skip_task, tasks_of
 from packager.release_plan.release_file import Conform, Model, Promote, fill_address
 from packager.store.store import Store, StoreEntry
 from packager.transport.push import Pushed, push_bundle
@@ -81,7 +81,7 @@ class Room:
     def profile(self, name: str) -> engine.Profile:
         """Return a policy profile, read once."""
         if name not in self._profiles:
-            self._profiles[name] = engine.profile(name, Path())
+            self._profiles[name] = engine.load_profile(name, Path())
         return self._profiles[name]
 
     def signer(self, uri: str) -> Signer:
@@ -91,7 +91,7 @@ class Room:
         return self._signers[uri]
 
 
-def release(model: Model, room: Room) -> ModelRow:
+def release_model(model: Model, room: Room) -> ModelRow:
     """Perform the tasks of one model, or plan them; whatever goes wrong is in its row."""
     return _Tasks(model, room).perform()
 
@@ -114,7 +114,7 @@ class _Tasks:
         for name in tasks_of(self.settings, self.room.until):
             planned = next((row.task for row in rows if row.state == "planned"), None)
             if bad is not None:
-                rows.append(skipped(name, bad))
+                rows.append(skip_task(name, bad))
             elif planned is not None:
                 rows.append(TaskRow(name, "planned", f"follows `{planned}`"))
             else:
@@ -151,10 +151,10 @@ class _Tasks:
             return TaskRow(name, "failed", error.message, _since(started), problem_of(error), began)
         except (OSError, RuntimeError, MemoryError) as error:
             found = translate(error) if isinstance(error, OSError | RuntimeError) else None
-            problem = problem_of(found) if found else bug(error)
+            problem = problem_of(found) if found else describe_bug(error)
             return TaskRow(name, "failed", problem.message, _since(started), problem, began)
         except Exception as error:
-            return TaskRow(name, "failed", str(error), _since(started), bug(error), began)
+            return TaskRow(name, "failed", str(error), _since(started), describe_bug(error), began)
         return replace(row, seconds=_since(started), began=began) if row.state == "done" else row
 
     # the lock: what is on disk says whether it holds
@@ -301,7 +301,7 @@ class _Tasks:
         return {
             "recipe": recipe.digest,
             "lock": canonical.sha256(canonical.dump(self.lock.to_json())),
-            "files": {name: _digest_of(base / name) for name in provenance.beside(recipe)},
+            "files": {name: _digest_of(base / name) for name in provenance.list_read_files(recipe)},
         }
 
     def _build(self, chosen: bool, inputs: JSON) -> Mapping[str, JSON]:
@@ -348,7 +348,7 @@ class _Tasks:
         from packager.trust.verify import check_files
 
         bundle = self._bundle()
-        plan = cells.plan(bundle.contract.document, [cells.parse_selection(text) for text in chosen.runtimes])
+        plan = cells.plan_cells(bundle.contract.document, [cells.parse_selection(text) for text in chosen.runtimes])
         checks = {"signature": "not checked", "files": check_files(bundle, ignore)}
         with tempfile.TemporaryDirectory(prefix="packager-conform-") as place:
             settings = conform.Settings(
@@ -359,10 +359,12 @@ class _Tasks:
                 environment=dict(self.room.workspace.variables),
             )
             found = {**conform.conform(bundle, plan, settings, self._hear), "integrity": checks}
-        verdict = results.verdict(found)
+        verdict = results.summarise_cells(found)
         found["verdict"] = verdict
         if not verdict["ok"] or (chosen.strict and (verdict["unproven"] or verdict["known"])):
-            raise _NoError(results.summary(found), iter([*verdict["failed"], *verdict["unproven"], *verdict["known"]]))
+            raise _NoError(
+                results.render_summary(found), iter([*verdict["failed"], *verdict["unproven"], *verdict["known"]])
+            )
         return {"result": found}
 
     def _cells(self, project: Project, chosen: Conform) -> tuple[str, ...]:
@@ -376,7 +378,8 @@ class _Tasks:
         }
         try:
             return tuple(
-                cell.name for cell in cells.plan(promise, [cells.parse_selection(text) for text in chosen.runtimes])
+                cell.name
+                for cell in cells.plan_cells(promise, [cells.parse_selection(text) for text in chosen.runtimes])
             )
         except PackagerError:
             return ()  # the task itself says so
@@ -400,7 +403,7 @@ class _Tasks:
         self._claim("sign", bundle.digest)
         signed, tested = sign(bundle, signer), self.outcomes.get("conform")
         if tested:
-            stated = results.statement(tested["result"], bundle)
+            stated = results.build_statement(tested["result"], bundle)
             content = signer.sign(stated.to_bytes()).to_bytes()
             signed = signed.with_statement(content, stated.predicate_type)
             named = canonical.sha256(content)
@@ -463,12 +466,12 @@ class _Tasks:
         named, _ = builder.identify(self.room.builder, workspace.variables)
         profile = self.room.profile(chosen.profile)
         purpose = f"promote {canonical.sha256(canonical.dump(inputs))}"  # the time of the first attempt stays
-        at = str(self._claim(purpose, bundle.digest, builder.moment(now)))
+        at = str(self._claim(purpose, bundle.digest, builder.format_time(now)))
         gate = promote.Gate(chosen.stage, _LOCAL if named == builder.LOCAL else named, profile, at)
         verdict = promote.judge(gate, bundle, seen.evidence, verifier.trust, now.date())
         if not verdict.ok:
             raise _no(f"the gate of `{chosen.stage}` says no", verdict)
-        stated = copy.attach(promote.state(bundle, gate, seen.evidence, self.room.signer(chosen.sign)))
+        stated = copy.attach(promote.attach_summary(bundle, gate, seen.evidence, self.room.signer(chosen.sign)))
         if self.settings.push:
             self._send(stated, self._address(self.settings.push))
         return {"stage": chosen.stage, "verdict": verdict.to_json()}
@@ -497,7 +500,7 @@ def problem_of(error: PackagerError) -> Problem:
     return Problem(error.code, error.message, error.hint, tuple(log))
 
 
-def bug(error: BaseException) -> Problem:
+def describe_bug(error: BaseException) -> Problem:
     """Return an exception that is no error of ours as data."""
     lines = "".join(traceback.format_exception(error)).splitlines()[-_DETAILS:]
     return Problem(_BUG, f"this is a bug in packager: {type(error).__name__}: {error}", None, tuple(lines))

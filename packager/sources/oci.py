@@ -130,7 +130,9 @@ def _local(ref: str, settings: Settings) -> _Artifact:
     def manifest() -> tuple[str, bytes]:
         found = oci.parse_index(medium.index(), subject=readers.INDEX_FILE)
         records = {
-            item.blob.digest: readers.record(medium, item.blob.digest) for item in found if item.media_type != oci.INDEX
+            item.blob.digest: readers.read_record(medium, item.blob.digest)
+            for item in found
+            if item.media_type != oci.INDEX
         }
         models = [(digest, data) for digest, data in records.items() if _is_model(data, digest)]
         if not models and records:

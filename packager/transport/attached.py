@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from packager import canonical
 from packager.bundle.bundle import CHAIN, Referrer
-from packager.bundle.readers import Medium, record
+from packager.bundle.readers import Medium, read_record
 from packager.errors import IntegrityError
 from packager.formats import dsse, oci
 from packager.types import Blob
@@ -27,13 +27,13 @@ def read_attached(medium: Medium, rows: Iterable[oci.Descriptor], about: str) ->
     kinds = {dsse.BUNDLE: statements, CHAIN: chains}
     for item in rows:
         with contextlib.suppress(IntegrityError):
-            manifest = oci.parse_manifest(record(medium, item.blob.digest), subject=item.blob.digest)
+            manifest = oci.parse_manifest(read_record(medium, item.blob.digest), subject=item.blob.digest)
             found = kinds.get(manifest.artifact_type)
             if found is None or manifest.subject is None or manifest.subject.blob.digest != about:
                 continue
             content = manifest.layers[0].blob
             if len(found) < _STATEMENTS and content.size <= _STATEMENT:
-                found[content.digest] = record(medium, content.digest, limit=_STATEMENT)
+                found[content.digest] = read_record(medium, content.digest, limit=_STATEMENT)
     return statements, list(chains.values())
 
 

@@ -58,7 +58,7 @@ def write_delta(old: Bundle, new: Bundle, target: Path, on_event: OnEvent = igno
         with file.open("xb") as sink:
             for name, size, source in plan.members():
                 _append(sink, name, size, source)
-            sink.write(single_file.trailer(sink.tell()))
+            sink.write(single_file.write_trailer(sink.tell()))
             sink.flush()
             os.fsync(sink.fileno())
         size = file.stat().st_size
@@ -71,11 +71,11 @@ def write_delta(old: Bundle, new: Bundle, target: Path, on_event: OnEvent = igno
 
 def _full_size(bundle: Bundle) -> int:
     blobs = {*bundle.records.values(), *(blob for _, blob in bundle.tree)}
-    return sum(single_file.BLOCK + blob.size + single_file.padding(blob.size) for blob in blobs)
+    return sum(single_file.BLOCK + blob.size + single_file.count_padding(blob.size) for blob in blobs)
 
 
 def _append(sink: BinaryIO, name: str, size: int, source: BinaryIO | bytes) -> None:
-    sink.write(single_file.header(name, size))
+    sink.write(single_file.write_header(name, size))
     if isinstance(source, bytes):
         sink.write(source)
     else:
@@ -83,7 +83,7 @@ def _append(sink: BinaryIO, name: str, size: int, source: BinaryIO | bytes) -> N
             got = copy(source, sink, limit=size)
         if name.startswith("blobs/") and blob_path(got.digest) != name:
             raise IntegrityError(f"`{name}` is damaged: got {got.digest}", subject=name)
-    sink.write(bytes(single_file.padding(size)))
+    sink.write(bytes(single_file.count_padding(size)))
 
 
 class _Plan:

@@ -185,22 +185,22 @@ def _write_frame(bundle: Bundle, descriptor: int) -> _Members:
     """Write everything but the files of the bundle, and return the offsets of those."""
     files = {blob for _, blob in bundle.tree}
     members: list[tuple[str, Blob | bytes]] = [(INDEX_FILE, bundle.index()), (LAYOUT_FILE, oci.LAYOUT_BYTES)]
-    for blob in archive.order([*files, *bundle.records.values()]):
+    for blob in archive.order_blobs([*files, *bundle.records.values()]):
         members.append((blob_path(blob.digest), blob if blob in files else bundle.record_bytes(blob.digest)))
     offsets: dict[Blob, int] = {}
     position = 0
     for name, content in members:
         size = content.size if isinstance(content, Blob) else len(content)
-        head = archive.header(name, size)
+        head = archive.write_header(name, size)
         if isinstance(content, Blob):
             offsets[content] = position + len(head)
             write_all(descriptor, head, position)
         else:
             write_all(descriptor, head + content, position)
         position += len(head) + size
-        write_all(descriptor, bytes(archive.padding(size)), position)
-        position += archive.padding(size)
-    end = archive.trailer(position)
+        write_all(descriptor, bytes(archive.count_padding(size)), position)
+        position += archive.count_padding(size)
+    end = archive.write_trailer(position)
     os.posix_fallocate(descriptor, 0, position + len(end))
     return _Members(descriptor, offsets)
 

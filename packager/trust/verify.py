@@ -28,7 +28,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from packager.bundle.bundle import ALLOWED_SUFFIXES, CHAIN, DRAFT, EVIDENCE, Bundle
-from packager.bundle.readers import record
+from packager.bundle.readers import read_record
 from packager.canonical import JSON
 from packager.errors import (
     ForbiddenFormatError,
@@ -344,7 +344,7 @@ def _attached(bundle: Bundle, kind: str) -> list[Blob]:
 
 def _content(bundle: Bundle, blob: Blob) -> bytes:
     pending = bundle.pending.get(blob.digest)
-    return record(bundle.medium, blob.digest, limit=blob.size) if pending is None else pending
+    return read_record(bundle.medium, blob.digest, limit=blob.size) if pending is None else pending
 
 
 def _with_paths(bundle: Bundle, signed: Mapping[str, SignedStatement]) -> dict[str, SignedStatement]:
@@ -363,7 +363,7 @@ def check_files(bundle: Bundle, on_event: OnEvent = ignore) -> str:
     """Check every file, on all cores, and that the medium contains nothing else."""
     bundle.medium.check_extent(bundle.tree, bundle.held)
     for digest in sorted(bundle.held & bundle.records.keys()):
-        record(bundle.medium, digest, limit=dsse.MAX_BUNDLE)
+        read_record(bundle.medium, digest, limit=dsse.MAX_BUNDLE)
     done, total = 0, bundle.tree.size
 
     def moved(count: int) -> None:

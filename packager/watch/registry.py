@@ -14,7 +14,7 @@ _PAGE = 100
 _TIMEOUT = 20  # seconds of one request
 
 
-def aliased(address: str, names: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+def list_aliases(address: str, names: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
     """Return the aliases of registered models, by name and alias, with the version each means now.
 
     A model that is not there is left out. Raises SourceError where the registry does not answer.
@@ -29,7 +29,7 @@ def aliased(address: str, names: Iterable[str]) -> Mapping[str, Mapping[str, str
         }
 
 
-def tagged(address: str, names: Iterable[str], key: str, value: str) -> list[tuple[str, str]]:
+def list_tagged(address: str, names: Iterable[str], key: str, value: str) -> list[tuple[str, str]]:
     """Return (name, version) of the versions of registered models that have a tag. Raises SourceError."""
     wanted, text = set(names), f"tags.`{key}` = '{value}'"
     with connect(_settings(address), _TIMEOUT) as registry:

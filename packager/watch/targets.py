@@ -46,7 +46,7 @@ class Target:
         return found[1] + number
 
 
-def targets(models: Iterable[Model], tracking: str | None) -> list[Target]:
+def list_targets(models: Iterable[Model], tracking: str | None) -> list[Target]:
     """Return the models that follow a registry. Raises UsageError where none does, or one cannot be followed.
 
     `tracking` is the registry of recipes that name none.

@@ -26,7 +26,7 @@ from packager.release_plan.spans import Spans
 from packager.store.store import Store
 from packager.watch import registry, webhook
 from packager.watch.ledger import Item, Ledger, State
-from packager.watch.targets import Target, drop_recipe, targets, write_recipe
+from packager.watch.targets import Target, drop_recipe, list_targets, write_recipe
 
 _ATTEMPTS = 3
 _PAUSE = 30.0  # seconds until the second attempt; four times as many until the third
@@ -83,7 +83,7 @@ class Watcher:
 
     def __init__(self, file: ReleaseFile, options: Options, on_event: OnEvent = ignore) -> None:
         self._file, self._options, self._on_event = file, options, on_event
-        self._targets = targets(file.models, options.tracking)
+        self._targets = list_targets(file.models, options.tracking)
         self._of_item = {(target.registry, target.name, target.model.name): target for target in self._targets}
         self._registries = sorted({target.registry for target in self._targets})
         if options.receiver and options.receiver.secret and len(self._registries) > 1:
@@ -168,12 +168,12 @@ class Watcher:
     def _poll_one(self, address: str, ledger: Ledger) -> None:
         mine = [target for target in self._targets if target.registry == address]
         names = {target.name for target in mine}
-        aliases = registry.aliased(address, names)
+        aliases = registry.list_aliases(address, names)
         for target in mine:
             if number := aliases.get(target.name, {}).get(target.alias):
                 self._see(ledger, target, number, f"alias {target.alias}")
         if self._options.tag:
-            found = registry.tagged(address, names, *self._options.tag)
+            found = registry.list_tagged(address, names, *self._options.tag)
             for name, number in found:
                 for target in mine:
                     if target.name == name:
@@ -281,7 +281,7 @@ class Watcher:
                 stopped = replace(target.model, version=item.version)
                 self._finish(ledger, *items[name], stopped_row(stopped, Problem(code, str(error), hint)))
         file = ReleaseFile(self._file.path, tuple(models))
-        for row in driver.release(file, self._options.release, self._on_event, exclusive=False):
+        for row in driver.run_release(file, self._options.release, self._on_event, exclusive=False):
             self._finish(ledger, *items[row.name], row)
 
     def _finish(self, ledger: Ledger, item: Item, target: Target, row: ModelRow) -> None:

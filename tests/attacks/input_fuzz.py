@@ -90,7 +90,7 @@ def _each(*calls: Callable[[], object]) -> None:
 def _profile(path: Path) -> None:
     file = path.with_suffix(".yaml")
     file.write_bytes(path.read_bytes())
-    engine.profile(str(file), path.parent)
+    engine.load_profile(str(file), path.parent)
 
 
 MLMODEL = """artifact_path: model

@@ -236,8 +236,8 @@ def test_conformance_report_is_escaped(tmp_path: Path) -> None:
     assert not acts(junit.render(result))
     assert not acts(escape.json_text(result))
     assert not acts(html.render(result))
-    assert not acts(results.table(result))
-    assert not FORGED.search(results.table(result))
+    assert not acts(results.render_table(result))
+    assert not FORGED.search(results.render_table(result))
     report.write(result, tmp_path, None)
     assert not [row for path in tmp_path.iterdir() for row in acts(path.read_text())]
 
@@ -247,7 +247,7 @@ def test_verdict_is_escaped() -> None:
     verdict = Verdict(
         ("parity",), (finding, Finding("parity", "warning", NASTY, NASTY)), (), "dev", "sha256:" + "0" * 64
     )
-    for form in (policyreport.table, policyreport.sarif, policyreport.junit):
+    for form in (policyreport.render_table, policyreport.render_sarif, policyreport.render_junit):
         assert not acts(form(verdict, "tiny:1.0.0")), form
         assert not FORGED.search(form(verdict, "tiny:1.0.0"))
 

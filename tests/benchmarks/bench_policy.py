@@ -55,10 +55,10 @@ def gather(folder: Path) -> Callable[[], object]:
 
 def main() -> None:
     judged = document()
-    for name in engine.profiles():
-        profile = engine.profile(name, Path())
+    for name in engine.list_profiles():
+        profile = engine.load_profile(name, Path())
         asked = median(lambda profile=profile: engine.judge(profile, judged, DAY))  # type: ignore[misc]
-        loaded = median(lambda name=name: engine.profile(name, Path()))  # type: ignore[misc]
+        loaded = median(lambda name=name: engine.load_profile(name, Path()))  # type: ignore[misc]
         rules = len(profile.rules)
         print(
             f"{name:10} {rules:2} rules  load {1000 * loaded:5.1f} ms  judge {1000 * asked:5.1f} ms  "

@@ -141,18 +141,18 @@ def test_a_damaged_bundle_is_not_judged(built: Project, tmp_path: Path) -> None:
 def test_the_promise_decides_the_cells() -> None:
     target = {"runtime": "onnxruntime", "device": "cpu", "precision": "fp32"}
     contract = {"runs-on": {"onnxruntime": {"versions": ">=1.17,<1.25"}}, "targets": {"t": target}}
-    assert [cell.version for cell in cells.plan(contract, [])] == ["1.17.0", "1.24.4"]
-    everything = cells.plan(contract, [cells.parse_selection("onnxruntime==*")])
+    assert [cell.version for cell in cells.plan_cells(contract, [])] == ["1.17.0", "1.24.4"]
+    everything = cells.plan_cells(contract, [cells.parse_selection("onnxruntime==*")])
     assert len(everything) >= 12 and everything[0].version.startswith("1.15")
     assert {cell.requirements[1] for cell in everything if cell.version < "1.19"} == {"numpy==1.26.4"}
-    exact = cells.plan(contract, [cells.parse_selection("onnxruntime==1.22.9")])
+    exact = cells.plan_cells(contract, [cells.parse_selection("onnxruntime==1.22.9")])
     assert exact[0].version == "1.22.9", "a patch release that was not measured may be named"
     triton = {"runs-on": {"triton": {"versions": ">=24.04"}}, "targets": {"t": target}}
-    assert [cell.version for cell in cells.plan(triton, [])] == ["2.46.0", "2.51.0"], "NVIDIA's names of releases"
-    assert [cell.version for cell in cells.plan(triton, [cells.parse_selection("triton==2.39")])] == ["2.39.0"]
-    (later,) = cells.plan({**triton, "runs-on": {"triton": {"versions": ">=25.01"}}}, [])
+    assert [cell.version for cell in cells.plan_cells(triton, [])] == ["2.46.0", "2.51.0"], "NVIDIA's names of releases"
+    assert [cell.version for cell in cells.plan_cells(triton, [cells.parse_selection("triton==2.39")])] == ["2.39.0"]
+    (later,) = cells.plan_cells({**triton, "runs-on": {"triton": {"versions": ">=25.01"}}}, [])
     assert later.reason.startswith("of the promised `>=25.01` no version can be tested")
-    (nothing,) = cells.plan({**contract, "targets": {}}, [cells.parse_selection("triton")])
+    (nothing,) = cells.plan_cells({**contract, "targets": {}}, [cells.parse_selection("triton")])
     assert nothing.reason == "the bundle holds no artefact for onnxruntime, triton"
     names = "bentoml kserve mlserver onnxruntime onnxruntime-gpu openvino serve triton"
     assert set(find_testable()) >= set(names.split())

@@ -15,7 +15,7 @@ import pytest
 
 from packager.bundle.bundle import open_bundle
 from packager.formats import slsa
-from packager.release.sign import drafts
+from packager.release.sign import read_drafts
 from packager.store.store import Store
 from tests.e2e.conftest import Project, tool
 from tests.support.environments import other_python, python_with, run
@@ -69,7 +69,7 @@ def test_rebuild_uses_the_versions_in_provenance(old: Path, project: Callable[..
     made = project(RECIPE.format(source="model.skops", toolchain="locked"), **{"model.skops": old / "model.skops"})
     built = made.run("build", "--json")
     stored = open_bundle("old:1.0.0", lambda: Store(made.store))
-    rows = drafts(stored)[slsa.PREDICATE]["buildDefinition"]["resolvedDependencies"]
+    rows = read_drafts(stored)[slsa.PREDICATE]["buildDefinition"]["resolvedDependencies"]
     tools = {row["name"]: row for row in rows if row.get("annotations", {}).get("role") == "toolchain"}
     assert tools["scikit-learn"]["uri"] == "pkg:pypi/scikit-learn@1.5.2"
     assert all("digest" in row for name, row in tools.items() if not name.startswith(("python ", "machine ")))

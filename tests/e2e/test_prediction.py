@@ -86,7 +86,7 @@ def test_the_verdict_on_openvino_is_what_happens(capsys: pytest.CaptureFixture[s
     fair = {name: trial for name, trial in zip(made, openvino.answered([*made.values()]), strict=True) if trial}
     found = Confusion({name: graphs.facts(trial.graph) for name, trial in fair.items()})
     for version in OPENVINO:
-        python, about = probing.environment("openvino", version, sys.executable, CACHE)
+        python, about = probing.make_environment("openvino", version, sys.executable, CACHE)
         assert about["version"] == version
         found.add("openvino", version, openvino.trials(python, [*fair.values()]))
     with capsys.disabled():

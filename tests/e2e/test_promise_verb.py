@@ -68,8 +68,11 @@ def test_what_compat_does_not_grant_is_not_signed(here: Project) -> None:
 def test_an_addition_that_changes_what_is_promised_is_refused(here: Project, change: str) -> None:
     bundle = open_bundle(str(here.folder / "cnn.bundle.tar"), lambda: pytest.fail("no store is needed"))
     told = bundle.load(CONTRACT)
-    added: Any = copy.deepcopy(promises.predicate(told, "triton", ">=24.04"))
-    assert promises.extended(bundle, signed(added)).load(CONTRACT)["targets"]["triton-cpu-fp32"]["runtime"] == "triton"
+    added: Any = copy.deepcopy(promises.build_predicate(told, "triton", ">=24.04"))
+    assert (
+        promises.extend_contract(bundle, signed(added)).load(CONTRACT)["targets"]["triton-cpu-fp32"]["runtime"]
+        == "triton"
+    )
     target = added["targets"]["triton-cpu-fp32"]
     if change == "path":
         target["path"] = "model/other.onnx"
@@ -84,7 +87,7 @@ def test_an_addition_that_changes_what_is_promised_is_refused(here: Project, cha
     else:
         added["targets"] = []
     with pytest.raises(IntegrityError, match="adds no promise"):
-        promises.extended(bundle, signed(added))
+        promises.extend_contract(bundle, signed(added))
 
 
 def signed(added: Any) -> list[Evidence]:
@@ -96,4 +99,4 @@ def signed(added: Any) -> list[Evidence]:
 
 def test_a_runtime_that_nobody_knows_is_a_usage_error() -> None:
     with pytest.raises(UsageError):
-        promises.predicate({"runs-on": {}, "targets": {}}, "nothing", ">=1")
+        promises.build_predicate({"runs-on": {}, "targets": {}}, "nothing", ">=1")

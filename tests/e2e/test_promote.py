@@ -16,7 +16,7 @@ import pytest
 from packager.bundle.bundle import Bundle, open_bundle
 from packager.canonical import dump
 from packager.formats import dsse, intoto, slsa, vsa
-from packager.release.sign import drafts
+from packager.release.sign import read_drafts
 from packager.store.store import Store
 from packager.trust import edit, file, keys
 from tests.e2e.conftest import Project
@@ -100,7 +100,7 @@ def test_nothing_that_is_unsigned_counts(gate: Project, built: Project) -> None:
 
 
 def test_a_good_statement_does_not_outvote_a_bad_one(gate: Project, built: Project) -> None:
-    made = copy.deepcopy(drafts(open_bundle("cnn:1.2.3", lambda: Store(built.store)))[slsa.PREDICATE])
+    made = copy.deepcopy(read_drafts(open_bundle("cnn:1.2.3", lambda: Store(built.store)))[slsa.PREDICATE])
     (row,) = [item for item in made["runDetails"]["byproducts"] if item["name"] == slsa.FACTS]
     facts = json.loads(base64.b64decode(row["content"]))
     facts["nondeterministic"] = ["RandomNormalLike"]

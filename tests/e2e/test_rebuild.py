@@ -22,7 +22,7 @@ from packager.canonical import dump
 from packager.formats import intoto, reference_outputs, slsa
 from packager.policy import facts
 from packager.release import rebuild
-from packager.release.sign import attest, drafts, sign
+from packager.release.sign import attest, read_drafts, sign
 from packager.store.store import Store
 from packager.transport import copy
 from packager.trust import keys
@@ -47,7 +47,7 @@ def stored(made: Project, name: str = "cnn:1.2.3") -> Bundle:
 
 
 def provenance(made: Project) -> dict[str, Any]:
-    return drafts(stored(made))[slsa.PREDICATE]
+    return read_drafts(stored(made))[slsa.PREDICATE]
 
 
 def test_the_published_file_is_rebuilt_to_its_digest(built: Project, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def tampered(made: Project, folder: Path, signer: keys.PrivateKey) -> Bundle:
 
 def test_every_file_that_differs_is_explained(built: Project, tmp_path: Path) -> None:
     published = tampered(built, tmp_path, keys.generate("p256"))
-    found = {item.path: " ".join(item.words) for item in rebuild.differences(published, stored(built))}
+    found = {item.path: " ".join(item.words) for item in rebuild.list_differences(published, stored(built))}
     assert "`constants." in found["model/model.onnx"]
     assert '`runs-on.onnxruntime.versions` was ">=1.10", is ">=1.17"' in found[CONTRACT]
     assert list(found)[-2:] == ["bundle.json", "sbom.cdx.json"], "what follows from the others comes last"
@@ -159,7 +159,7 @@ def test_it_is_complete(built: Project) -> None:
     assert {f"pkg:pypi/torch@{lock['toolchain']['torch']}"} <= {row.get("uri") for row in rows}
     steps = {row["name"] for row in made["runDetails"]["byproducts"] if row["name"].startswith("step ")}
     assert steps >= {"step export", "step measure"}
-    assert set(drafts(stored(built))) == {
+    assert set(read_drafts(stored(built))) == {
         slsa.PREDICATE,
         reference_outputs.PREDICATE,
         "https://cyclonedx.org/bom",
@@ -169,7 +169,7 @@ def test_it_is_complete(built: Project) -> None:
 
 def test_reference_outputs_are_stated_for_the_inputs_in_the_bundle(built: Project) -> None:
     bundle = stored(built)
-    stated = drafts(bundle)[reference_outputs.PREDICATE]
+    stated = read_drafts(bundle)[reference_outputs.PREDICATE]
     inside = {path: blob.digest.removeprefix("sha256:") for path, blob in bundle.tree if path.startswith("vectors/")}
     assert {row["name"]: row["digest"]["sha256"] for row in stated["inputs"]} == inside
     (file, *_) = stated["outputs"]

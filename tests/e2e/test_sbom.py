@@ -57,7 +57,7 @@ def judge(project: Project, name: str) -> dict[str, Any]:
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     newer = project.run("sbom", name, "--spec", "1.7").stdout
     assert JsonStrictValidator(SchemaVersion.V1_7).validate_str(newer) is None
-    hashes = {row["content"] for item in completeness.components(bom) for row in item.get("hashes", [])}
+    hashes = {row["content"] for item in completeness.list_components(bom) for row in item.get("hashes", [])}
     files = project.run("inspect", name, "--json")["files"]
     missing = {path for path, about in files.items() if about["digest"].removeprefix("sha256:") not in hashes}
     assert missing == {"sbom.cdx.json", "bundle.json"}, "itself, and the record that names its digest"

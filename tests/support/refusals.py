@@ -55,7 +55,7 @@ def refusal(folder: Path, text: str) -> Refusal | None:
 
 def _judged(folder: Path, text: str) -> engine.Verdict:
     parsed = recipe.parse(text, "bundle.yaml", plugins.names("runtimes"))
-    profile = engine.profile(parsed.policy, folder)
+    profile = engine.load_profile(parsed.policy, folder)
     locking.check_targets(parsed)
     locking.check_signature(parsed, "onnx")
     level, options = locking.choose_level(parsed, "onnx"), build._export_options(parsed)

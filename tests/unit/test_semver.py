@@ -46,8 +46,8 @@ def test_precedence_is_that_of_the_specification(lower: str, higher: str) -> Non
     assert semver.in_range(lower, f"<{higher}")
     assert not semver.in_range(higher, f"<={lower}")
     assert (semver_compare(lower, higher), semver_compare(higher, lower)) == (-1, 1)
-    assert diff.step(lower, higher) != "none"
-    assert diff.step(higher, lower) == "none"
+    assert diff.compare_versions(lower, higher) != "none"
+    assert diff.compare_versions(higher, lower) == "none"
 
 
 @pytest.mark.parametrize("version", ORDERED)
@@ -56,7 +56,7 @@ def test_build_metadata_is_ignored(version: str) -> None:
     first, second = f"{version}+20130313144700", f"{version}+exp.sha.5114f85"
     assert semver.precedence(first) == semver.precedence(second) == semver.precedence(version)
     assert semver_compare(first, second) == 0
-    assert diff.step(first, second) == diff.step(version, first) == "none"
+    assert diff.compare_versions(first, second) == diff.compare_versions(version, first) == "none"
 
 
 @pytest.mark.parametrize("version", ORDERED)

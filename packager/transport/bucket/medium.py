@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from packager.bundle.bundle import Bundle, read
-from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, blob_path, check_layout_file, record
+from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, blob_path, check_layout_file, read_record
 from packager.errors import IntegrityError, SourceError, UsageError
 from packager.files import Moved
 from packager.formats import oci
@@ -67,7 +67,9 @@ class BucketBundle:
 def _models(medium: BucketBundle, index: bytes) -> set[str]:
     """Return the digests of the manifests of an index that are no referrers."""
     rows = [item.blob.digest for item in oci.parse_index(index, subject=INDEX_FILE) if item.media_type == oci.MANIFEST]
-    return {digest for digest in rows if oci.parse_manifest(record(medium, digest), subject=digest).subject is None}
+    return {
+        digest for digest in rows if oci.parse_manifest(read_record(medium, digest), subject=digest).subject is None
+    }
 
 
 def open_reference(reference: Reference) -> BucketBundle:

@@ -25,7 +25,7 @@ TIGHT = contracts.RECIPE + "tolerance: {default: {atol: 1.0e-7}}\n"
 
 def level(before: Any, after: Any) -> tuple[str, list[str]]:
     """Return the needed level, and what changed."""
-    found = diff.contracts(contracts.read(before), contracts.read(after))
+    found = diff.compare_contracts(contracts.read(before), contracts.read(after))
     needed = diff.Difference("1.0.0", "1.0.1", tuple(found)).needed
     return needed, [f"{change.area}: {change.subject}: {change.message}" for change in found]
 
@@ -173,7 +173,7 @@ def test_another_graph_behind_the_same_promises_is_a_patch() -> None:
     ],
 )
 def test_a_step_of_versions(before: str, after: str, taken: str) -> None:
-    assert diff.step(before, after) == taken
+    assert diff.compare_versions(before, after) == taken
 
 
 NUMBERS = st.integers(0, 12)
@@ -183,7 +183,7 @@ NUMBERS = st.integers(0, 12)
 def test_the_suggested_version_is_a_large_enough_step(major: int, minor: int, patch: int, needed: Any) -> None:
     before = f"{major}.{minor}.{patch}"
     levels = ["none", "patch", "minor", "major"]
-    assert levels.index(diff.step(before, diff.next_version(before, needed))) >= levels.index(needed)
+    assert levels.index(diff.compare_versions(before, diff.next_version(before, needed))) >= levels.index(needed)
 
 
 # bundles

@@ -79,12 +79,12 @@ def test_a_release_after_it_is_compared_with_it(bundle: Bundle) -> None:
     before, after = (
         contract.parse(canonical.dump(value)) for value in (old, {**old, "format": contract.FORMAT, "values": limits})
     )
-    assert diff.contracts(before, after) == [], "what it promised of values was its ranges"
+    assert diff.compare_contracts(before, after) == [], "what it promised of values was its ranges"
     narrower = {**old, "format": contract.FORMAT, "values": {**limits, "ids": {"min": 0, "max": 7}}}
-    (change,) = diff.contracts(before, contract.parse(canonical.dump(narrower)))
+    (change,) = diff.compare_contracts(before, contract.parse(canonical.dump(narrower)))
     assert (change.subject, change.level) == ("ids", "major") and "now takes values in [0, 7]" in change.message
     spans = {name: {**span, "limit": {"min": 1}} for name, span in old["interface"]["dimensions"].items()}
     wider = {**old, "format": contract.FORMAT, "values": {}, "interface": {**old["interface"], "dimensions": spans}}
-    levels = {change.level for change in diff.contracts(before, contract.parse(canonical.dump(wider)))}
+    levels = {change.level for change in diff.compare_contracts(before, contract.parse(canonical.dump(wider)))}
     assert levels == {"minor"}
     assert contracts.read({**old}).graph == before.graph

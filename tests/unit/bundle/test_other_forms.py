@@ -69,7 +69,7 @@ def test_the_tar_profile_names_every_file(bundle: Bundle, tmp_path: Path) -> Non
 
 
 def test_the_kitfile_names_every_file_once(bundle: Bundle) -> None:
-    value = json.loads(other_forms.kitfile(bundle))
+    value = json.loads(other_forms.write_kitfile(bundle))
     named = [value["model"]["path"], *(part["path"] for part in value["model"]["parts"])]
     named += [row["path"] for row in (*value["code"], *value["docs"])]
     assert sorted(named) == sorted(path for path, _ in bundle.tree)

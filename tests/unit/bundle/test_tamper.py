@@ -177,7 +177,7 @@ def test_corrupt_single_files_are_refused(signed: Path, key: PrivateKey, tmp_pat
 
 def test_sizes_of_eight_gibibytes_have_a_header() -> None:
     """Only pax can say them; the reader must recompute that header too."""
-    assert single_file.header("blobs/sha256/" + "a" * 64, 9 << 30)[156:157] == b"x"
+    assert single_file.write_header("blobs/sha256/" + "a" * 64, 9 << 30)[156:157] == b"x"
 
 
 def test_a_bundle_of_format_one_keeps_its_digest(store: Store) -> None:

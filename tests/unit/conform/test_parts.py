@@ -39,15 +39,15 @@ def test_trial_value_of_a_knob_is_allowed_and_not_the_default(tmp_path: Path) ->
 
 
 def test_a_report_counts_by_operator_and_reads_back() -> None:
-    found = operators.report(TESTS, ANSWERS, FACTS)
+    found = operators.build_report(TESTS, ANSWERS, FACTS)
     assert found["operators"] == {
         "Gemm": {"passed": 0, "skipped": 0, "failed": {"test_gemm": "wrong: 3 elements"}},
         "Relu": {"passed": 1, "skipped": 1, "failed": {}},
     }
     assert found["untested"] == ["Mystery"] and operators.is_report(found)
-    first, second = operators.lines(found)
+    first, second = operators.render_lines(found)
     assert "1 pass on r 1, 1 fail, 1 do not apply" in first and "Mystery" in first and "Gemm: test_gemm" in second
-    assert operators.lines({"reason": "it is a server"}) == ["operators: not tested: it is a server"]
+    assert operators.render_lines({"reason": "it is a server"}) == ["operators: not tested: it is a server"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_report_counts_by_operator_and_reads_back() -> None:
     ],
 )
 def test_foreign_report_is_validated(place: tuple[str, ...], value: Any) -> None:
-    found: Any = {"report": copy.deepcopy(operators.report(TESTS, ANSWERS, FACTS))}
+    found: Any = {"report": copy.deepcopy(operators.build_report(TESTS, ANSWERS, FACTS))}
     member, path = found, ("report", *place)
     for step in path[:-1]:
         member = member[step]

@@ -234,9 +234,9 @@ def test_it_is_registered_beside_its_source(tmp_path: Path) -> None:
     made_of = bundle_of(tmp_path / "store", linear(), LINEAR, **{"sbom.cdx.json": sbom_of(f"models:/{source}")})
     out = rendered("mlflow", made_of, tmp_path / "out")
     settings = Settings(tmp_path, tracking=tracking)
-    found = mlflow_registry.register(made_of, out, "digits-packaged", settings, proofs.origin(made_of))
+    found = mlflow_registry.register(made_of, out, "digits-packaged", settings, proofs.find_origin(made_of))
     assert (found.name, found.version, found.created) == ("digits-packaged", "1", True)
-    again = mlflow_registry.register(made_of, out, "digits-packaged", settings, proofs.origin(made_of))
+    again = mlflow_registry.register(made_of, out, "digits-packaged", settings, proofs.find_origin(made_of))
     assert (again.version, again.model, again.created) == ("1", found.model, False)
     with client_of(tracking):
         client = mlflow.MlflowClient()
@@ -247,10 +247,10 @@ def test_it_is_registered_beside_its_source(tmp_path: Path) -> None:
         answer = mlflow.pyfunc.load_model("models:/digits-packaged/1", suppress_warnings=True).predict(rows)
         np.testing.assert_array_equal(np.stack(answer["y"]), np.arange(8).reshape(4, 2))
     with pytest.raises(UsageError, match="is not the name of a model"):
-        mlflow_registry.register(made_of, out, "a' or 'b", settings, proofs.origin(made_of))
+        mlflow_registry.register(made_of, out, "a' or 'b", settings, proofs.find_origin(made_of))
     other = bundle_of(tmp_path / "store", linear() + b"\x7a\x00", LINEAR)
     with pytest.raises(UsageError, match="is not of this bundle"):
-        mlflow_registry.register(other, out, "digits-packaged", settings, proofs.origin(other))
+        mlflow_registry.register(other, out, "digits-packaged", settings, proofs.find_origin(other))
     (out / "serve.json").write_text("{}")
     with pytest.raises(UsageError, match=r"no rendered model of MLflow: serve\.json"):
-        mlflow_registry.register(made_of, out, "digits-packaged", settings, proofs.origin(made_of))
+        mlflow_registry.register(made_of, out, "digits-packaged", settings, proofs.find_origin(made_of))

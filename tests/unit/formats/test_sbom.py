@@ -123,11 +123,11 @@ def test_what_a_card_declares_is_in_the_sbom_and_valid() -> None:
         "distilbert/distilbert-base-uncased",
     ]
     assert [item["name"] for item in bom["components"] if item["type"] == "data"] == ["digits", "sst2", "glue"]
-    assert completeness.report(bom, signed=True).clusters["KPI"][0].filled
+    assert completeness.assess_sbom(bom, signed=True).clusters["KPI"][0].filled
 
 
 def test_every_wheel_and_file_is_there_with_its_hash() -> None:
-    hashes = {row["content"] for item in completeness.components(made()) for row in item.get("hashes", [])}
+    hashes = {row["content"] for item in completeness.list_components(made()) for row in item.get("hashes", [])}
     assert {wheel.sha256 for wheel in (ARRAYS, NEWER, ENGINE, LOCAL)} <= hashes
     assert {blob.digest.removeprefix("sha256:") for _, blob in FILES} <= hashes
 
@@ -170,8 +170,8 @@ def test_the_serial_number_follows_the_content() -> None:
 
 
 def test_missing_elements_are_reported_with_their_remedy() -> None:
-    full = completeness.report(made(), signed=True)
-    bare = completeness.report(made(licence=None, description=None, authors=(), datasets=[]), signed=False)
+    full = completeness.assess_sbom(made(), signed=True)
+    bare = completeness.assess_sbom(made(licence=None, description=None, authors=(), datasets=[]), signed=False)
     names = (
         "Metadata",
         "System level properties",
@@ -195,7 +195,7 @@ def test_spdx_has_the_same_components_and_edges() -> None:
     bom = made()
     value = json.loads(spdx.convert(bom))
     assert spdx.convert(bom) == spdx.convert(made())
-    assert len(value["packages"]) == 1 + len(list(completeness.components(bom)))
+    assert len(value["packages"]) == 1 + len(list(completeness.list_components(bom)))
     assert len({package["SPDXID"] for package in value["packages"]}) == len(value["packages"])
     known = {package["SPDXID"] for package in value["packages"]} | {"SPDXRef-DOCUMENT"}
     assert all({row["spdxElementId"], row["relatedSpdxElement"]} <= known for row in value["relationships"])
@@ -238,7 +238,7 @@ def test_spdx_3_has_the_model_as_an_ai_package_and_the_same_components() -> None
     assert "publisher@example.com" in source["comment"]
     kinds = ("ai_AIPackage", "dataset_DatasetPackage", "software_File", "software_Package")
     ancestors = len(bom["metadata"]["component"]["pedigree"]["ancestors"])
-    assert sum(len(found[kind]) for kind in kinds) == 1 + ancestors + len(list(completeness.components(bom)))
+    assert sum(len(found[kind]) for kind in kinds) == 1 + ancestors + len(list(completeness.list_components(bom)))
     edges = {item["relationshipType"] for item in found["Relationship"]}
     assert edges == {"contains", "dependsOn", "trainedOn", "descendantOf", "hasDeclaredLicense"}
     assert ENGINE.sha256 in data.decode()

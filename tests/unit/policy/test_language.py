@@ -206,9 +206,9 @@ def test_time_is_readable_only_with_the_clock_setting(tmp_path: Path) -> None:
     )
     (tmp_path / "no.yaml").write_text("rules: [a.rego]")
     with pytest.raises(UsageError, match=r"time\.now_ns"):
-        engine.profile("no.yaml", tmp_path)
+        engine.load_profile("no.yaml", tmp_path)
     (tmp_path / "yes.yaml").write_text("rules:\n  - a.rego: {clock: true}\n")
-    chosen = engine.profile("yes.yaml", tmp_path)
+    chosen = engine.load_profile("yes.yaml", tmp_path)
     day = engine.day_of({"today": "2026-11-28"})
     said = engine.judge(chosen, {"model": MODEL}, day).findings
     assert "[2026, 11, 28]" in {finding.message for finding in said}

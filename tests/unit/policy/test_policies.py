@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "tests" / "policies"
 RULES = plugins.names("policies")
 CASES = testing.load(FIXTURES)
-SCHEMA = jsonschema.Draft202012Validator(json.loads(factschema.schema()))
+SCHEMA = jsonschema.Draft202012Validator(json.loads(factschema.build_schema()))
 DAY = datetime.date(2026, 11, 21)
 
 
@@ -47,9 +47,9 @@ def test_every_rule_has_fixtures_that_pass_fail_and_lack_facts(rule: str) -> Non
     own = [case for case in CASES if case.rule == rule]
     assert [case for case in own if not case.finds], f"write a passing case into {FIXTURES / rule}.yaml"
     assert [case for case in own if case.finds], f"write a failing case into {FIXTURES / rule}.yaml"
-    assert engine.needs(rule), "a rule says which facts it reads"
+    assert engine.list_needs(rule), "a rule says which facts it reads"
     outcomes = [outcome for case in own for outcome in testing.run(case)]
-    assert sum("without" in outcome.name for outcome in outcomes) >= len(engine.needs(rule))
+    assert sum("without" in outcome.name for outcome in outcomes) >= len(engine.list_needs(rule))
     assert [outcome for outcome in outcomes if outcome.problem] == []
 
 
@@ -58,7 +58,7 @@ def test_removing_a_member_never_turns_a_failure_into_a_pass(case: testing.Case)
     """Take away any one member anywhere in the facts: what was refused stays refused, or the fact is missing."""
     chosen = Profile("test", (case.rule,), settings={case.rule: RuleSettings(case.params)})
     for changed in _without_one(dict(case.facts)):
-        if factschema.problems(changed):
+        if factschema.find_problems(changed):
             assert not engine.judge(chosen, changed).ok
 
 
@@ -75,14 +75,14 @@ def _without_one(value: Any) -> list[Any]:
 
 
 def test_schema_checker_agrees_with_the_reference_implementation() -> None:
-    jsonschema.Draft202012Validator.check_schema(json.loads(factschema.schema()))
+    jsonschema.Draft202012Validator.check_schema(json.loads(factschema.build_schema()))
     head = {"format": 1, "stage": "bundle", "name": "n", "version": "1"}
     seen = set()
     for case in CASES:
         for sample in [dict(case.facts), *_without_one(dict(case.facts))]:
             valid = SCHEMA.is_valid({**head, **sample})
             seen.add(valid)
-            assert valid == (not factschema.problems(sample)), sample
+            assert valid == (not factschema.find_problems(sample)), sample
     assert seen == {True, False}
 
 
@@ -92,11 +92,11 @@ def test_schema_checker_agrees_with_the_reference_implementation() -> None:
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
         max_leaves=8,
     ),
-    st.sampled_from(sorted(factschema.sections())),
+    st.sampled_from(sorted(factschema.list_sections())),
 )
 def test_schema_checker_agrees_on_random_sections(value: JSON, section: str) -> None:
     head = {"format": 1, "stage": "bundle", "name": "n", "version": "1"}
-    assert SCHEMA.is_valid({**head, section: value}) == (not factschema.problems({section: value}))
+    assert SCHEMA.is_valid({**head, section: value}) == (not factschema.find_problems({section: value}))
 
 
 def test_malformed_facts_are_missing_facts() -> None:
@@ -112,7 +112,7 @@ def test_malformed_facts_are_missing_facts() -> None:
 def test_profiles_set_parameters_levels_and_days(tmp_path: Path) -> None:
     text = "rules:\n  - parity\n  - budget: {files: 1, level: warning}\n  - engines: {host-code: true}\n"
     (tmp_path / "p.yaml").write_text(text + "  - signature: {effective-on: 2027-01-01}\n")
-    found = engine.profile("p.yaml", tmp_path)
+    found = engine.load_profile("p.yaml", tmp_path)
     assert found.rules == ("parity", "budget", "engines", "signature")
     assert found.settings_of("budget") == RuleSettings({"files": 1}, "warning")
     assert found.settings_of("engines") == RuleSettings({"host_code": True})
@@ -129,7 +129,7 @@ def test_profiles_set_parameters_levels_and_days(tmp_path: Path) -> None:
     ):
         (tmp_path / "bad.yaml").write_text(f"rules:\n  - parity\n  - {line}\n")
         with pytest.raises(UsageError) as caught:
-            engine.profile("bad.yaml", tmp_path)
+            engine.load_profile("bad.yaml", tmp_path)
         assert word in f"{caught.value.message} {caught.value.hint}"
 
 
@@ -160,7 +160,7 @@ def test_policy_digest_is_in_the_verdict_and_follows_every_setting(tmp_path: Pat
     digests = []
     for text in texts:
         (tmp_path / "p.yaml").write_text(text)
-        chosen = engine.profile("p.yaml", tmp_path)
+        chosen = engine.load_profile("p.yaml", tmp_path)
         digests.append(engine.judge(chosen, {}).to_json()["policy"])
         assert digests[-1] == chosen.digest
     assert len(set(digests)) == len(texts)
@@ -243,7 +243,7 @@ def bundle(tmp_path: Path) -> Bundle:
     return bundles.make(bundles.store_in(tmp_path), files)
 
 
-EVERYTHING = frozenset(factschema.sections())
+EVERYTHING = frozenset(factschema.list_sections())
 
 
 def test_facts_of_a_bundle_fit_the_schema_and_see_what_is_wrong(bundle: Bundle) -> None:
@@ -330,7 +330,7 @@ def verdict() -> Verdict:
 
 
 def test_sarif_names_rule_place_and_remedy() -> None:
-    (run,) = json.loads(report.sarif(verdict(), "tiny:1.0.0"))["runs"]
+    (run,) = json.loads(report.render_sarif(verdict(), "tiny:1.0.0"))["runs"]
     assert [rule["id"] for rule in run["tool"]["driver"]["rules"]] == ["signature", "no-pickle", "deterministic"]
     (result,) = run["results"]
     assert (result["ruleId"], result["ruleIndex"], result["level"]) == ("no-pickle", 1, "error")
@@ -344,21 +344,21 @@ def test_sarif_names_rule_place_and_remedy() -> None:
 
 
 def test_junit_has_a_case_per_rule() -> None:
-    suites = ElementTree.fromstring(report.junit(verdict(), "tiny:1.0.0"))
+    suites = ElementTree.fromstring(report.render_junit(verdict(), "tiny:1.0.0"))
     assert suites.attrib == {"tests": "3", "failures": "1", "errors": "0"}
     outcomes = {case.attrib["name"]: [child.tag for child in case] for case in suites.iter("testcase")}
     assert outcomes == {"signature": ["skipped"], "no-pickle": ["failure"], "deterministic": []}
 
 
 def test_the_table_says_everything() -> None:
-    text = report.table(verdict(), "tiny:1.0.0")
+    text = report.render_table(verdict(), "tiny:1.0.0")
     for word in ("deferred", "FAIL", "ok ", "hint: export it", "refused by `p`", str(verdict().policy)):
         assert word in text
 
 
 def test_documentation_is_generated_from_the_rules() -> None:
     page = (ROOT / "docs" / "reference" / "policies.md").read_text()
-    assert page.endswith(docs.chapter()), "run `make reference`"
+    assert page.endswith(docs.render_chapter()), "run `make reference`"
 
 
 def test_tests_of_rules_are_read_strictly(tmp_path: Path) -> None:
@@ -417,11 +417,11 @@ def test_sarif_is_what_its_schema_says() -> None:
         engine.judge(chosen, {}, DAY),
         engine.judge(Profile("p", ("budget",)), facts, DAY),
     ):
-        log = json.loads(report.sarif(verdict_, "tiny:1.0.0"))
+        log = json.loads(report.render_sarif(verdict_, "tiny:1.0.0"))
         assert [error.message for error in validator.iter_errors(log)] == []
     assert any(
         "suppressions" in row
-        for row in json.loads(report.sarif(engine.judge(chosen, facts, DAY), "t"))["runs"][0]["results"]
+        for row in json.loads(report.render_sarif(engine.judge(chosen, facts, DAY), "t"))["runs"][0]["results"]
     )
     with pytest.raises(jsonschema.ValidationError):
         validator.validate({**log, "runs": [{**log["runs"][0], "results": [{"level": "fatal"}]}]})

@@ -103,22 +103,22 @@ def test_random_operators_are_refused() -> None:
     assert [finding.rule for finding in verdict.findings] == ["deterministic"]
 
 
-@pytest.mark.parametrize("name", engine.profiles())
+@pytest.mark.parametrize("name", engine.list_profiles())
 def test_every_profile_of_ours_loads(name: str) -> None:
-    assert engine.profile(name, Path()).rules
+    assert engine.load_profile(name, Path()).rules
 
 
 def test_profiles_of_others(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("rules: [deterministic]\n")
-    assert engine.profile("mine.yaml", tmp_path).rules == ("deterministic",)
+    assert engine.load_profile("mine.yaml", tmp_path).rules == ("deterministic",)
     for text, word in (("rules: []", "rules"), ("rules: [partiy]", "parity"), ("rule: [parity]", "rules"), ("", "")):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(UsageError) as caught:
-            engine.profile("bad.yaml", tmp_path)
+            engine.load_profile("bad.yaml", tmp_path)
         assert word in f"{caught.value.message} {caught.value.hint}"
     for name in ("relaese", "absent.yaml"):
         with pytest.raises(UsageError):
-            engine.profile(name, tmp_path)
+            engine.load_profile(name, tmp_path)
 
 
 DAY = datetime.date(2026, 12, 31)
@@ -133,7 +133,7 @@ def test_incomplete_measurement_fails_the_release_profile() -> None:
     assert (finding.rule, finding.level, finding.subject) == ("coverage", "error", "onnxruntime-cpu-fp32/sequence")
     assert "only up to sequence=4096" in finding.message
     assert "[1, 4096]" in str(finding.hint)
-    assert engine.judge(engine.profile("dev", Path()), short).ok
+    assert engine.judge(engine.load_profile("dev", Path()), short).ok
 
 
 @pytest.mark.parametrize(("day", "ok"), [(DAY, True), (DAY + datetime.timedelta(1), False), (None, False)])
@@ -164,7 +164,7 @@ def test_a_missing_fact_cannot_be_waived() -> None:
 def test_waivers_are_written_completely(tmp_path: Path) -> None:
     good = 'rules: [parity]\nwaivers:\n  - {rule: parity, subject: "*/y", owner: ada, reason: known, expires: 2026-12-31}\n'
     (tmp_path / "p.yaml").write_text(good)
-    assert engine.profile("p.yaml", tmp_path).waivers == (Waiver("parity", "*/y", "ada", "known", DAY),)
+    assert engine.load_profile("p.yaml", tmp_path).waivers == (Waiver("parity", "*/y", "ada", "known", DAY),)
     for old, new, word in (
         ("2026-12-31", "never", "every waiver ends"),
         ("owner: ada, ", "", "no `owner`"),
@@ -174,5 +174,5 @@ def test_waivers_are_written_completely(tmp_path: Path) -> None:
     ):
         (tmp_path / "p.yaml").write_text(good.replace(old, new))
         with pytest.raises(UsageError) as caught:
-            engine.profile("p.yaml", tmp_path)
+            engine.load_profile("p.yaml", tmp_path)
         assert word in f"{caught.value.message} {caught.value.hint}"

@@ -40,7 +40,7 @@ def test_profile_digest_follows_the_rego_files_it_names(tmp_path: Path) -> None:
     digests = set()
     for text in ("deny contains x if { x := input.name }", "deny contains 1 if input.model"):
         (tmp_path / "a.rego").write_text(HEAD + text)
-        profile = engine.profile("p.yaml", tmp_path)
+        profile = engine.load_profile("p.yaml", tmp_path)
         digests.add(profile.digest)
         assert profile.settings_of("a.rego").level == "warning"
     assert len(digests) == 2
@@ -66,7 +66,7 @@ def test_policy_with_unknown_facts_is_an_error(tmp_path: Path, text: str, words:
     (tmp_path / "a.rego").write_text(HEAD + text)
     (tmp_path / "p.yaml").write_text("rules: [a.rego]")
     with pytest.raises(UsageError) as caught:
-        engine.judge(engine.profile("p.yaml", tmp_path), {"model": MODEL})
+        engine.judge(engine.load_profile("p.yaml", tmp_path), {"model": MODEL})
     assert words in caught.value.message
     assert "a.rego" in caught.value.message
 
@@ -79,13 +79,13 @@ def test_another_package_is_an_error() -> None:
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("rules: [absent.rego]")
     with pytest.raises(UsageError, match="cannot read policy"):
-        engine.profile("p.yaml", tmp_path)
+        engine.load_profile("p.yaml", tmp_path)
 
 
 def test_input_inside_texts_is_not_input() -> None:
-    assert rego.sections('# reads input\nx := "input" # input.foo\ny := `input` \nz if input.model.licence', "a") == (
-        "model",
-    )
+    assert rego.list_sections(
+        '# reads input\nx := "input" # input.foo\ny := `input` \nz if input.model.licence', "a"
+    ) == ("model",)
 
 
 def test_allow_must_be_true_and_deny_empty() -> None:
@@ -132,11 +132,11 @@ def test_reports_name_rego_rules(tmp_path: Path) -> None:
         settings={"a.rego": RuleSettings(program=HEAD + 'allow := true\ndeny contains "x" if input.model')},
     )
     verdict = engine.judge(chosen, {"model": MODEL})
-    assert "a.rego" in report.table(verdict, "n:1")
-    assert json.loads(report.sarif(verdict, "n:1"))["runs"][0]["results"][0]["ruleId"] == "a.rego"
+    assert "a.rego" in report.render_table(verdict, "n:1")
+    assert json.loads(report.render_sarif(verdict, "n:1"))["runs"][0]["results"][0]["ruleId"] == "a.rego"
     assert verdict.findings[0].documentation == "docs/reference/policies.md#rules-in-rego"
     assert "## Rules in Rego" in (EXAMPLES.parents[1] / "reference" / "policies.md").read_text()
-    assert "a.rego" not in docs.chapter()
+    assert "a.rego" not in docs.render_chapter()
 
 
 # the real thing
@@ -234,7 +234,7 @@ def test_the_evaluators_agree_on_what_policies_use(tmp_path: Path) -> None:
             check=True,
         )
         for given, document in zip(facts, json.loads(done.stdout), strict=True):
-            assert not schema.problems(given)
+            assert not schema.find_problems(given)
             ours = {message for _, message in found(text, **given) if "does not allow" not in message}
             assert ours == {str(item) for item in document["deny"]}, (body, given)
 

@@ -142,11 +142,11 @@ def test_the_weights_and_penalties_are_those_of_the_method() -> None:
 
 
 def test_cisa_elements_of_2026() -> None:
-    report = completeness.report(made(), signed=True)
+    report = completeness.assess_sbom(made(), signed=True)
     assert len(report.cisa) == 17
     missing = {item.name for item in report.cisa if not item.filled}
     assert missing == {"SBOM timestamp", "SBOM tool version", "component producer"}
-    unsigned = completeness.report(made(authors=()), signed=False)
+    unsigned = completeness.assess_sbom(made(authors=()), signed=False)
     assert {item.name for item in unsigned.cisa if not item.filled} == missing | {
         "SBOM author",
         "SBOM author signature",

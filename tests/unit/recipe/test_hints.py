@@ -258,14 +258,14 @@ def waived(models: Path, folder: Path, lines: str, policy_line: str = "release")
 
 @pytest.mark.parametrize("base", ["release", "dev", "airgap", "regulated"])
 def test_a_waiver_is_pasted_with_its_subject(models: Path, tmp_path: Path, base: str) -> None:
-    if "coverage" not in engine.profile(base, tmp_path).rules:
+    if "coverage" not in engine.load_profile(base, tmp_path).rules:
         base = "release"
     assert list(waived(models / "tokens", tmp_path, "dynamic: {rows: [2, 6400], columns: [3, 9000]}\n", base)) == []
 
 
 def test_a_profile_extends_one_of_ours(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("extends: release\nrules:\n  - coverage: {level: warning}\n  - model-card\n")
-    mine, ours = engine.profile("mine.yaml", tmp_path), engine.profile("release", tmp_path)
+    mine, ours = engine.load_profile("mine.yaml", tmp_path), engine.load_profile("release", tmp_path)
     assert mine.rules == (*ours.rules, "model-card")
     assert mine.settings_of("coverage").level == "warning" and ours.settings_of("coverage").level == "error"
     assert mine.settings_of("conformance") == ours.settings_of("conformance")

@@ -64,8 +64,8 @@ def test_components_are_matched_by_what_names_them() -> None:
 
 def test_weights_are_named() -> None:
     before, after = bytes(100), bytes(40) + b"\1" + bytes(59)
-    assert explain.weights(before, after, [(0, 40, "a"), (40, 80, "b")]) == ["constant `b` differs"]
-    assert explain.weights(before, after, []) == ["1 of 100 bytes differ, the first at 40"]
+    assert explain.explain_weights(before, after, [(0, 40, "a"), (40, 80, "b")]) == ["constant `b` differs"]
+    assert explain.explain_weights(before, after, []) == ["1 of 100 bytes differ, the first at 40"]
 
 
 def test_tensors_lines_and_bytes() -> None:
@@ -77,7 +77,7 @@ def test_tensors_lines_and_bytes() -> None:
 
 def test_another_order_is_a_difference() -> None:
     rows = [{"name": "a"}, {"name": "b"}]
-    assert list(explain.values(rows, rows[::-1], "parts")) == ["`parts` has another order"]
+    assert list(explain.explain_values(rows, rows[::-1], "parts")) == ["`parts` has another order"]
 
 
 def test_a_flood_is_cut() -> None:
@@ -97,4 +97,4 @@ JSONS = st.recursive(
 @given(JSONS, JSONS)
 def test_nothing_is_said_of_equal_values_and_something_of_others(left: object, right: object) -> None:
     same = canonical.dump(left) == canonical.dump(right)
-    assert (not list(explain.values(left, right))) == same
+    assert (not list(explain.explain_values(left, right))) == same

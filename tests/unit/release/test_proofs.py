@@ -54,16 +54,16 @@ def attached(bundle: Bundle, statement: Statement, signer: Signer) -> Bundle:
 
 def test_what_passed_is_proven_and_nothing_else(store: Store, signer: Signer) -> None:
     bundle = bundles.make(store)
-    assert proofs.proven(bundle) == {}
-    told = results.statement(result(bundle, **{"1.20.0": "pass", "1.21.0": "fail", "1.22.0": "skip"}), bundle)
-    found = proofs.proven(attached(bundle, told, signer))
+    assert proofs.list_proofs(bundle) == {}
+    told = results.build_statement(result(bundle, **{"1.20.0": "pass", "1.21.0": "fail", "1.22.0": "skip"}), bundle)
+    found = proofs.list_proofs(attached(bundle, told, signer))
     assert found == {("onnxruntime-cpu-fp32", "onnxruntime", "1.20.0"): "conformed"}
 
 
 def test_a_result_about_another_bundle_proves_nothing(store: Store, signer: Signer) -> None:
     bundle, other = bundles.make(store), bundles.make(store, {"model/model.onnx": b"other"}, name="other")
-    told = results.statement(result(other, **{"1.20.0": "pass"}), other)
-    assert proofs.proven(attached(bundle, told, signer)) == {}
+    told = results.build_statement(result(other, **{"1.20.0": "pass"}), other)
+    assert proofs.list_proofs(attached(bundle, told, signer)) == {}
     lie = result(other, **{"1.20.0": "pass"})
     forged = Statement(
         results.PREDICATE,
@@ -71,7 +71,7 @@ def test_a_result_about_another_bundle_proves_nothing(store: Store, signer: Sign
         bundle.digest.removeprefix("sha256:"),
         {"result": "PASSED", results.DETAILS: lie},
     )
-    assert proofs.proven(attached(bundle, forged, signer)) == {}
+    assert proofs.list_proofs(attached(bundle, forged, signer)) == {}
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,4 @@ def test_statements_of_another_shape_prove_nothing(
     told = Statement(kind, "tiny:1.0.0", bundle.digest.removeprefix("sha256:"), predicate)
     assert intoto.parse(told.to_bytes(), limit=1 << 20) == told
     signed = attached(bundle, told, signer)
-    assert proofs.proven(signed) == {} and proofs.origin(signed)["reference"] is None
+    assert proofs.list_proofs(signed) == {} and proofs.find_origin(signed)["reference"] is None

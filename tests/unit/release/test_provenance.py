@@ -14,7 +14,7 @@ from packager import canonical
 from packager.errors import UsageError
 from packager.formats import intoto, slsa
 from packager.release import builder as builders
-from packager.release.sign import drafts, sign
+from packager.release.sign import read_drafts, sign
 from packager.store import collector
 from packager.store.store import Store
 from packager.transport.copy import update_referrers
@@ -93,7 +93,7 @@ def test_drafts_are_signed_stay_in_the_store_and_survive_its_collector(store: St
     from packager.bundle.bundle import open_bundle
 
     bundle = open_bundle("tiny:1.0.0", lambda: store)
-    assert drafts(bundle) == {slsa.PREDICATE: whole()}
+    assert read_drafts(bundle) == {slsa.PREDICATE: whole()}
     assert not bundle.referrers, "a draft does not travel"
     key = keys.generate("p256")
     signed = sign(bundle, key)

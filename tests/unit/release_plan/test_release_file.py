@@ -16,7 +16,7 @@ from packager.errors import UsageError
 from packager.release_plan import release_file
 from packager.release_plan.release_file import Conform, Model, Promote, ReleaseFile, Settings
 
-SCHEMA = jsonschema.Draft202012Validator(json.loads(release_file.schema()))
+SCHEMA = jsonschema.Draft202012Validator(json.loads(release_file.build_schema()))
 RECIPE = "name: {name}\nversion: 1.0.0\nsource: ./model.onnx\n"
 WHOLE = """
 recipes: ["*/bundle.yaml", b]

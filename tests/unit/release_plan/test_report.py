@@ -84,12 +84,12 @@ def test_foreign_text_has_no_effect(tmp_path: Path) -> None:
     assert {item.tag for item in found.iter()} == {"testsuites", "testsuite", "testcase", "failure", "error", "skipped"}
     assert [suite.get("failures") for suite in found] == ["1", "0", "0"]
     document = json.loads((tmp_path / "out" / "release.json").read_text())
-    assert document == report.document(made)
+    assert document == report.build_document(made)
     everything = text + (tmp_path / "out" / "junit.xml").read_text() + (tmp_path / "out" / "release.json").read_text()
     log = (tmp_path / "out" / "release.sarif").read_text()
     results = json.loads(log)["runs"][0]["results"]
     assert [(one["ruleId"], one["ruleIndex"]) for one in results] == [("build", 1), ("lock", 0)]
-    everything += log + "\n".join([*report.table(made), *report.plan(made)]).replace(
+    everything += log + "\n".join([*report.render_table(made), *report.render_plan(made)]).replace(
         HOSTILE, ""
     )  # the console escapes those
     assert "\x1b" not in everything and "\u202e" not in everything

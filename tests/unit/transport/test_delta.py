@@ -175,8 +175,8 @@ def test_no_flipped_byte_gives_another_bundle(pair: tuple[Bundle, Bundle], tmp_p
 def write_tar(path: Path, members: dict[str, bytes]) -> Path:
     with path.open("wb") as file:
         for name, data in members.items():
-            file.write(single_file.header(name, len(data)) + data + bytes(single_file.padding(len(data))))
-        file.write(single_file.trailer(file.tell()))
+            file.write(single_file.write_header(name, len(data)) + data + bytes(single_file.count_padding(len(data))))
+        file.write(single_file.write_trailer(file.tell()))
     return path
 
 

@@ -19,7 +19,7 @@ from packager import canonical
 from packager.bundle.bundle import DRAFT, Bundle, open_bundle
 from packager.errors import NegativeAnswerError, OutdatedError, UsageError
 from packager.formats import slsa
-from packager.release.sign import drafts, sign, with_drafts
+from packager.release.sign import read_drafts, sign, with_drafts
 from packager.store.store import Store
 from packager.transport.copy import save, write_unpacked
 from packager.trust import edit, file, keys, model
@@ -266,7 +266,7 @@ def test_foreign_provenance_is_not_signed_as_ours(folder: Path, packager: Run) -
     (digest,) = other.quarantined()
     stranger = open_bundle(digest, lambda: other)
     assert stranger.drafts()
-    assert drafts(stranger) == {}
+    assert read_drafts(stranger) == {}
     with pytest.raises(UsageError, match="is left to be signed"):
         with_drafts(stranger)
     assert {kind for _, _, kind in list_statements(sign(stranger, keys.generate("p256")))}.isdisjoint(

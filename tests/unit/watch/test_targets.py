@@ -11,7 +11,7 @@ from packager.build.project import load_recipe
 from packager.errors import UsageError
 from packager.release_plan import release_file
 from packager.release_plan.release_file import Model
-from packager.watch.targets import drop_recipe, targets, write_recipe
+from packager.watch.targets import drop_recipe, list_targets, write_recipe
 
 RECIPE = """# our model
 name: net
@@ -31,7 +31,7 @@ def models(folder: Path, text: str) -> tuple[Model, ...]:
 
 def test_the_recipe_of_a_version_differs_in_two_lines(tmp_path: Path) -> None:
     text = RECIPE.replace("metadata: {version: kept}\n", "")
-    (target,) = targets(models(tmp_path, text), None)
+    (target,) = list_targets(models(tmp_path, text), None)
     assert (target.name, target.alias, target.registry) == ("team net", "champion", "https://mlflow.example.com")
     made = write_recipe(target, "7")
     assert (made.name, made.version) == ("net", "1.4.7")
@@ -61,11 +61,11 @@ def test_the_recipe_of_a_version_differs_in_two_lines(tmp_path: Path) -> None:
 def test_what_cannot_be_followed_is_an_error(tmp_path: Path, old: str, new: str, message: str) -> None:
     text = RECIPE.replace("metadata: {version: kept}\n", "").replace(old, new)
     with pytest.raises(UsageError, match=message):
-        targets(models(tmp_path, text), None)
+        list_targets(models(tmp_path, text), None)
 
 
 def test_a_recipe_that_changed_is_an_error(tmp_path: Path) -> None:
-    (target,) = targets(models(tmp_path, RECIPE.replace("metadata: {version: kept}\n", "")), None)
+    (target,) = list_targets(models(tmp_path, RECIPE.replace("metadata: {version: kept}\n", "")), None)
     Path(target.model.recipe).write_text("name: other\nversion: 1.0.0\nsource: ./x\n")
     with pytest.raises(UsageError, match="changed while it was watched"):
         write_recipe(target, "7")
