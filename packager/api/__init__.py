@@ -328,7 +328,7 @@ def import_bundle(
 
     if verifier is not None:
         verifier.require(bundle, workspace.on_event)
-    to = writers.local(workspace.open_store(), verified=verifier is not None, replace=replace)
+    to = writers.write_local(workspace.open_store(), verified=verifier is not None, replace=replace)
     return copy(bundle, to, workspace.on_event, jobs=workspace.jobs, label=label)
 
 
@@ -385,7 +385,7 @@ def read_schema(document: Literal["recipe", "release", "contract", "trust", "fac
         "recipe": draft.schema,
         "release": release_file.build_schema,
         "contract": contract.build_schema,
-        "trust": model.schema,
+        "trust": model.build_schema,
         "facts": schema.build_schema,
     }
     if document not in known:
@@ -411,9 +411,9 @@ def _local(destination: str | Path | Workspace) -> Destination:
     from packager.workspace import Workspace
 
     if isinstance(destination, Workspace):
-        return writers.local(destination.open_store(), verified=False)
+        return writers.write_local(destination.open_store(), verified=False)
     path = Path(destination)
-    return writers.single_file(path) if path.suffix == ".tar" else writers.layout(path)
+    return writers.single_file(path) if path.suffix == ".tar" else writers.write_layout(path)
 
 
 def _refuse_store() -> Store:

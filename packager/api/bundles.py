@@ -367,7 +367,7 @@ def measure_store(workspace: Workspace) -> StoreSize:
     """Return what the local store holds, in bytes, each blob counted once. Raises StorageError."""
     from packager.store import collector
 
-    return collector.size(workspace.open_store())
+    return collector.measure_store(workspace.open_store())
 
 
 def collect_store(workspace: Workspace, *, steps: bool = False) -> Freed:

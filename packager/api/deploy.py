@@ -216,7 +216,7 @@ def read_status(directory: Path) -> Status:
     """Return what is installed, the history, and an operation that was cut off. Raises UsageError where nothing is."""
     from packager.deploy import upgrade
 
-    return upgrade.status(directory.absolute())
+    return upgrade.read_status(directory.absolute())
 
 
 def uninstall(directory: Path, *, force: bool = False) -> list[str]:
@@ -249,7 +249,7 @@ def answer_rows(
     was, unless with `restart`. Raises UsageError, StepError.
     """
     from packager.deploy.batch import CHUNK, BatchSettings, run_batch
-    from packager.deploy.install import current
+    from packager.deploy.install import find_current
     from packager.errors import UsageError
     from packager.server.process import host_limits
 
@@ -258,7 +258,7 @@ def answer_rows(
     if not (1 <= workers <= 1024 and 1 <= rows <= 1 << 20):
         raise UsageError("expected 1 to 1024 processes, and chunks of 1 to 1048576 rows")
     settings = BatchSettings(rows, workers, columns or {}, restart)
-    return run_batch(current(directory), source, output, settings, on_event)
+    return run_batch(find_current(directory), source, output, settings, on_event)
 
 
 def hold_secrets(references: Iterable[str], variables: Mapping[str, str]) -> dict[str, str] | None:
@@ -281,14 +281,14 @@ def list_renderers() -> tuple[str, ...]:
     """
     from packager.deploy import render
 
-    return render.kinds()
+    return render.list_kinds()
 
 
 def list_render_options(kind: str) -> tuple[RenderOption, ...]:
     """Return the options of a kind that are no knobs. Raises UsageError for an unknown kind."""
     from packager.deploy import render
 
-    return render.options(kind)
+    return render.list_options(kind)
 
 
 def render_files(

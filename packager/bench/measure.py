@@ -82,7 +82,7 @@ def open_subject(label: str, directory: Path, values: Mapping[str, str], rows: i
     Without `rows`, requests have the fewest rows of its reference inputs. Raises UsageError.
     """
     from packager.bundle.knobs import KnobSources
-    from packager.deploy.install import about
+    from packager.deploy.install import read_config
 
     found = Installation.open(directory)
     if not found.is_supervised:
@@ -102,7 +102,7 @@ def open_subject(label: str, directory: Path, values: Mapping[str, str], rows: i
         sizes = ", ".join(map(str, sorted({size for size, _, _ in counted})))
         raise UsageError(f"no reference input has {rows} rows", hint=f"there are inputs of {sizes}")
     requests = tuple(_http(bundle.name, *encode_request(case)) for case in chosen)
-    return Subject(label, directory, bundle, str(about(found.release)["target"]), knobs, requests, wanted)
+    return Subject(label, directory, bundle, str(read_config(found.release)["target"]), knobs, requests, wanted)
 
 
 def _rows(case: Mapping[str, tuple[str, Sequence[int], bytes]]) -> int:

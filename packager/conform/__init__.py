@@ -171,7 +171,7 @@ class _Run:
             if planned.installs:
                 release = self._installed(planned.target)
                 python, config = release / "env" / "bin" / "python", release / CONFIG
-                command = conversation.command(python, release / "app", config, 1)
+                command = conversation.build_command(python, release / "app", config, 1)
                 environment: Mapping[str, str] = programs.list_variables(scratch, python, self.suite)
             else:
                 cache = self.settings.cache / "environments"
@@ -185,7 +185,7 @@ class _Run:
         found = generation.judge(
             reference,
             tolerance,
-            lambda: conversation.running(command, environment),
+            lambda: conversation.start_conversation(command, environment),
             self.settings.level,
             None if planned.installs or self.settings.python else f"{planned.runtime} {planned.version}",
         )

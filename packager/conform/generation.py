@@ -112,12 +112,14 @@ def command_of(
 ) -> tuple[list[str], Mapping[str, str]]:
     """Return what starts the program that serves on an environment's Python, and its variables."""
     app = scratch / "app"
-    for name, data in server_files.program(bundle.contract.targets[planned.target].target.runtime).items():
+    for name, data in server_files.list_program(bundle.contract.targets[planned.target].target.runtime).items():
         (app / name).parent.mkdir(parents=True, exist_ok=True)
         (app / name).write_bytes(data)
     (scratch / "bundle").symlink_to(files)
-    (scratch / server_files.CONFIG).write_bytes(server_files.config(bundle, planned.target))
-    return conversation.command(python, app, scratch / server_files.CONFIG, 1), list_variables(scratch, python, suite)
+    (scratch / server_files.CONFIG).write_bytes(server_files.build_config(bundle, planned.target))
+    return conversation.build_command(python, app, scratch / server_files.CONFIG, 1), list_variables(
+        scratch, python, suite
+    )
 
 
 def environment_of(planned: PlannedCell, cache: Path, on_event: Callable[[Any], None]) -> Path:

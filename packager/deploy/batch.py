@@ -87,7 +87,7 @@ def run_batch(
         raise UsageError(f"`{target}` is a directory", hint="give -o the name of a file")
     if target.exists() and target.samefile(source):
         raise UsageError(f"`{target}` is the input itself", hint="give -o another name: refused rows are in no answer")
-    known = install.about(release)
+    known = install.read_config(release)
     folder = target.with_name(f"{target.name}.parts")
     state = {
         "format": _FORMAT,

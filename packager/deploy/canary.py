@@ -26,7 +26,7 @@ from typing import IO
 from packager import canonical
 from packager.bundle.bundle import Bundle
 from packager.contract.contract import Contract
-from packager.deploy.renderers.triton import Vector, vectors
+from packager.deploy.renderers.triton import Vector, encode_vectors
 from packager.errors import NegativeAnswerError, UsageError
 from packager.knobs.knobs import Resolved
 from packager.server.process import listeners
@@ -105,7 +105,7 @@ def try_model(endpoint: Endpoint, bundle: Bundle, model: str, knobs: Resolved, t
 
 def fitting_vectors(bundle: Bundle, knobs: Resolved) -> list[tuple[str, Vector]]:
     """Return the reference inputs of a bundle, by name, that a site with these knobs takes."""
-    return [(name, case) for name, case in vectors(bundle) if _fits(case, bundle.contract, knobs)]
+    return [(name, case) for name, case in encode_vectors(bundle) if _fits(case, bundle.contract, knobs)]
 
 
 def _fits(case: Vector, contract: Contract, knobs: Resolved) -> bool:
@@ -170,7 +170,12 @@ def ask(endpoint: Endpoint, model: str, case: Vector) -> Answer:
 def encode_request(case: Vector) -> tuple[bytes, dict[str, str]]:
     """Return the body and the headers of an inference request in the binary form of the protocol."""
     inputs = [
-        {"name": name, "datatype": datatype(dtype), "shape": list(shape), "parameters": {"binary_data_size": len(raw)}}
+        {
+            "name": name,
+            "datatype": protocol_name(dtype),
+            "shape": list(shape),
+            "parameters": {"binary_data_size": len(raw)},
+        }
         for name, (dtype, shape, raw) in case.items()
     ]
     head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
@@ -179,7 +184,7 @@ def encode_request(case: Vector) -> tuple[bytes, dict[str, str]]:
     return body, headers
 
 
-def datatype(dtype: str) -> str:
+def protocol_name(dtype: str) -> str:
     """Return the protocol's name of a dtype."""
     return _NAMES.get(dtype, dtype.upper())
 
@@ -209,8 +214,8 @@ def check(
         fits = len(shape) == len(port.shape) and all(
             size == expected for size, expected in zip(shape, port.shape, strict=True) if isinstance(expected, int)
         )
-        if kind != datatype(port.dtype) or not fits:
-            wanted = f"{datatype(port.dtype)} {list(port.shape)}"
+        if kind != protocol_name(port.dtype) or not fits:
+            wanted = f"{protocol_name(port.dtype)} {list(port.shape)}"
             raise NegativeAnswerError(f"vector `{case}`: output `{name}`: expected {wanted}, got {kind} {shape}")
         if kind in _SIZES and len(raw) != math.prod(shape) * _SIZES[kind]:
             raise NegativeAnswerError(f"vector `{case}`: output `{name}`: its bytes do not fit its shape")

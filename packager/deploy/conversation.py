@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from packager.bundle.bundle import Bundle
 from packager.deploy import server_files
-from packager.deploy.install import about, current
+from packager.deploy.install import find_current, read_config
 from packager.deploy.server_files import CONFIG
 from packager.errors import MissingToolError, StepError, UsageError
 from packager.events import OnEvent, ignore
@@ -104,13 +104,13 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 @contextlib.contextmanager
 def open_installation(directory: Path, environment: Mapping[str, str], threads: int = 0) -> Iterator[Conversation]:
     """Run the current release of an installation. Raises UsageError, StepError."""
-    release = current(directory)
-    if "generation" not in (config := about(release)):
+    release = find_current(directory)
+    if "generation" not in (config := read_config(release)):
         raise _no_text(str(config.get("name")), str(config.get("version")))
     python, app = release / "env" / "bin" / "python", release / "app"
     if not (app / "packager" / "server" / "generation").is_dir():
         raise UsageError(f"`{release.name}` was installed by an older packager", hint="install the bundle again")
-    with running(command(python, app, release / CONFIG, threads), environment) as conversation:
+    with start_conversation(build_command(python, app, release / CONFIG, threads), environment) as conversation:
         yield conversation
 
 
@@ -121,7 +121,7 @@ def _no_text(name: str, version: str) -> UsageError:
     )
 
 
-def command(python: Path, app: Path, config: Path, threads: int) -> list[str]:
+def build_command(python: Path, app: Path, config: Path, threads: int) -> list[str]:
     """Return what runs the model of a configuration with an interpreter and a copy of the server."""
     return [str(python), "-I", "-c", _INSTALLED, str(app), str(config), str(threads)]
 
@@ -145,16 +145,16 @@ def open_bundle(
         with storage_errors(scratch):
             (scratch / "bundle").mkdir()
             copy.write_unpacked(bundle, scratch / "bundle", on_event)
-            (scratch / CONFIG).write_bytes(server_files.config(bundle, chosen))
+            (scratch / CONFIG).write_bytes(server_files.build_config(bundle, chosen))
         own = [sys.executable, "-P", "-m", _PROGRAM, str(scratch / CONFIG), str(threads)]
-        with running(own, environment) as conversation:
+        with start_conversation(own, environment) as conversation:
             yield conversation
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Conversation]:
+def start_conversation(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Conversation]:
     """Start the process of a model, and end it afterwards. Raises StepError where it does not load."""
     seen = {name: environment[name] for name in _KEPT if name in environment}
     process = subprocess.Popen(

@@ -28,7 +28,7 @@ from packager.bundle.knobs import knob_schema
 from packager.bundle.readers import UnpackedTree
 from packager.canonical import JSON
 from packager.deploy import served_environment, server_files, wheels
-from packager.deploy.journal import Clock, journal, no_clock
+from packager.deploy.journal import Clock, no_clock, record_action
 from packager.deploy.server_files import CONFIG
 from packager.errors import StorageError, UsageError
 from packager.events import Cached, OnEvent, ignore, timed
@@ -88,16 +88,19 @@ def install(
     with storage_errors(directory):
         (directory / RELEASES).mkdir(parents=True, exist_ok=True)
     release = place_of(directory, bundle).name
-    with locked(directory / LOCK), journal(directory, clock, "install", release, **identity(resolved)) as note:
+    with (
+        locked(directory / LOCK),
+        record_action(directory, clock, "install", release, **describe_deployment(resolved)) as note,
+    ):
         done = prepare(bundle, directory, target, index, environment, on_event)
         note("staged")
-        record(done.directory, resolved)
+        write_knobs(done.directory, resolved)
         switch(directory, done.directory)
         note("switched")
     return replace(done, knobs=resolved.digest)
 
 
-def identity(knobs: Resolved) -> dict[str, JSON]:
+def describe_deployment(knobs: Resolved) -> dict[str, JSON]:
     """Return what the journal says of a deployment besides its release."""
     return {"bundle": knobs.bundle, "knobs": knobs.digest}
 
@@ -157,7 +160,7 @@ def _stage(
         copy.write_unpacked(bundle, fresh / "bundle", on_event)
         supply = wheels.choose(fresh / "bundle" / "deps" / runtime, index.wheelhouse)
         with timed(f"environment for {runtime}", on_event):
-            served_environment.place(fresh / "env", supply, environment, index.environments, on_event)
+            served_environment.make_environment(fresh / "env", supply, environment, index.environments, on_event)
         _copy_server(fresh / "app", runtime)
         _configure(bundle, fresh, chosen)
         fresh.rename(release)  # a virtual environment moves as long as only its interpreter is called
@@ -165,27 +168,27 @@ def _stage(
 
 
 def _copy_server(app: Path, runtime: str) -> None:
-    for name, data in server_files.program(runtime).items():
+    for name, data in server_files.list_program(runtime).items():
         (app / name).parent.mkdir(parents=True, exist_ok=True)
         (app / name).write_bytes(data)
 
 
 def _configure(bundle: Bundle, release: Path, chosen: str) -> None:
-    write_atomically(release / CONFIG, server_files.config(bundle, chosen))
+    write_atomically(release / CONFIG, server_files.build_config(bundle, chosen))
 
 
-def record(release: Path, knobs: Resolved) -> None:
+def write_knobs(release: Path, knobs: Resolved) -> None:
     """Keep what the site sets with the release: a server of it starts from that."""
     value = {"bundle": knobs.bundle, "digest": knobs.digest, "set": knobs.changed}
     write_atomically(release / KNOBS, canonical.dump(value))
 
 
-def deployed(release: Path) -> Mapping[str, JSON]:
+def read_knobs(release: Path) -> Mapping[str, JSON]:
     """Return what `knobs.json` of a release says; nothing for one that was installed before there were knobs."""
     return _read_record(release / KNOBS) if (release / KNOBS).is_file() else {}
 
 
-def about(release: Path) -> Mapping[str, JSON]:
+def read_config(release: Path) -> Mapping[str, JSON]:
     """Return what `serve.json` of a release says."""
     return _read_record(release / CONFIG)
 
@@ -200,7 +203,7 @@ def _read_record(path: Path) -> Mapping[str, JSON]:
 
 def installed_wishes(release: Path) -> tuple[Override, ...]:
     """Return what the site set when it installed this release."""
-    values = deployed(release).get("set", {})
+    values = read_knobs(release).get("set", {})
     return tuple(Override(name, values[name], "installation", typed=True) for name in values)
 
 
@@ -226,7 +229,7 @@ def link_release(link: Path, release: Path) -> None:
 
 
 @shared_modes()
-def current(directory: Path) -> Path:
+def find_current(directory: Path) -> Path:
     """Return the release that `current` names. Raises UsageError if there is none."""
     release = directory / CURRENT
     if not (release / CONFIG).is_file():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packager.bundle.bundle import Bundle
 from packager.bundle.knobs import KnobSources
-from packager.deploy.install import CURRENT, KNOBS, current, installed_bundle, installed_wishes
+from packager.deploy.install import CURRENT, KNOBS, find_current, installed_bundle, installed_wishes
 from packager.knobs.knobs import Override, Resolved
 
 _SERVER = Path("app", "packager", "server")
@@ -25,7 +25,7 @@ class Installation:
     @classmethod
     def open(cls, directory: Path) -> Installation:
         """Open what is current in `directory`. Raises UsageError where nothing is installed."""
-        return cls(directory, current(directory))
+        return cls(directory, find_current(directory))
 
     @property
     def link(self) -> Path:

@@ -51,7 +51,7 @@ class Note:
 
 
 @contextmanager
-def journal(directory: Path, clock: Clock, action: str, release: str, **more: JSON) -> Iterator[Note]:
+def record_action(directory: Path, clock: Clock, action: str, release: str, **more: JSON) -> Iterator[Note]:
     """Write an action into the journal of `directory`: that it begins, and how it ends.
 
     A first action that is refused leaves no journal: there is nothing that it would be about.
@@ -71,7 +71,7 @@ def journal(directory: Path, clock: Clock, action: str, release: str, **more: JS
     note("done")
 
 
-def entries(directory: Path) -> Iterator[Mapping[str, JSON]]:
+def read_entries(directory: Path) -> Iterator[Mapping[str, JSON]]:
     """Yield the lines of the journal; one that a power cut tore is skipped."""
     try:
         rows = read_own(directory / FILE, _MAX).splitlines()
@@ -86,14 +86,14 @@ def entries(directory: Path) -> Iterator[Mapping[str, JSON]]:
             yield entry
 
 
-def behind(directory: Path, current: str) -> list[str]:
+def list_earlier(directory: Path, current: str) -> list[str]:
     """Return the releases that served before `current`, the latest first; none where the journal does not tell.
 
     A release that was left by a rollback is not behind anything. A switch that a kill kept from being noted is known
     by what is current.
     """
     past: list[str] = []
-    *_, last = told = {}, *entries(directory)
+    *_, last = told = {}, *read_entries(directory)
     for entry in told:
         if entry.get("step") == "switched":
             _switch(past, str(entry.get("release")), str(entry["action"]))
@@ -107,7 +107,7 @@ def behind(directory: Path, current: str) -> list[str]:
 
 def cut_off(directory: Path, action: str, release: str) -> bool:
     """Say whether the last action is this one, was killed before its end, and has switched to `release`, if it did."""
-    *_, last = {}, *entries(directory)
+    *_, last = {}, *read_entries(directory)
     ended = last.get("step") in ("done", "refused")
     return not ended and (last.get("action"), last.get("release")) == (action, release)
 

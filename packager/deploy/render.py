@@ -27,12 +27,12 @@ from packager.trust.model import Trust
 _EPOCH = 315532800  # 1980-01-01, the first day that zip archives know
 
 
-def kinds() -> tuple[str, ...]:
+def list_kinds() -> tuple[str, ...]:
     """Return what can be rendered; `triton` and `ensemble` go into a repository, all others are directories."""
     return plugins.names("renderers")
 
 
-def options(kind: str) -> tuple[_deployment.Option, ...]:
+def list_options(kind: str) -> tuple[_deployment.Option, ...]:
     """Return the options of a kind of directory."""
     found: tuple[_deployment.Option, ...] = getattr(plugins.load("renderers", kind), "OPTIONS", ())
     return found
@@ -75,7 +75,7 @@ def render_directory(
     then.
     """
     renderer = plugins.load("renderers", kind)
-    chosen = _deployment.choices(renderer.OPTIONS, given)
+    chosen = _deployment.choose_options(renderer.OPTIONS, given)
     rendered: _deployment.Rendered = renderer.render(bundle, values, chosen)
     if trust is not None and hasattr(renderer, "with_policy"):
         rendered = renderer.with_policy(rendered, bundle, chosen, trust)

@@ -7,8 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from packager.canonical import JSON
-from packager.deploy.install import CURRENT, LOCK, PREVIOUS, RELEASES, about, current, deployed, link_release
-from packager.deploy.journal import Clock, behind, cut_off, journal, no_clock
+from packager.deploy.install import (
+    CURRENT,
+    LOCK,
+    PREVIOUS,
+    RELEASES,
+    find_current,
+    link_release,
+    read_config,
+    read_knobs,
+)
+from packager.deploy.journal import Clock, cut_off, list_earlier, no_clock, record_action
 from packager.deploy.server_files import CONFIG
 from packager.errors import UsageError
 from packager.files import locked, sync_directory
@@ -20,11 +29,11 @@ def roll_back(directory: Path, clock: Clock = no_clock) -> Path:
     What is left so is not returned to: it is installed again. One that was cut off after its switch is only ended.
     Raises UsageError if nothing is further back.
     """
-    now = current(directory)
+    now = find_current(directory)
     with locked(directory / LOCK):
         back = _further_back(directory, now)
         if cut_off(directory, "rollback", now.name):
-            with journal(directory, clock, "rollback", now.name, **_known(now)) as note:
+            with record_action(directory, clock, "rollback", now.name, **_known(now)) as note:
                 note("switched")
                 _point(directory / PREVIOUS, back)
             return now
@@ -33,7 +42,7 @@ def roll_back(directory: Path, clock: Clock = no_clock) -> Path:
                 f"`{directory}` has no release before {now.name}",
                 hint="`packager status` lists what is there; `packager install` or `upgrade` makes another one current",
             )
-        with journal(directory, clock, "rollback", back[0].name, **_known(back[0])) as note:
+        with record_action(directory, clock, "rollback", back[0].name, **_known(back[0])) as note:
             link_release(directory / CURRENT, back[0])
             note("switched")
             _point(directory / PREVIOUS, back[1:])
@@ -45,7 +54,7 @@ def _further_back(directory: Path, now: Path) -> list[Path]:
 
     The journal of an installation from before installs and rollbacks were noted may not tell: then `previous` does.
     """
-    names, link = behind(directory, now.name), directory / PREVIOUS
+    names, link = list_earlier(directory, now.name), directory / PREVIOUS
     if not names and link.is_symlink():
         names = [link.resolve().name]
     found = (directory / RELEASES / name for name in names)
@@ -53,8 +62,8 @@ def _further_back(directory: Path, now: Path) -> list[Path]:
 
 
 def _known(release: Path) -> dict[str, JSON]:
-    told = deployed(release)
-    return {"bundle": about(release)["digest"], "knobs": told.get("digest")}
+    told = read_knobs(release)
+    return {"bundle": read_config(release)["digest"], "knobs": told.get("digest")}
 
 
 def _point(link: Path, releases: Sequence[Path]) -> None:

@@ -138,7 +138,7 @@ class Service:
             for knob, option in SECRETS.items()
             if knob in found.values
         ]
-        return [f"--knobs={server_files.document(found)}", *secrets], found.values
+        return [f"--knobs={server_files.build_document(found)}", *secrets], found.values
 
     def _environment(self, *more: str) -> dict[str, str]:
         return {name: self.variables[name] for name in (*_KEPT, *more) if name in self.variables}

@@ -57,7 +57,7 @@ _CARRIED = "that carries its wheels (`vendor` in the recipe)"
 _NO_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP}
 
 
-def place(
+def make_environment(
     target: Path, supply: Supply, variables: Mapping[str, str], shared: Path | None, on_event: OnEvent = ignore
 ) -> None:
     """Make the environment of `supply` at `target`, which does not exist yet.

@@ -50,7 +50,7 @@ def _is_served(runtime: str) -> bool:
     return load_runtime(runtime).served
 
 
-def program(runtime: str) -> dict[str, bytes]:
+def list_program(runtime: str) -> dict[str, bytes]:
     """Return the server by path: it runs from any directory, and imports nothing else of this program.
 
     Beside it is the one file of the runtime that opens artefacts.
@@ -69,7 +69,7 @@ def _sources(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
-def config(bundle: Bundle, target: str, prefix: str = "bundle") -> bytes:
+def build_config(bundle: Bundle, target: str, prefix: str = "bundle") -> bytes:
     """Return `serve.json`: the configuration of the server for a target. `prefix` is where the bundle's files are to
     it.
     """
@@ -97,7 +97,7 @@ def config(bundle: Bundle, target: str, prefix: str = "bundle") -> bytes:
     )
 
 
-def artefact(bundle: Bundle, target: str) -> list[str]:
+def list_artefact(bundle: Bundle, target: str) -> list[str]:
     """Return the paths of the files that the server opens: the artefact, what lies beside it, tokenizer, template."""
     folders = [PurePosixPath(bundle.contract.targets[target].path).parent]
     folders += [PurePosixPath(FOLDER)] if bundle.contract.generation else []
@@ -113,24 +113,24 @@ def refuse_texts(bundle: Bundle, platform: str) -> None:
         )
 
 
-def reference(bundle: Bundle) -> list[str]:
+def list_reference(bundle: Bundle) -> list[str]:
     """Return the paths of the reference inputs, which the server warms up on where they are."""
     return [path for path, _ in bundle.tree if PurePosixPath(path).is_relative_to(VECTORS)]
 
 
-def pipeline(bundle: Bundle) -> list[str]:
+def list_pipeline(bundle: Bundle) -> list[str]:
     """Return the paths of the files that turn raw inputs into tensors; none for a bundle that takes tensors only."""
     named = bundle.contract.pipeline
     folder = PurePosixPath(named.path).parent if named else None
     return [path for path, _ in bundle.tree if folder and PurePosixPath(path).is_relative_to(folder)]
 
 
-def tuning(values: Resolved) -> str:
+def digest_tuning(values: Resolved) -> str:
     """Return the digest of the knobs that change how requests are answered, as the server's metrics tell it."""
-    return Knobs.parse(document(values)).tuning
+    return Knobs.parse(build_document(values)).tuning
 
 
-def document(values: Resolved) -> str:
+def build_document(values: Resolved) -> str:
     """Return the knobs in the form of the server's `--knobs`; where secrets are is not among them."""
     shown = {name: value for name, value in values.values.items() if name not in SECRETS}
     return canonical.dump({"digest": values.digest, "values": shown}).decode()

@@ -23,18 +23,18 @@ from packager.deploy.install import (
     RELEASES,
     Index,
     Installed,
-    about,
-    current,
-    deployed,
-    identity,
+    describe_deployment,
+    find_current,
     place_of,
     prepare,
-    record,
+    read_config,
+    read_knobs,
     server_command,
     switch,
+    write_knobs,
 )
 from packager.deploy.journal import FILE as JOURNAL
-from packager.deploy.journal import Clock, entries, journal, no_clock
+from packager.deploy.journal import Clock, no_clock, read_entries, record_action
 from packager.deploy.server_files import CONFIG
 from packager.errors import PackagerError, StorageError, UsageError
 from packager.events import Note, OnEvent, ignore
@@ -55,12 +55,12 @@ class Status:
     unfinished: str | None
 
 
-def status(directory: Path) -> Status:
+def read_status(directory: Path) -> Status:
     """Return what is installed. Raises UsageError if nothing is."""
-    now = current(directory)
+    now = find_current(directory)
     before = (directory / PREVIOUS).resolve()
     there = (directory / PREVIOUS).is_symlink() and (before / CONFIG).is_file() and before != now
-    history = tuple(entries(directory))
+    history = tuple(read_entries(directory))
     last = history[-1] if history else {}
     unfinished = str(last["action"]) if last and last["step"] not in ("done", "refused") else None
     releases = tuple(sorted(path.parent.name for path in (directory / RELEASES).glob(f"*/{CONFIG}")))
@@ -69,8 +69,8 @@ def status(directory: Path) -> Status:
 
 def _describe(release: Path) -> JSON:
     return {
-        **{key: about(release)[key] for key in ("name", "version", "digest", "target")},
-        "knobs": deployed(release).get("digest"),
+        **{key: read_config(release)[key] for key in ("name", "version", "digest", "target")},
+        "knobs": read_knobs(release).get("digest"),
         "release": release.name,
     }
 
@@ -79,7 +79,7 @@ def check_step(directory: Path, bundle: Bundle, *, allow_downgrade: bool) -> Non
     """Refuse another bundle than the installed one, and an older version of it. Raises UsageError."""
     if not (directory / CURRENT / CONFIG).is_file():
         return
-    there = about(current(directory))
+    there = read_config(find_current(directory))
     if there["name"] != bundle.name:
         raise UsageError(
             f"`{directory}` holds `{there['name']}`, not `{bundle.name}`", hint="install it in a directory of its own"
@@ -109,10 +109,13 @@ def upgrade(
 
     `clock` gives the times for the journal. Raises NegativeAnswerError if the canary fails: nothing has changed then.
     """
-    target = about(current(directory))["target"]
+    target = read_config(find_current(directory))["target"]
     check_step(directory, bundle, allow_downgrade=allow_downgrade)
     release = place_of(directory, bundle)
-    with locked(directory / LOCK), journal(directory, clock, "upgrade", release.name, **identity(knobs)) as note:
+    with (
+        locked(directory / LOCK),
+        record_action(directory, clock, "upgrade", release.name, **describe_deployment(knobs)) as note,
+    ):
         fresh = not (release / CONFIG).is_file()
         done = prepare(bundle, directory, target, index, environment, on_event)
         note("staged")
@@ -124,13 +127,13 @@ def upgrade(
             raise
         on_event(Note(f"the canary answered {asked} reference vectors"))
         note("tried")
-        record(release, knobs)  # not before the trial: the release may be the one that serves
+        write_knobs(release, knobs)  # not before the trial: the release may be the one that serves
         switch(directory, release)
         note("switched")
     return replace(done, knobs=knobs.digest)
 
 
-def users(directory: Path) -> dict[int, str]:
+def find_servers(directory: Path) -> dict[int, str]:
     """Return the processes that serve from an installation, by their ids, each with its command line.
 
     They are known by their command lines: servers run a program below `releases`, `packager serve` names the
@@ -156,7 +159,7 @@ def _names(directory: Path, words: Sequence[str], folder: Path) -> bool:
 
 def _check_unused(directory: Path) -> None:
     """Raise UsageError if processes serve from an installation."""
-    found = users(directory)
+    found = find_servers(directory)
     if found:
         first = min(found)  # the parent of the others, as a rule
         others = f" and {len(found) - 1} more" if len(found) > 1 else ""

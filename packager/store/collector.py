@@ -70,7 +70,7 @@ class Condition:
     incomplete: tuple[str, ...]
 
 
-def size(store: Store) -> Size:
+def measure_store(store: Store) -> Size:
     """Measure the store. Only records are read."""
     with store.collecting():
         sizes = {f"sha256:{path.name}": path.stat().st_size for path in _blobs(store)}

@@ -109,18 +109,18 @@ def _progress(total: int, label: str, on_event: OnEvent) -> Moved:
 
 def save(bundle: Bundle, target: Path, on_event: OnEvent = ignore, *, jobs: int | None = None) -> None:
     """Write `bundle` to `target`: a single file if the name ends in `.tar`, else an OCI layout directory."""
-    to = writers.single_file if target.suffix == ".tar" else writers.layout
+    to = writers.single_file if target.suffix == ".tar" else writers.write_layout
     copy(bundle, to(target), on_event, jobs=jobs, label="writing")
 
 
 def unpack(bundle: Bundle, target: Path, on_event: OnEvent = ignore) -> None:
     """Write the plain files, and below `.packager/` the records to verify them again."""
-    copy(bundle, writers.unpacked(target), on_event, label="unpacking")
+    copy(bundle, writers.write_unpacked(target), on_event, label="unpacking")
 
 
 def write_unpacked(bundle: Bundle, fresh: Path, on_event: OnEvent = ignore) -> None:
     """Write the unpacked form into the empty directory `fresh`, which the caller then renames."""
-    copy(bundle, writers.plain(fresh), on_event, label="unpacking")
+    copy(bundle, writers.write_plain(fresh), on_event, label="unpacking")
 
 
 def attach(bundle: Bundle, output: Path | None = None, on_event: OnEvent = ignore) -> Bundle:

@@ -57,14 +57,14 @@ def _open_address(
     """Return the destination at an address, and what a bundle is called there for ever. Raises UsageError."""
     if address.startswith("oci://"):
         from packager.transport.registry import reference
-        from packager.transport.registry.publish import registry
+        from packager.transport.registry.publish import open_registry
 
         there = reference.parse(address)
-        to = registry(there, settings(), mount=mount_from, force=force)
+        to = open_registry(there, settings(), mount=mount_from, force=force)
         return to, lambda bundle: f"{reference.SCHEME}{there.host}/{there.name}@{bundle.digest}"
     from packager.transport.bucket import medium
     from packager.transport.bucket import reference as addresses
 
     place = addresses.parse(address)
     mount = addresses.parse(mount_from) if mount_from else None
-    return medium.bucket(place, mount=mount, force=force), lambda bundle: str(place.pinned(bundle))
+    return medium.open_bucket(place, mount=mount, force=force), lambda bundle: str(place.pinned(bundle))

@@ -80,7 +80,7 @@ def _copy_checked(source: Source, sink: Sink, blob: Blob, moved: Moved) -> None:
         raise IntegrityError(f"expected {blob.digest}, got {got.digest}", subject=blob.digest)
 
 
-def layout(target: Path) -> Destination:
+def write_layout(target: Path) -> Destination:
     """Write an OCI layout; an older bundle at `target` is replaced atomically, anything else there is refused."""
 
     @contextlib.contextmanager
@@ -95,21 +95,21 @@ def layout(target: Path) -> Destination:
     return receive
 
 
-def unpacked(target: Path) -> Destination:
+def write_unpacked(target: Path) -> Destination:
     """Write the plain files, and below `.packager/` the records to verify them again."""
 
     @contextlib.contextmanager
     def receive(bundle: Bundle) -> Iterator[Receiver]:
         if target.exists() and not _is_empty(target):
             raise UsageError(f"`{target}` is not empty", hint="give a directory that does not exist yet")
-        with staging(target) as fresh, plain(fresh)(bundle) as receiver:
+        with staging(target) as fresh, write_plain(fresh)(bundle) as receiver:
             yield receiver
             exchange_directories(fresh, target)
 
     return receive
 
 
-def plain(fresh: Path) -> Destination:
+def write_plain(fresh: Path) -> Destination:
     """Write the unpacked form into the empty directory `fresh`, which the caller then renames."""
 
     @contextlib.contextmanager
@@ -216,7 +216,7 @@ class _Stored:
         self.store.receive(blob, source, moved)
 
 
-def local(store: Store, *, verified: bool, replace: bool = False) -> Destination:
+def write_local(store: Store, *, verified: bool, replace: bool = False) -> Destination:
     """Write a bundle into the local store.
 
     A `verified` one gets its stated name and version; another bundle of that name is replaced only with `replace`. An

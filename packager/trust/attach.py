@@ -47,7 +47,7 @@ def with_signed(bundle: Held, signed: SignedStatement, predicate_type: str, cont
     if isinstance(signed.material, Certificates) and signed.material.chain[1:]:
         from packager.trust import certificates
 
-        pem = "".join(certificates.pem(certificates.parse_der(raw)) for raw in signed.material.chain[1:])
+        pem = "".join(certificates.encode_pem(certificates.parse_der(raw)) for raw in signed.material.chain[1:])
         bundle = bundle.with_certificates(pem.encode())
     return bundle
 

@@ -62,7 +62,7 @@ def parse_der(data: bytes) -> x509.Certificate:
         certificate = x509.load_der_x509_certificate(data)
         certificate.public_key()
         (certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc)  # noqa: B018
-        names(certificate)
+        list_names(certificate)
     except (x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm, TypeError) as error:
         raise ValueError(str(error)) from None
     return certificate
@@ -77,20 +77,20 @@ def is_purpose(text: str) -> bool:
     return True
 
 
-def der(certificate: x509.Certificate) -> bytes:
+def encode_der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.DER)
 
 
-def pem(certificate: x509.Certificate) -> str:
+def encode_pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def serial(certificate: x509.Certificate) -> str:
+def format_serial(certificate: x509.Certificate) -> str:
     """Return the serial number as lower-case hexadecimal without leading zeros, as trust files write it."""
     return f"{certificate.serial_number:x}"
 
 
-def names(certificate: x509.Certificate) -> frozenset[str]:
+def list_names(certificate: x509.Certificate) -> frozenset[str]:
     """Return the e-mail addresses, URIs and DNS names a certificate is issued to; they compare as exact strings.
 
     Raises ValueError if an extension cannot be read or appears twice.
@@ -181,7 +181,7 @@ def with_path(signed: SignedStatement, pool: Sequence[x509.Certificate]) -> Sign
         found = _issuers(parse_der(material.chain[0]), pool)
     except ValueError:
         return signed  # the verifier reports it
-    return replace(signed, material=replace(material, chain=(material.chain[0], *map(der, found))))
+    return replace(signed, material=replace(material, chain=(material.chain[0], *map(encode_der, found))))
 
 
 def _issuers(leaf: x509.Certificate, pool: Sequence[x509.Certificate]) -> list[x509.Certificate]:

@@ -155,7 +155,7 @@ class TrustDraft:
 
         path = Path(certificate)
         if path.is_file():
-            return self._with_revocation("certificates", certificates.serial(certificates.load(path)[0]))
+            return self._with_revocation("certificates", certificates.format_serial(certificates.load(path)[0]))
         return self._with_revocation("certificates", str(certificate).lower().lstrip("0"))
 
     def with_revoked_bundle(self, digest: str) -> TrustDraft:
@@ -180,7 +180,7 @@ class TrustDraft:
 def _pems(path: Path) -> list[str]:
     from packager.trust import certificates  # X.509 takes as long to import as everything else here
 
-    return [certificates.pem(certificate) for certificate in certificates.load(path)]
+    return [certificates.encode_pem(certificate) for certificate in certificates.load(path)]
 
 
 def describe_signers(file: TrustFile) -> list[tuple[str, str]]:

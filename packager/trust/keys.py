@@ -190,7 +190,7 @@ def public_key(key: object) -> PublicKey:
     return PublicKey(key)
 
 
-def digest(key: PublicKey, message: bytes) -> bytes:
+def digest_message(key: PublicKey, message: bytes) -> bytes:
     """Return the digest of `message` that a signature of `key` covers, for tokens that sign digests only."""
     return hashlib.new(_HASHES[key.key.curve.name].name, message).digest()
 

@@ -138,7 +138,7 @@ class Trust:
     revoked: Revocations = Revocations()
 
 
-def schema() -> bytes:
+def build_schema() -> bytes:
     """Return the JSON Schema of the content of a trust file."""
     from importlib import resources
 

@@ -172,7 +172,7 @@ def _check_signature(stamp: Stamp, leaf: x509.Certificate) -> None:
         stamp.attributes.get(_CONTENT_TYPE) == der.parse(_TST_INFO)
         and _MESSAGE_DIGEST in stamp.attributes
         and stamp.attributes[_MESSAGE_DIGEST].content == _hash(stamp.digest, stamp.content)
-        and _names(stamp, certificates.der(leaf))
+        and _names(stamp, certificates.encode_der(leaf))
     )
     if not covered or not _signed_by(leaf.public_key(), stamp):
         raise BadSignatureError("the signature of a time stamp does not match it", subject="time stamp")

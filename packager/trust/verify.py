@@ -301,7 +301,7 @@ def _claim(material: Material) -> str:
 
     try:
         leaf = material.chain[0] if isinstance(material, Certificates) else material.certificate
-        return ", ".join(sorted(certificates.names(certificates.parse_der(leaf)))) or material.claim
+        return ", ".join(sorted(certificates.list_names(certificates.parse_der(leaf)))) or material.claim
     except ValueError:
         return material.claim
 

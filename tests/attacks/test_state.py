@@ -37,7 +37,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "remember": lambda path: seen.remember(path, "acme", Seen().with_bundle("tiny", "1.0.0", DIGEST)),
     "lock": lambda path: files.locked(path).__enter__(),
     "installation": lambda path: install._read_record(path),
-    "journal": lambda path: list(journal.entries(path.parent)),
+    "journal": lambda path: list(journal.read_entries(path.parent)),
     "lock-file": lambda path: lock.load(path),
 }
 NAMES = {"journal": journal.FILE}

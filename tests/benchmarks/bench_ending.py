@@ -111,7 +111,7 @@ def rounds(count: int, way: Way) -> Iterator[Row]:
 
 def installed(app: Path) -> Path:
     """Write the server as an installation has it."""
-    for name, data in server_files.program("onnxruntime").items():
+    for name, data in server_files.list_program("onnxruntime").items():
         (app / name).parent.mkdir(parents=True, exist_ok=True)
         (app / name).write_bytes(data)
     return app

@@ -82,7 +82,7 @@ def served(app: Path, models: Mapping[str, Path], bundle: Bundle, *options: str,
     config = models["slow"].with_name(f"{bundle.name}-{len(other)}.json")
     document = json.loads(models["slow"].read_text()) | {"name": bundle.name, "digest": bundle.digest} | other
     config.write_text(json.dumps(document))
-    knobs = server_files.document(values("observability", bundle))
+    knobs = server_files.build_document(values("observability", bundle))
     with running(app, config, f"--knobs={knobs}", *options) as server:
         yield server
 
@@ -198,7 +198,7 @@ def test_a_server_with_no_room_left(app: Path, models: dict, easy: Bundle, tmp_p
         until(lambda: in_flight(scraped(server)) == 1)
         state = State(before, scraped(server))
         long.join()
-    rendered_with, turned = (server_files.tuning(values("observability", easy, *more)) for more in ((), (FULL,)))
+    rendered_with, turned = (server_files.digest_tuning(values("observability", easy, *more)) for more in ((), (FULL,)))
     state.after = {series.replace(rendered_with, turned): number for series, number in state.after.items()}
     fired(easy, tmp_path, state, {"Saturated"}, FULL)
 

@@ -22,7 +22,7 @@ from packager.store.store import Store
 from packager.transport import copy
 from packager.transport.bucket import reference
 from packager.transport.bucket.folder import Folder
-from packager.transport.bucket.medium import bucket, open_reference
+from packager.transport.bucket.medium import open_bucket, open_reference
 from packager.trust import keys
 from packager.trust.verify import verify
 from tests.conftest import Run
@@ -77,7 +77,7 @@ def env(s3: ObjectStore) -> dict[str, str]:
 
 
 def push(bundle: Bundle, name: str, **more: object) -> int:
-    return copy.copy(bundle, bucket(reference.parse(name), **more), jobs=4)  # type: ignore[arg-type]
+    return copy.copy(bundle, open_bucket(reference.parse(name), **more), jobs=4)  # type: ignore[arg-type]
 
 
 def opened(name: str) -> Bundle:

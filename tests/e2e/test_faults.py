@@ -344,7 +344,7 @@ def jumping_clock(world: World) -> None:
     for path in world.store_root.rglob("*"):
         when = world.chance.choice([0, 4_000_000_000])
         os.utime(path, (when, when))
-    collector.size(world.sound())
+    collector.measure_store(world.sound())
     finishes_a_pull_sending_only_the_rest(world)
     clock.write_text(f"{jump}\n")
     assert world.run("import", world.bundle.digest, "--key", world.root / "k.pub", **faked) == 0

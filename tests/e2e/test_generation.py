@@ -445,7 +445,7 @@ def test_a_task_needs_a_language_model(project: Project, tmp_path: Path) -> None
 
 def test_deployment_files_hold_what_makes_texts(project: Project) -> None:
     bundle = open_bundle(str(project.folder / "tiny.bundle.tar"), lambda: Store(project.store))
-    opened = server_files.artefact(bundle, "onnxruntime-cpu-fp32")
+    opened = server_files.list_artefact(bundle, "onnxruntime-cpu-fp32")
     assert {"model/model.onnx", "generation/tokenizer.json", "generation/chat_template.jinja"} <= set(opened)
     done = project.run("render", "bentoml", "tiny.bundle.tar", "bento", "--key", "release.pub", code=2)
     assert "`tiny` generates text" in done.stderr

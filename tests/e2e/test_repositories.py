@@ -91,7 +91,7 @@ def test_a_bucket_holds_what_a_directory_holds(bundle: Bundle, store: Store, add
         for name, ports in (("prepare", PREPARE), ("digits", DIGITS)):
             render(make(store, name, *ports), place)
         triton.render_ensemble(parse(SUPPORT.encode(), "support.yaml"), place)
-        assert (triton.active(place, "tiny"), place.versions("tiny")) == (1, [1, 2])
+        assert (triton.find_active(place, "tiny"), place.versions("tiny")) == (1, [1, 2])
     assert content(places[0]) == content(places[1])
     assert places[0].names() == places[1].names() == ["digits", "prepare", "support", "tiny"]
 
@@ -134,7 +134,7 @@ def test_two_writers_get_two_numbers_and_one_of_two_switches_counts(store: Store
     assert {record["bundle"] for record in records.values()} == {bundle.digest for bundle in made}
     for number in records:
         assert f"versions: {number}\n" in (repository.read(f"digits/{number}/config.pbtxt") or b"").decode()
-    assert triton.active(repository, "digits") in records
+    assert triton.find_active(repository, "digits") in records
 
 
 def test_bytes_that_are_not_signed_become_no_version(tmp_path: Path, repository: Repository) -> None:
@@ -193,13 +193,13 @@ def test_a_killed_writer_leaves_what_served_and_is_carried_on(
         process.communicate()
         proxy.close()
         kills += process.returncode == -9
-        assert (triton.active(place, "tiny"), place.versions("tiny")) == (1, [1])
+        assert (triton.find_active(place, "tiny"), place.versions("tiny")) == (1, [1])
         now = content(place)
         assert {path: now[path] for path in before} == before
     assert kills == 5
     start = s3.position()
     packager(*command, **s3.environment())
-    assert (triton.active(place, "tiny"), place.versions("tiny")) == (2, [1, 2])
+    assert (triton.find_active(place, "tiny"), place.versions("tiny")) == (2, [1, 2])
     whole = Directory(tmp_path / "whole")
     for rows in (4, 8):
         render(bundle, whole, rows)

@@ -470,7 +470,7 @@ def _server(kit: Path, name: str, target: str, device: str) -> Iterator[int]:
     from packager.api import open_bundle
     from packager.deploy import server_files
 
-    config = json.loads(server_files.config(open_bundle(str(_bundle(kit, name))), target, str(_files(kit, name))))
+    config = json.loads(server_files.build_config(open_bundle(str(_bundle(kit, name))), target, str(_files(kit, name))))
     path = kit / f"serve-{name}-{target}.json"
     path.write_text(json.dumps(config | {"device": device}))
     with socket.socket() as probe:

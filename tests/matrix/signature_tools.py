@@ -69,7 +69,7 @@ class Place:
         image = images.Image([images.tar({"srv/start.py": b"#"})], {"Labels": {}})
         makers.image = image.push(self.stub, NAMES["image"], "1.0.0").removeprefix("sha256:")
         there = reference.parse(f"oci://{self.stub.host}/{NAMES['bundle']}:1.0.0")
-        copy(stage.bundle, publish.registry(there, Settings()))
+        copy(stage.bundle, publish.open_registry(there, Settings()))
         for kind in KINDS:
             save(sign(stage.bundle, makers.trusted(kind)), self.folder / f"{kind}.layout")
         (self.folder / "key.pub").write_bytes(stage.key.public.pem)

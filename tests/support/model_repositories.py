@@ -55,7 +55,7 @@ def ensemble(root: Path, text: str = SUPPORT) -> triton.Model:
 
 
 def record(root: Path, name: str = "support") -> dict:
-    number = triton.active(Directory(root), name)
+    number = triton.find_active(Directory(root), name)
     return json.loads((root / name / str(number) / "deployment.json").read_text())
 
 

@@ -221,7 +221,7 @@ ROWS = {
 def equipped(released: Path) -> Path:
     """Return the folder with what the other verbs take: a plan, a trust file, a delta, rows and who answers them."""
     release = released / "rows" / "releases" / "1"
-    for name, data in server_files.program("onnxruntime").items():
+    for name, data in server_files.list_program("onnxruntime").items():
         (release / "app" / name).parent.mkdir(parents=True, exist_ok=True)
         (release / "app" / name).write_bytes(data)
     (release / "env").symlink_to(sys.prefix)

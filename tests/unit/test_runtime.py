@@ -130,7 +130,7 @@ def test_broken_part_is_not_taken_for_a_missing_one(acme: Write) -> None:
 
 def test_server_gets_the_session_of_a_third_party(acme: Write) -> None:
     acme(**{"session.py": SESSION})
-    files = server_files.program("acme")
+    files = server_files.list_program("acme")
     assert files["packager/runtimes/acme/session.py"] == SESSION.encode()
     assert load_runtime("acme").opener()(Path("x"), threads=1, device="cpu") == (Path("x"), 1, "cpu")
 

@@ -32,7 +32,9 @@ _VOLUMES = "object.spec.?volumes.orValue([]).filter(v, has(v.image)).map(v, v.im
 _PINS = {"SHA2_256": "sha-256", "SHA2_384": "sha-384", "SHA2_512": "sha-512"}
 
 
-def files(kind: str, name: str, trust: Trust, images: Sequence[str], options: Mapping[str, str]) -> dict[str, bytes]:
+def build_files(
+    kind: str, name: str, trust: Trust, images: Sequence[str], options: Mapping[str, str]
+) -> dict[str, bytes]:
     """Return the policy of a deployment called `name` by path. `images` are those of its pods.
 
     Raises UsageError if `trust` has no signer that the tool can judge by, or one that it cannot.
@@ -298,7 +300,7 @@ def _pki(signer: CertificateSigner) -> JSON:
     from packager.trust import certificates
 
     def text(chain: Sequence[object]) -> str:
-        return _encoded("".join(certificates.pem(item) for item in chain).encode())  # type: ignore[arg-type]
+        return _encoded("".join(certificates.encode_pem(item) for item in chain).encode())  # type: ignore[arg-type]
 
     found = {"caRootsData": text(signer.authorities)}
     if signer.intermediates:

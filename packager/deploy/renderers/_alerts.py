@@ -79,7 +79,7 @@ def bucket_for(milliseconds: float) -> float:
     return next((bound for bound in BUCKETS if bound * 1000 >= milliseconds), BUCKETS[-1])
 
 
-def alerts(bundle: Bundle, values: Resolved) -> list[Alert]:
+def list_alerts(bundle: Bundle, values: Resolved) -> list[Alert]:
     """Return the alerts of a bundle: those of its objectives, and those that every server has."""
     slo: Mapping[str, float] = bundle.contract.slo
     queries = Queries(bundle)
@@ -95,7 +95,7 @@ def _alert(kind: str, query: str, lasts: str, severity: str, summary: str, suffi
 def _steps() -> Mapping[str, list[str]]:
     import yaml  # not needed to list what can be rendered
 
-    found: Mapping[str, list[str]] = yaml.safe_load(_deployment.template("observability/steps.yaml"))
+    found: Mapping[str, list[str]] = yaml.safe_load(_deployment.read_template("observability/steps.yaml"))
     return found
 
 
@@ -145,13 +145,13 @@ def _faults(values: Resolved, queries: Queries) -> Iterator[Alert]:
 def _others(bundle: Bundle, values: Resolved) -> Iterator[Alert]:
     other = f'packager_bundle_info{{name="{bundle.name}",digest!="{bundle.digest}"}}'
     yield _alert("OtherBundle", other, "1h", "ticket", f"a server runs another bundle than {bundle.version}")
-    turned = f'packager_deployment_info{{digest="{bundle.digest}",tuning!~"{server_files.tuning(values)}|"}}'
+    turned = f'packager_deployment_info{{digest="{bundle.digest}",tuning!~"{server_files.digest_tuning(values)}|"}}'
     yield _alert(
         "OtherKnobs", turned, "1h", "ticket", "a server answers with other knobs than these files were made with"
     )
 
 
-def objectives(slo: Mapping[str, float]) -> list[JSON]:
+def list_objectives(slo: Mapping[str, float]) -> list[JSON]:
     """Return the objectives for people: what, how much, and the bucket that decides."""
     rows: list[JSON] = []
     for key, share in (("p50_ms", 50), ("p99_ms", 99)):

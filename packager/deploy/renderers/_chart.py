@@ -23,7 +23,7 @@ _SCALES = "gt (int .Values.maxReplicas) (int .Values.replicas)"
 _IMAGES = {"image": "image", "model-image": "modelImage", "init-image": "initImage"}
 
 
-def files(
+def build_files(
     bundle: Bundle, values: Resolved, options: Mapping[str, str], objects: Mapping[str, JSON]
 ) -> dict[str, bytes]:
     """Return the chart by path; `objects` are those of a release called RELEASE."""
@@ -52,7 +52,7 @@ def _values(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> JSO
         **{short: options[name] for name, short in _IMAGES.items() if options[name]},
         "replicas": values.values.get("deploy.replicas", 2),
         "maxReplicas": values.values.get("deploy.max_replicas", 2),
-        "resources": _pod.resources(bundle, values, options),
+        "resources": _pod.build_resources(bundle, values, options),
         "imagePullSecrets": [],
         "nodeSelector": {},
         "tolerations": [],

@@ -58,7 +58,7 @@ class Rendered:
     wheels: Mapping[str, str] = field(default_factory=dict)
 
 
-def choices(options: Sequence[Option], given: Mapping[str, str | None]) -> dict[str, str]:
+def choose_options(options: Sequence[Option], given: Mapping[str, str | None]) -> dict[str, str]:
     """Return the value of every option. Raises UsageError for one that is not of its form."""
     found = {}
     for option in options:
@@ -69,14 +69,14 @@ def choices(options: Sequence[Option], given: Mapping[str, str | None]) -> dict[
     return found
 
 
-def required(found: Mapping[str, str], name: str, example: str) -> str:
+def read_required(found: Mapping[str, str], name: str, example: str) -> str:
     """Return an option that has no default. Raises UsageError."""
     if not found[name]:
         raise UsageError(f"--{name} is missing", hint=f"such as --{name} {example}")
     return found[name]
 
 
-def blobs(bundle: Bundle, paths: Mapping[str, str]) -> dict[str, tuple[str, Blob]]:
+def select_blobs(bundle: Bundle, paths: Mapping[str, str]) -> dict[str, tuple[str, Blob]]:
     """Return the files of the bundle to copy: path there to path here. Raises UsageError for one it lacks."""
     found = {}
     for place, path in paths.items():
@@ -87,7 +87,7 @@ def blobs(bundle: Bundle, paths: Mapping[str, str]) -> dict[str, tuple[str, Blob
     return found
 
 
-def carried(bundle: Bundle, runtime: str, wanted: str) -> tuple[str, dict[str, str]]:
+def select_wheels(bundle: Bundle, runtime: str, wanted: str) -> tuple[str, dict[str, str]]:
     """Return a platform, `wanted` or the only one, and its wheels: file name to path in the bundle.
 
     Raises UsageError if the bundle does not carry them.
@@ -110,7 +110,7 @@ def carried(bundle: Bundle, runtime: str, wanted: str) -> tuple[str, dict[str, s
     return chosen, {file: f"deps/{runtime}/wheels/{file}" for file in sets[chosen]}
 
 
-def memory(bundle: Bundle, values: Resolved) -> int:
+def estimate_memory(bundle: Bundle, values: Resolved) -> int:
     """Return the MiB of one server: those the site set, else what it needs with these knobs."""
     found = values.values
     asked = host_limits.memory_needed(
@@ -146,7 +146,7 @@ def _item(dtype: str) -> int:
     return 64 if dtype == "string" else int(bits) // 8 if bits.isdecimal() else 1
 
 
-def record(
+def build_record(
     kind: str,
     bundle: Bundle,
     values: Resolved,
@@ -167,26 +167,26 @@ def record(
             "version": bundle.version,
             "bundle": bundle.digest,
             "knobs": values.digest,
-            "values": shown(values),
+            "values": public_values(values),
             "options": {**options},
             "files": {place: blob.digest for place, (_, blob) in copied.items()},
         }
     )
 
 
-def shown(values: Resolved) -> dict[str, JSON]:
+def public_values(values: Resolved) -> dict[str, JSON]:
     """Return the values without the places of secrets."""
     return {name: value for name, value in values.values.items() if name not in SECRETS}
 
 
-def template(path: str) -> bytes:
+def read_template(path: str) -> bytes:
     """Return a file of `templates/`."""
     return resources.files("packager.templates").joinpath(path).read_bytes()
 
 
-def filled(path: str, **values: str) -> bytes:
+def fill_template(path: str, **values: str) -> bytes:
     """Return a text of `templates/` with every `@NAME@` replaced. Raises KeyError for one that has no value."""
-    text = template(path).decode()
+    text = read_template(path).decode()
     return re.sub(r"@([A-Z_]+)@", lambda found: values[found[1].lower()], text).encode()
 
 

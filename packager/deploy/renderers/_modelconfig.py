@@ -39,18 +39,18 @@ class Rendered:
     record: Mapping[str, JSON]
 
 
-def table(values: Mapping[str, str], wrap: Callable[[str], Field] = lambda text: text) -> list[Field]:
+def build_map(values: Mapping[str, str], wrap: Callable[[str], Field] = lambda text: text) -> list[Field]:
     """Return the entries of a map of the message, sorted."""
     return [{"key": key, "value": wrap(values[key])} for key in sorted(values)]
 
 
-def tensor(name: str, dtype: str, shape: Sequence[int | str], batched: bool) -> dict[str, Field]:
+def build_tensor(name: str, dtype: str, shape: Sequence[int | str], batched: bool) -> dict[str, Field]:
     """Return an input or output of a contract: without its first dimension where Triton adds that, -1 for free ones."""
     sizes = [size if isinstance(size, int) else -1 for size in shape][1 if batched else 0 :]
-    return {"name": name, "data_type": Word(datatype(dtype)), "dims": sizes or [1]}
+    return {"name": name, "data_type": Word(triton_name(dtype)), "dims": sizes or [1]}
 
 
-def datatype(dtype: str) -> str:
+def triton_name(dtype: str) -> str:
     """Return Triton's name of a dtype."""
     return _TYPES.get(dtype, f"TYPE_{dtype.upper()}")
 

@@ -40,26 +40,26 @@ class Place:
     config: str
 
 
-def ports(values: Resolved) -> dict[str, int]:
+def list_ports(values: Resolved) -> dict[str, int]:
     """Return the ports of the server by name."""
     found = {"http": values.values["server.port"]}
     return found | ({"grpc": values.values["server.grpc_port"]} if "server.grpc_port" in values.values else {})
 
 
-def resources(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> JSON:
+def build_resources(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> JSON:
     """Return requests and limits: memory and disk are both, because a server that is pushed out of them is none."""
-    cpu, disk = values.values.get("deploy.cpu", 1000), storage(bundle, options)
-    memory = f"{_deployment.memory(bundle, values)}Mi"
+    cpu, disk = values.values.get("deploy.cpu", 1000), build_storage(bundle, options)
+    memory = f"{_deployment.estimate_memory(bundle, values)}Mi"
     return {"requests": {"cpu": f"{cpu}m", "memory": memory, **disk}, "limits": {"memory": memory, **disk}}
 
 
-def storage(bundle: Bundle, options: Mapping[str, str]) -> JSON:
+def build_storage(bundle: Bundle, options: Mapping[str, str]) -> JSON:
     """Return what a pod keeps on its node's disk: its log, and the bundle that an init container fetches."""
     bundles = 2 * -(-bundle.size // (1 << 20)) if options["variant"] == "init-container" else 0
     return {"ephemeral-storage": f"{_LOG_MIB + bundles}Mi"}
 
 
-def pod(bundle: Bundle, values: Resolved, options: Mapping[str, str], place: Place) -> JSON:
+def build_pod(bundle: Bundle, values: Resolved, options: Mapping[str, str], place: Place) -> JSON:
     """Return the pod's specification. Raises UsageError for options that are missing, and secrets of no cluster."""
     found = {
         "automountServiceAccountToken": False,
@@ -96,7 +96,7 @@ def _server(bundle: Bundle, values: Resolved, options: Mapping[str, str], place:
     command = {"command": ["python3", "-I", "/srv/start.py", f"{_CONFIG}/serve.json"]} if own else {}
     return {
         "name": "server",
-        "image": _deployment.required(options, "image", "registry.example/digits@sha256:…"),
+        "image": _deployment.read_required(options, "image", "registry.example/digits@sha256:…"),
         "imagePullPolicy": "IfNotPresent",
         **command,
         "args": [
@@ -104,8 +104,10 @@ def _server(bundle: Bundle, values: Resolved, options: Mapping[str, str], place:
             *(f"{SECRETS[knob]}={path}" for knob, path in _secrets(values).items()),
         ],
         "env": [{"name": "KNOBS", "valueFrom": {"configMapKeyRef": {"name": place.config, "key": "knobs.json"}}}],
-        "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports(values).items()],
-        "resources": resources(bundle, values, options),
+        "ports": [
+            {"name": name, "containerPort": port, "protocol": "TCP"} for name, port in list_ports(values).items()
+        ],
+        "resources": build_resources(bundle, values, options),
         "securityContext": _restricted(options),
         "startupProbe": {**probe, "periodSeconds": 2, "failureThreshold": max(30, int(start))},
         "readinessProbe": {**probe, "periodSeconds": 5, "failureThreshold": 2},
@@ -146,7 +148,7 @@ def _volumes(values: Resolved, options: Mapping[str, str], place: Place) -> list
         source = {"secretName": name, "items": [{"key": key, "path": key}], "defaultMode": 0o440}
         found.append({"name": knob.replace(".", "-"), "secret": source})
     if options["variant"] == "image-volume":
-        model = _deployment.required(options, "model-image", "registry.example/digits-model@sha256:…")
+        model = _deployment.read_required(options, "model-image", "registry.example/digits-model@sha256:…")
         found.append({"name": "model", "image": {"reference": model, "pullPolicy": "IfNotPresent"}})
     if options["variant"] == "init-container":
         items = [{"key": key, "path": key} for key in ("serve.json", "deployment.json")]
@@ -169,11 +171,11 @@ def _volumes(values: Resolved, options: Mapping[str, str], place: Place) -> list
 
 def _fetch(bundle: Bundle, options: Mapping[str, str]) -> JSON:
     """Return the container that pulls and verifies; the trust file is the site's, in a ConfigMap that it makes."""
-    disk = storage(bundle, options)
-    source = _deployment.required(options, "source", "oci://registry.example/digits@sha256:…")
+    disk = build_storage(bundle, options)
+    source = _deployment.read_required(options, "source", "oci://registry.example/digits@sha256:…")
     return {
         "name": "fetch",
-        "image": _deployment.required(options, "init-image", "registry.example/packager@sha256:…"),
+        "image": _deployment.read_required(options, "init-image", "registry.example/packager@sha256:…"),
         "imagePullPolicy": "IfNotPresent",
         "command": [
             "packager",
@@ -203,15 +205,17 @@ def _fetch(bundle: Bundle, options: Mapping[str, str]) -> JSON:
 
 def config_data(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> dict[str, str]:
     """Return what the ConfigMap holds: the knobs, and for an init container also the configuration of the server."""
-    found = {"knobs.json": server_files.document(values)}
+    found = {"knobs.json": server_files.build_document(values)}
     if options["variant"] != "init-container":
         return found
     contract = bundle.contract
     target = server_files.choose_target(contract, options["target"] or None)
     runtime = contract.targets[target].target.runtime
-    platform, _ = _deployment.carried(bundle, runtime, options["platform"])
-    served = (*server_files.artefact(bundle, target), *server_files.pipeline(bundle))
+    platform, _ = _deployment.select_wheels(bundle, runtime, options["platform"])
+    served = (*server_files.list_artefact(bundle, target), *server_files.list_pipeline(bundle))
     paths = {f"{_MODEL}/bundle/{path}": path for path in served}
-    record = _deployment.record("kubernetes", bundle, values, {"platform": platform}, _deployment.blobs(bundle, paths))
-    config = server_files.config(bundle, target, f"{_MODEL}/bundle")
+    record = _deployment.build_record(
+        "kubernetes", bundle, values, {"platform": platform}, _deployment.select_blobs(bundle, paths)
+    )
+    config = server_files.build_config(bundle, target, f"{_MODEL}/bundle")
     return found | {"serve.json": config.decode(), _deployment.RECORD: record.decode()}

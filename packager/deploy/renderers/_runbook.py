@@ -9,13 +9,13 @@ from packager import escape
 from packager.bundle.bundle import CARD, Bundle
 from packager.canonical import JSON
 from packager.contract.contract import Contract
-from packager.deploy.renderers._alerts import Alert, objectives
+from packager.deploy.renderers._alerts import Alert, list_objectives
 from packager.knobs.knobs import Resolved
 
 _SEVERITY = {"page": "wakes the person on call", "ticket": "for working hours", "info": "explains others"}
 
 
-def text(bundle: Bundle, values: Resolved, found: Sequence[Alert]) -> str:
+def render_text(bundle: Bundle, values: Resolved, found: Sequence[Alert]) -> str:
     """Return the Markdown."""
     contract = bundle.contract
     parts = [
@@ -61,7 +61,7 @@ def _interface(contract: Contract) -> str:
 
 
 def _objectives(contract: Contract) -> str:
-    rows = objectives(contract.slo)
+    rows = list_objectives(contract.slo)
     return _table(("what", "promised", ""), rows) if rows else "The contract promises none (`slo` in the recipe)."
 
 

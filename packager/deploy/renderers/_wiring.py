@@ -57,7 +57,7 @@ class _Lengths:
         return True
 
 
-def interface(pipeline: Pipeline, interfaces: Mapping[str, JSON], *, batched: bool) -> JSON:
+def join_interfaces(pipeline: Pipeline, interfaces: Mapping[str, JSON], *, batched: bool) -> JSON:
     """Return inputs, outputs and dimensions of the whole, in the form of a contract.
 
     `interfaces` are those of the models. With `batched` the server counts rows, so all first dimensions are one. Raises

@@ -52,21 +52,21 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
         raise UsageError(
             f"`{target}` is for {runtime}, which a Bento does not run", hint="choose another with --target"
         )
-    copied = _deployment.blobs(bundle, _model(bundle, target))
-    program = {path: data for path, data in server_files.program(runtime).items() if path.startswith("packager/")}
-    config = canonical.load(server_files.config(bundle, target), limit=1 << 20)
+    copied = _deployment.select_blobs(bundle, _model(bundle, target))
+    program = {path: data for path, data in server_files.list_program(runtime).items() if path.startswith("packager/")}
+    config = canonical.load(server_files.build_config(bundle, target), limit=1 << 20)
     config["artefact"] = f"model/{_GRAPH}"
     config.pop("pipeline", None)  # a Bento takes tensors
     made = {
         **program,
-        "service.py": _deployment.template("bentoml/service.py"),
-        "openinference.py": _deployment.template("bentoml/openinference.py"),
-        "deployed.py": _deployment.template("deployed.py"),
+        "service.py": _deployment.read_template("bentoml/service.py"),
+        "openinference.py": _deployment.read_template("bentoml/openinference.py"),
+        "deployed.py": _deployment.read_template("deployed.py"),
         "serve.json": canonical.dump(config),
         "bentofile.yaml": _yaml(_bentofile(bundle, values)),
         "requirements.txt": _requirements(bundle, runtime),
         "model/model.yaml": _yaml(_about_model(bundle, target)),
-        _deployment.RECORD: _deployment.record("bentoml", bundle, values, options, copied),
+        _deployment.RECORD: _deployment.build_record("bentoml", bundle, values, options, copied),
     }
     version = bundle.version.replace("+", "-")  # BentoML knows no build part
     steps = (
@@ -83,7 +83,9 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
 def _model(bundle: Bundle, target: str) -> dict[str, str]:
     """Return where the files of the artefact go; weights keep their names, because the graph refers to them."""
     graph = PurePosixPath(bundle.contract.targets[target].path)
-    names = {path: str(PurePosixPath(path).relative_to(graph.parent)) for path in server_files.artefact(bundle, target)}
+    names = {
+        path: str(PurePosixPath(path).relative_to(graph.parent)) for path in server_files.list_artefact(bundle, target)
+    }
     return {f"model/{_GRAPH if path == str(graph) else name}": path for path, name in names.items()}
 
 
@@ -135,7 +137,7 @@ def _requirements(bundle: Bundle, runtime: str) -> bytes:
         )
     lock = bundle.read(f"{folder}/{INDEX}").decode()
     locked = {key: _versions(bundle.read(path).decode()) for key, path in _platforms(bundle, folder).items()}
-    rows = json.loads(_deployment.template(_WHEELS))["packages"]
+    rows = json.loads(_deployment.read_template(_WHEELS))["packages"]
     _check_ranges(rows, [*locked.values()] or [_versions(lock)])
     own = [_row(row, marker) for row in rows if (marker := _marker(row, locked, lock)) is not None]
     return "".join([lock if lock.endswith("\n") else f"{lock}\n", *own]).encode()

@@ -36,22 +36,22 @@ _RECORDS = (RECORD, CONTRACT, SBOM, KNOBS, f"{CARD}.md")
 
 def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rendered:
     """Return the build context. Raises UsageError if the bundle does not carry the wheels."""
-    base = _deployment.required(options, "base", "docker.io/library/python@sha256:…")
+    base = _deployment.read_required(options, "base", "docker.io/library/python@sha256:…")
     contract = bundle.contract
     target = server_files.choose_target(contract, options["target"] or None)
     runtime = contract.targets[target].target.runtime
-    platform, wheels = _deployment.carried(bundle, runtime, options["platform"])
-    copied = _deployment.blobs(bundle, _model(bundle, target))
+    platform, wheels = _deployment.select_wheels(bundle, runtime, options["platform"])
+    copied = _deployment.select_blobs(bundle, _model(bundle, target))
     made = {
         "Containerfile": _containerfile(bundle, values, base),
-        **{f"server/app/{path}": data for path, data in server_files.program(runtime).items()},
-        "server/app/deployed.py": _deployment.template("deployed.py"),
-        "server/start.py": _deployment.template("container/start.py"),
-        "server/health.py": _deployment.template("container/health.py"),
-        "model/serve.json": server_files.config(bundle, target),
+        **{f"server/app/{path}": data for path, data in server_files.list_program(runtime).items()},
+        "server/app/deployed.py": _deployment.read_template("deployed.py"),
+        "server/start.py": _deployment.read_template("container/start.py"),
+        "server/health.py": _deployment.read_template("container/health.py"),
+        "model/serve.json": server_files.build_config(bundle, target),
     }
     own = {place.removeprefix("model/"): row for place, row in copied.items()}
-    record = _deployment.record("container", bundle, values, {**options, "platform": platform}, own)
+    record = _deployment.build_record("container", bundle, values, {**options, "platform": platform}, own)
     made |= {f"model/{_deployment.RECORD}": record, _deployment.RECORD: record}
     tag = f"{bundle.name}:{bundle.version.replace('+', '-')}"
     port = values.values["server.port"]
@@ -66,9 +66,9 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
 def _model(bundle: Bundle, target: str) -> dict[str, str]:
     """Return what of the bundle goes into the image: what the server opens, and what says what it is."""
     paths = {
-        *server_files.artefact(bundle, target),
-        *server_files.reference(bundle),
-        *server_files.pipeline(bundle),
+        *server_files.list_artefact(bundle, target),
+        *server_files.list_reference(bundle),
+        *server_files.list_pipeline(bundle),
         *(path for path in _RECORDS if bundle.tree.get(path)),
     }
     return {f"model/bundle/{path}": path for path in sorted(paths)}
@@ -77,7 +77,7 @@ def _model(bundle: Bundle, target: str) -> dict[str, str]:
 def _containerfile(bundle: Bundle, values: Resolved, base: str) -> bytes:
     found = values.values
     ports = [found["server.port"], *([found["server.grpc_port"]] if "server.grpc_port" in found else [])]
-    return _deployment.filled(
+    return _deployment.fill_template(
         "container/Containerfile",
         name=bundle.name,
         version=bundle.version,
@@ -97,7 +97,7 @@ def _address(values: Resolved) -> str:
 
 def arguments(values: Resolved) -> list[str]:
     """Return the arguments of the server in the image. Raises UsageError for secrets that are no mounted files."""
-    found = [f"--knobs={server_files.document(values)}"]
+    found = [f"--knobs={server_files.build_document(values)}"]
     for knob, option in SECRETS.items():
         reference = values.values.get(knob)
         if reference is None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from packager import canonical
 from packager.canonical import JSON
 from packager.deploy.renderers import _wiring
-from packager.deploy.renderers._modelconfig import Field, Rendered, config_text, table, tensor
+from packager.deploy.renderers._modelconfig import Field, Rendered, build_map, build_tensor, config_text
 from packager.deploy.triton.pipeline import Pipeline
 from packager.deploy.triton.repository import CONFIG, RECORD, SITES
 
@@ -44,7 +44,7 @@ class Served:
 Steps = Mapping[str, Served]
 
 
-def record(pipeline: Pipeline, steps: Steps, sites: Mapping[str, Steps]) -> JSON:
+def build_record(pipeline: Pipeline, steps: Steps, sites: Mapping[str, Steps]) -> JSON:
     """Return what identifies a version of an ensemble. Raises UsageError if the steps do not fit."""
     return {
         "kind": KIND,
@@ -61,7 +61,7 @@ def _whole(pipeline: Pipeline, steps: Steps) -> dict[str, JSON]:
     return {
         "steps": [steps[step.model].about(step.model) for step in pipeline.steps],
         "batch": batch,
-        "interface": _wiring.interface(pipeline, interfaces, batched=batch > 0),
+        "interface": _wiring.join_interfaces(pipeline, interfaces, batched=batch > 0),
     }
 
 
@@ -83,8 +83,8 @@ def _config(pipeline: Pipeline, about: JSON, number: int) -> dict[str, Field]:
         {
             "model_name": step.model,
             "model_version": -1,
-            "input_map": table(step.inputs),
-            "output_map": table(step.outputs),
+            "input_map": build_map(step.inputs),
+            "output_map": build_map(step.outputs),
         }
         for step in pipeline.steps
     ]
@@ -92,9 +92,9 @@ def _config(pipeline: Pipeline, about: JSON, number: int) -> dict[str, Field]:
         "name": pipeline.name,
         "platform": "ensemble",
         "max_batch_size": about["batch"],
-        "input": [tensor(**port, batched=about["batch"] > 0) for port in about["interface"]["inputs"]],
-        "output": [tensor(**port, batched=about["batch"] > 0) for port in about["interface"]["outputs"]],
+        "input": [build_tensor(**port, batched=about["batch"] > 0) for port in about["interface"]["inputs"]],
+        "output": [build_tensor(**port, batched=about["batch"] > 0) for port in about["interface"]["outputs"]],
         "version_policy": {"specific": {"versions": [number]}},
-        "metric_tags": table(tags),
+        "metric_tags": build_map(tags),
         "ensemble_scheduling": {"step": steps},
     }

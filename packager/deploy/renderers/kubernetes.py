@@ -95,11 +95,11 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
     made["kserve/inferenceservice.yaml"] = yaml_text(_inference_service(objects["Deployment"], low, high))
     made["kserve/configmap.yaml"] = made["manifests/configmap.yaml"]
     released = _objects(bundle, values, {**options, "namespace": ""}, _chart.RELEASE, scales=True)
-    made |= {f"chart/{path}": text for path, text in _chart.files(bundle, values, options, released).items()}
+    made |= {f"chart/{path}": text for path, text in _chart.build_files(bundle, values, options, released).items()}
     if options["variant"] == "init-container":
-        made["init-image/Containerfile"] = _deployment.template("container/Containerfile.init")
+        made["init-image/Containerfile"] = _deployment.read_template("container/Containerfile.init")
     recorded = {name: value for name, value in options.items() if value or not name.startswith("admission")}
-    made[_deployment.RECORD] = _deployment.record("kubernetes", bundle, values, recorded, {})
+    made[_deployment.RECORD] = _deployment.build_record("kubernetes", bundle, values, recorded, {})
     steps = (
         "kubectl apply --server-side -f OUT/manifests/",
         f"kubectl rollout status deployment/{name}",
@@ -117,7 +117,7 @@ def with_policy(rendered: Rendered, bundle: Bundle, options: Mapping[str, str], 
         return rendered
     pulled = {"embedded": "image", "image-volume": "model-image", "init-container": "init-image"}[options["variant"]]
     images = [options["image"], options[pulled]]
-    policy = _admission.files(kind, _name(bundle.name), trust, images, options)
+    policy = _admission.build_files(kind, _name(bundle.name), trust, images, options)
     step = _admission.next_step(kind, options["namespace"])
     return replace(rendered, made={**rendered.made, **policy}, steps=(step, *rendered.steps))
 
@@ -147,7 +147,7 @@ def _objects(
     place = Place(name, f"{name}-{values.digest.removeprefix('sha256:')[:10]}")
     about = _meta(bundle, values, options, place)
     selector = {"matchLabels": {"app.kubernetes.io/name": place.name}}
-    ports = _pod.ports(values)
+    ports = _pod.list_ports(values)
     spread = {
         "maxSkew": 1,
         "topologyKey": "kubernetes.io/hostname",
@@ -155,7 +155,7 @@ def _objects(
         "labelSelector": selector,
     }
     pod = {
-        **_pod.pod(bundle, values, options, place),
+        **_pod.build_pod(bundle, values, options, place),
         "serviceAccountName": name,
         "topologySpreadConstraints": [spread],
     }

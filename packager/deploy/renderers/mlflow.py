@@ -52,18 +52,18 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
             f"`{target}` is for {runtime}, which a model of MLflow does not run", hint="choose another with --target"
         )
     kept = {CONTRACT, SBOM, RECORD, *(path for path, _ in bundle.tree if path.startswith(f"{CARD}."))}
-    paths = {*server_files.artefact(bundle, target), *server_files.pipeline(bundle)}
+    paths = {*server_files.list_artefact(bundle, target), *server_files.list_pipeline(bundle)}
     paths |= {path for path in kept if bundle.tree.get(path)}
-    copied = _deployment.blobs(bundle, {f"bundle/{path}": path for path in sorted(paths)})
+    copied = _deployment.select_blobs(bundle, {f"bundle/{path}": path for path in sorted(paths)})
     package = f"packaged_{bundle.digest.removeprefix('sha256:')[:16]}"
-    config = canonical.load(server_files.config(bundle, target), limit=1 << 20)
+    config = canonical.load(server_files.build_config(bundle, target), limit=1 << 20)
     config.pop("reference", None)
     program = {"serve.json": canonical.dump(config), **_program(package, runtime)}
     made = {
         **program,
         "MLmodel": _deployment.yaml_text(_model(bundle, contract, target, device, package)),
         **_environment(bundle, _python(bundle)),
-        _deployment.RECORD: _deployment.record("mlflow", bundle, values, options, copied, program),
+        _deployment.RECORD: _deployment.build_record("mlflow", bundle, values, options, copied, program),
     }
     steps = (
         "mlflow models serve --model-uri OUT --env-manager virtualenv --port 5001",
@@ -76,11 +76,11 @@ def _program(package: str, runtime: str) -> dict[str, bytes]:
     """Return the server's code and MLflow's loader as a package of their own name."""
     found = {
         path.replace("packager/", f"code/{package}/", 1): _named(data, package)
-        for path, data in server_files.program(runtime).items()
+        for path, data in server_files.list_program(runtime).items()
         if not path.startswith(_LEFT_OUT)
     }
     for place, name in (("deployed.py", "deployed.py"), ("mlflow/model.py", "model.py")):
-        found[f"code/{package}/{name}"] = _named(_deployment.template(place), package)
+        found[f"code/{package}/{name}"] = _named(_deployment.read_template(place), package)
     return found
 
 

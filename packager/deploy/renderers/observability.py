@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.deploy.renderers import _deployment, _runbook
-from packager.deploy.renderers._alerts import DURATION, REQUESTS, RUN, Alert, Queries, alerts, bucket_for
+from packager.deploy.renderers._alerts import DURATION, REQUESTS, RUN, Alert, Queries, bucket_for, list_alerts
 from packager.deploy.renderers._deployment import Option, Rendered, yaml_text
 from packager.knobs.knobs import Resolved
 
@@ -54,13 +54,13 @@ _METRICS = (
 
 def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rendered:
     """Return the files."""
-    found = alerts(bundle, values)
+    found = list_alerts(bundle, values)
     made = {
         "rules.yaml": yaml_text(_rules(bundle, found, options["runbook-url"])),
         "dashboard.json": json.dumps(_dashboard(bundle, values), indent=2, sort_keys=True).encode() + b"\n",
         "datadog.yaml": yaml_text(_datadog(bundle, values, options["endpoint"])),
-        "RUNBOOK.md": _runbook.text(bundle, values, found).encode(),
-        _deployment.RECORD: _deployment.record("observability", bundle, values, options, {}),
+        "RUNBOOK.md": _runbook.render_text(bundle, values, found).encode(),
+        _deployment.RECORD: _deployment.build_record("observability", bundle, values, options, {}),
     }
     steps = (
         "promtool check rules OUT/rules.yaml",

@@ -48,11 +48,11 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
     credentials = _credentials(name, values)
     made = {
         f"{name}.service": _service(bundle, values, options, {"directory": directory, "values": file}, credentials),
-        f"{name}.socket": _deployment.filled(
+        f"{name}.socket": _deployment.fill_template(
             "systemd/socket", name=name, version=bundle.version, bundle=bundle.digest, address=_address(values)
         ),
         f"{name}.yaml": _site(values, {knob: place for knob, (_, place) in credentials.items()}),
-        _deployment.RECORD: _deployment.record("systemd", bundle, values, options, {}),
+        _deployment.RECORD: _deployment.build_record("systemd", bundle, values, options, {}),
     }
     steps = (
         f"packager install BUNDLE {directory} --trust TRUST --values OUT/{name}.yaml",
@@ -75,7 +75,7 @@ def _service(
     gpu = contract.targets[target].target.device != "cpu"
     grpc = "server.grpc_port" in found
     loads = "".join(f"LoadCredential={knob}:{origin}\n" for knob, (origin, _) in credentials.items())
-    return _deployment.filled(
+    return _deployment.fill_template(
         "systemd/service",
         name=bundle.name,
         version=bundle.version,
@@ -85,7 +85,7 @@ def _service(
         credentials=loads,
         start=str(int(contract.slo.get("cold_start_s", 60)) + 60),
         stop=str(int(found["server.drain"]) + 10),
-        memory=str(_deployment.memory(bundle, values)),
+        memory=str(_deployment.estimate_memory(bundle, values)),
         cpu=str(max(1, found.get("deploy.cpu", 1000) // 10)),
         files=str(2 * found["server.max_connections"] + 256),
         private_devices="no" if gpu else "yes",

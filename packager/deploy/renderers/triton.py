@@ -25,7 +25,15 @@ from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.contract.contract import Contract, Port, Terms
 from packager.deploy import server_files
-from packager.deploy.renderers._modelconfig import Field, Rendered, Word, config_text, datatype, table, tensor
+from packager.deploy.renderers._modelconfig import (
+    Field,
+    Rendered,
+    Word,
+    build_map,
+    build_tensor,
+    config_text,
+    triton_name,
+)
 from packager.deploy.triton.repository import CONFIG, RECORD
 from packager.errors import MalformedError, UsageError
 from packager.formats import safetensors
@@ -52,7 +60,7 @@ class _Artefact:
     targets: tuple[str, ...]
 
 
-def record(bundle: Bundle, values: Resolved, backend: Backend) -> JSON:
+def build_record(bundle: Bundle, values: Resolved, backend: Backend) -> JSON:
     """Return what identifies a deployed version; two equal records are the same deployment."""
     return {
         "name": bundle.name,
@@ -83,7 +91,7 @@ def render(bundle: Bundle, values: Resolved, number: int, backend: Backend, site
     files = {f"{number}/{name}": (path, _blob(bundle, path)) for name, path in artefact.files.items()}
     hashes = {name: _blob(bundle, path).digest for name, path in artefact.files.items()}
     about = {
-        **record(bundle, values, backend),
+        **build_record(bundle, values, backend),
         "targets": list(artefact.targets),
         "files": hashes,
         "interface": contract.document["interface"],
@@ -173,7 +181,7 @@ def _config(
     warm: Mapping[str, _Warmup],
 ) -> dict[str, Field]:
     found = values.values
-    batched = rows(contract)
+    batched = count_rows(contract)
     most = min(found.get(catalogue.BATCH) or batched, batched) if batched else 0
     gpu = artefact.backend == "tensorrt"
     group: dict[str, Field] = {"count": found["triton.instances"], "kind": Word("KIND_GPU" if gpu else "KIND_CPU")}
@@ -190,9 +198,9 @@ def _config(
         "output": [_port(port, bool(batched)) for port in contract.outputs],
         "version_policy": {"specific": {"versions": [number]}},
         "instance_group": [group],
-        "cc_model_filenames": table(artefact.engines),
-        "metric_tags": table(tags),
-        "parameters": table(_parameters(found, artefact), lambda text: {"string_value": text}),
+        "cc_model_filenames": build_map(artefact.engines),
+        "metric_tags": build_map(tags),
+        "parameters": build_map(_parameters(found, artefact), lambda text: {"string_value": text}),
         "model_warmup": [
             row.to_field(name, number, bool(batched))
             for name, row in warm.items()
@@ -202,7 +210,7 @@ def _config(
     return fields | (_batching(found) if batched else {})
 
 
-def rows(contract: Contract) -> int:
+def count_rows(contract: Contract) -> int:
     """Return the largest batch, 0 where Triton must not add the dimension itself: it needs another one beside it."""
     found = catalogue.batch(contract.document)
     ports = (*contract.inputs, *contract.outputs)
@@ -230,7 +238,7 @@ def _port(port: Port, batched: bool) -> dict[str, Field]:
     """Return an input or output; one without dimensions is sent as one element."""
     sizes = port.shape[1 if batched else 0 :]
     reshaped: dict[str, Field] = {} if sizes else {"reshape": {"shape": list[Field]()}}
-    return tensor(port.name, port.dtype, port.shape, batched) | reshaped
+    return build_tensor(port.name, port.dtype, port.shape, batched) | reshaped
 
 
 # warm-up
@@ -254,7 +262,7 @@ class _Warmup:
         for port, (dtype, shape, file) in self.ports.items():
             dims: list[Field] = list(shape[1:] if batched else shape)
             about: dict[str, Field] = {
-                "data_type": Word(datatype(dtype)),
+                "data_type": Word(triton_name(dtype)),
                 "dims": dims,
                 "input_data_file": f"{number}-{file}",
             }
@@ -265,7 +273,7 @@ class _Warmup:
 def _warmups(bundle: Bundle) -> dict[str, _Warmup]:
     """Return the first reference vectors in the form of Triton's warm-up; a case with an empty tensor cannot be one."""
     found: dict[str, _Warmup] = {}
-    for case, ports in vectors(bundle):
+    for case, ports in encode_vectors(bundle):
         data = {f"{case}.{number}": raw for number, (_, _, raw) in enumerate(ports.values())}
         named = dict(zip(ports, data, strict=True))
         about = {port: (dtype, shape, named[port]) for port, (dtype, shape, _) in ports.items()}
@@ -277,7 +285,7 @@ def _warmups(bundle: Bundle) -> dict[str, _Warmup]:
 Vector: TypeAlias = Mapping[str, tuple[str, Sequence[int], bytes]]  # input -> dtype, shape, bytes as the protocol's
 
 
-def vectors(bundle: Bundle) -> list[tuple[str, Vector]]:
+def encode_vectors(bundle: Bundle) -> list[tuple[str, Vector]]:
     """Return the reference inputs of the bundle, each tensor as the binary extension of the protocol writes it."""
     if bundle.tree.get("vectors/index.json") is None:
         return []

@@ -16,7 +16,7 @@ from packager.deploy.triton.repository import CONFIG, RECORD, WARMUP, Content, n
 from packager.errors import IntegrityError, SourceError, UsageError
 from packager.files import unwatched
 from packager.transport.bucket.folder import FOLDERS, Folder
-from packager.transport.bucket.reference import folder_address, shown
+from packager.transport.bucket.reference import folder_address, hide_credentials
 
 _LIMIT = 16 << 20  # bytes of a record or a configuration
 
@@ -86,7 +86,7 @@ class Bucket:
 def open_repository(address: str) -> Bucket:
     """Return the repository at `s3://bucket/folder` or in another object store. Raises UsageError."""
     if address.partition("://")[0] in FOLDERS:
-        raise UsageError(f"`{shown(address):.300}` is no bucket", hint="mount it, and name the directory")
+        raise UsageError(f"`{hide_credentials(address):.300}` is no bucket", hint="mount it, and name the directory")
     return Bucket(Folder(folder_address(address)))
 
 

@@ -105,7 +105,7 @@ def render_triton(
     """
     name = bundle.name
     _check_kind(repository, name, is_ensemble=False)
-    before, seen = active(repository, name), repository.current(f"{name}/{CONFIG}")
+    before, seen = find_active(repository, name), repository.current(f"{name}/{CONFIG}")
     ensembles = _ensembles_with(repository, name)
     fitted: dict[str, JSON] = {}
 
@@ -115,7 +115,9 @@ def render_triton(
             fitted[pipeline.name] = _fitted(repository, pipeline, rendered, number)
         return rendered
 
-    number, created, rendered = _placed(repository, bundle, triton.record(bundle, values, backend), make, on_event)
+    number, created, rendered = _placed(
+        repository, bundle, triton.build_record(bundle, values, backend), make, on_event
+    )
     own = _change(rendered, number, seen)
     others = [
         _placed_ensemble(repository, pipeline, fitted[pipeline.name], state, on_event)[0]
@@ -135,7 +137,7 @@ def render_ensemble(pipeline: Pipeline, repository: Repository, on_event: OnEven
     The same pipeline over the same versions is the version it was before. Raises UsageError, StorageError, SourceError.
     """
     _check_kind(repository, pipeline.name, is_ensemble=True)
-    before, seen = active(repository, pipeline.name), repository.current(f"{pipeline.name}/{CONFIG}")
+    before, seen = find_active(repository, pipeline.name), repository.current(f"{pipeline.name}/{CONFIG}")
     about = _fitted(repository, pipeline, None, 0)
     change, created = _placed_ensemble(repository, pipeline, about, seen, on_event)
     model = Model(repository, pipeline.name, change.number, before, created, "", (change,))
@@ -229,7 +231,7 @@ def _check_config(data: bytes, path: str, on_event: OnEvent) -> None:
 # what is served
 
 
-def active(repository: Repository, model: str) -> int | None:
+def find_active(repository: Repository, model: str) -> int | None:
     """Return the version whose configuration is in force, or None."""
     config = repository.read(f"{model}/{CONFIG}")
     number = served_number(config)
@@ -345,7 +347,9 @@ def _assembled(repository: Repository, pipeline: Pipeline, fresh: Rendered | Non
         {path.removeprefix(f"{SITES}/").removesuffix(".pbtxt") for found in sites.values() for path in found}
     )
     steps = {model: served(model, "") for model in models}
-    return ensemble.record(pipeline, steps, {site: {model: served(model, site) for model in models} for site in names})
+    return ensemble.build_record(
+        pipeline, steps, {site: {model: served(model, site) for model in models} for site in names}
+    )
 
 
 def _sites(repository: Repository, model: str, fresh: Rendered | None) -> set[str]:

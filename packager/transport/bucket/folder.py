@@ -26,7 +26,7 @@ from packager.errors import (
     did_you_mean,
 )
 from packager.files import CHUNK, Moved, unwatched
-from packager.transport.bucket.reference import shown
+from packager.transport.bucket.reference import hide_credentials
 from packager.transport.writers import Source
 from packager.types import Blob
 
@@ -44,7 +44,7 @@ class Folder:
     """A folder by its address. Every failure of a driver becomes one of our errors here, about `label`."""
 
     def __init__(self, address: str, label: str = "") -> None:
-        self.label = label or shown(address)
+        self.label = label or hide_credentials(address)
         scheme = address.partition("://")[0]
         fsspec = _driver(scheme)
         with self._translated():
@@ -256,7 +256,7 @@ def _driver(scheme: str) -> Any:
 
 def _reason(error: BaseException) -> str:
     """Return the reason in one line, without credentials from an address."""
-    return shown(re.sub(r"\s+", " ", getattr(error, "strerror", None) or str(error)))[:200] or repr(error)
+    return hide_credentials(re.sub(r"\s+", " ", getattr(error, "strerror", None) or str(error)))[:200] or repr(error)
 
 
 def _code(error: BaseException) -> str:

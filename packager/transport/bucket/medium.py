@@ -83,7 +83,7 @@ def _folder(reference: Reference) -> Folder:
     return Folder(f"{reference.name}/{reference.tag}", str(reference))
 
 
-def bucket(reference: Reference, *, mount: Reference | None = None, force: bool = False) -> Destination:
+def open_bucket(reference: Reference, *, mount: Reference | None = None, force: bool = False) -> Destination:
     """Push to `reference`; without a tag the bundle's version becomes the tag.
 
     `mount` names a bundle on the same file system that may have the blobs; the store copies them itself. A version that

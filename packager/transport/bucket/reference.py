@@ -17,7 +17,7 @@ _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")  # as in registries
 _SECRET = re.compile(r"//[^/@]*@")
 
 
-def shown(address: str) -> str:
+def hide_credentials(address: str) -> str:
     """Return an address without user and password."""
     return _SECRET.sub("//", address)
 
@@ -33,7 +33,7 @@ class Reference:
     def __str__(self) -> str:
         """Return the reference for display: without a password in the address."""
         tag = f":{self.tag}" if self.tag else ""
-        return shown(self.name) + tag + (f"@{self.digest}" if self.digest else "")
+        return hide_credentials(self.name) + tag + (f"@{self.digest}" if self.digest else "")
 
     def pinned(self, bundle: Bundle) -> Reference:
         """Return the reference of exactly this `bundle` at this address."""
@@ -56,7 +56,7 @@ def parse(text: str) -> Reference:
     }
     if wrong := [part for part, fault in faults.items() if fault]:
         raise UsageError(
-            f"`{shown(text):.300}` is no bundle in a bucket: its {wrong[0]} is malformed",
+            f"`{hide_credentials(text):.300}` is no bundle in a bucket: its {wrong[0]} is malformed",
             hint="write for example s3://bucket/folder/name:version",
         )
     return Reference(f"{scheme}://{folder}/{name}", tag or None, digest or None)
@@ -67,10 +67,12 @@ def folder_address(text: str) -> str:
     scheme, _, rest = text.rstrip("/").partition("://")
     host = rest.partition("/")[0]
     if not _SCHEME.fullmatch(scheme) or not _REST.fullmatch(rest) or {"", ".", ".."} & set(rest.split("/")):
-        raise UsageError(f"`{shown(text):.300}` is no folder in a bucket", hint="write for example s3://bucket/folder")
+        raise UsageError(
+            f"`{hide_credentials(text):.300}` is no folder in a bucket", hint="write for example s3://bucket/folder"
+        )
     if scheme in ("s3", "s3a") and ":" in host:
         raise UsageError(
-            f"`{shown(text):.300}` names a server, not a bucket",
+            f"`{hide_credentials(text):.300}` names a server, not a bucket",
             hint=f"set AWS_ENDPOINT_URL=http://{host} and write s3://bucket/folder",
         )
     return f"{scheme}://{rest}"

@@ -91,7 +91,7 @@ class _Response(http.client.HTTPResponse):
         self._timed.streamed = True
 
 
-def pools(pace: Pace) -> dict[str, type[HTTPConnectionPool]]:
+def build_pools(pace: Pace) -> dict[str, type[HTTPConnectionPool]]:
     """Return the classes of connection pools, by scheme, whose responses have the limits of `pace`."""
     respond = functools.partial(_Response, pace)
 

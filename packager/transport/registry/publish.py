@@ -24,7 +24,9 @@ from packager.types import Blob
 _RACES = 5  # retries of the shared list of referrers
 
 
-def registry(reference: Reference, settings: Settings, *, mount: str | None = None, force: bool = False) -> Destination:
+def open_registry(
+    reference: Reference, settings: Settings, *, mount: str | None = None, force: bool = False
+) -> Destination:
     """Push to `reference`; without a tag its version becomes the tag.
 
     `mount` names another repository of the same registry that may have the blobs. A tag of another bundle is moved only

@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionErro
 from packager import __version__
 from packager.errors import SourceError, UsageError
 from packager.transport.registry.credentials import Credential, find
-from packager.transport.registry.deadline import Pace, allow_stream, is_overdue, pools
+from packager.transport.registry.deadline import Pace, allow_stream, build_pools, is_overdue
 from packager.transport.registry.login import Login, first_error
 from packager.transport.registry.reference import Reference
 
@@ -295,7 +295,7 @@ class Wire:
             made = urllib3.ProxyManager(proxy, ssl_context=self._context, **sizes)  # type: ignore[arg-type]
         else:
             made = urllib3.PoolManager(ssl_context=self._context, **sizes)  # type: ignore[arg-type]
-        made.pool_classes_by_scheme = pools(self.settings.pace)
+        made.pool_classes_by_scheme = build_pools(self.settings.pace)
         return made
 
     # the first request

@@ -57,7 +57,7 @@ class CertificateHolder:
         if not public.verifies(signed):
             raise UsageError("the certificate is not of this key", hint=_EXAMPLE)
         stamps = (_stamp(self.tsa, signed.signature),) if self.tsa else ()
-        chain = tuple(certificates.der(certificate) for certificate in self.chain)
+        chain = tuple(certificates.encode_der(certificate) for certificate in self.chain)
         return SignedStatement(payload, signed.signature, Certificates(chain, stamps))
 
     def repeats(self, old: SignedStatement, new: SignedStatement) -> bool:

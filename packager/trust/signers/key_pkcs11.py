@@ -51,7 +51,7 @@ class TokenKey:
             with _session(library, self.location, self.secret()) as session:
                 public = _public(library, session, self.location)
                 private = _one(library, session, library.ObjectClass.PRIVATE_KEY, self.location)
-                raw = private.sign(keys.digest(public, message), mechanism=library.Mechanism.ECDSA)
+                raw = private.sign(keys.digest_message(public, message), mechanism=library.Mechanism.ECDSA)
         except library.PKCS11Error as error:
             raise SourceError(
                 f"the token refused: {type(error).__name__} {error}".rstrip(),

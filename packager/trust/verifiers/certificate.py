@@ -33,7 +33,7 @@ def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attes
     if not isinstance(material, Certificates):
         raise UntrustedSignerError("this is no signature with a certificate chain")
     leaf, *others = _chain(material)
-    present = certificates.names(leaf)
+    present = certificates.list_names(leaf)
     candidates = [s for s in trust.signers if isinstance(s, CertificateSigner) and s.identity in present]
     if not candidates:
         raise UntrustedSignerError(f"the certificate names no trusted identity: got {_listing(present)}")
@@ -45,7 +45,9 @@ def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attes
     if at is None:
         raise UsageError("checking a certificate without time stamps needs the time")
     signer = _first_issued(candidates, leaf, others, at)
-    return Attested(signed.payload, signer.name, signer.identity, stamped, key.fingerprint, certificates.serial(leaf))
+    return Attested(
+        signed.payload, signer.name, signer.identity, stamped, key.fingerprint, certificates.format_serial(leaf)
+    )
 
 
 def _chain(material: Certificates) -> list[x509.Certificate]:

@@ -42,7 +42,7 @@ def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attes
     promised = _promised_time(material)
     if promised is None and not material.timestamps:
         raise UntrustedTimeError("the signature carries no time stamp")
-    sigstore = library()
+    sigstore = import_sigstore()
     try:
         bundle = sigstore.models.Bundle.from_json(material.document)
     except (ValueError, sigstore.errors.Error) as error:
@@ -55,7 +55,7 @@ def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attes
     return Attested(signed.payload, signer.name, signer.identity, stamped, certificate=serial)
 
 
-def library() -> Any:
+def import_sigstore() -> Any:
     """Return the parts of the `sigstore` package that are used. Raises MissingToolError."""
     try:
         for part in ("errors", "models", "verify", "verify.policy"):
@@ -95,7 +95,7 @@ def _named(sigstore: Any, signers: list[KeylessSigner], certificate: x509.Certif
 @functools.lru_cache(maxsize=8)
 def _root(pinned: bytes | None) -> Any:
     """Return a trusted root: the pinned one, or the public instance's that is part of the package. No network."""
-    sigstore = library()
+    sigstore = import_sigstore()
     try:
         if pinned is None:
             return sigstore.models.ClientTrustConfig.production(offline=True).trusted_root

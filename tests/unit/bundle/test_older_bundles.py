@@ -59,7 +59,7 @@ def test_it_is_served_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
     for path, _ in bundle.tree:
         (tmp_path / "bundle" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "bundle" / path).write_bytes(bundle.read(path))
-    (tmp_path / "serve.json").write_bytes(server_files.config(bundle, TARGET))
+    (tmp_path / "serve.json").write_bytes(server_files.build_config(bundle, TARGET))
     found = config.read(tmp_path / "serve.json")
     session, trial = model.load(found, 1), WarmUpInputs.of(found)
     assert len(trial.known) > 3

@@ -55,7 +55,7 @@ def reference(gap: float = 0.3) -> Reference:
 def verdict(fault: str, gap: float = 0.3, level: int = 5) -> Any:
     command = [sys.executable, "-c", PROCESS, fault]
     tolerance = {"atol": 1e-3, "rtol": 1e-4}
-    return judge(reference(gap), tolerance, lambda: conversation.running(command, {}), level, "toy 1")
+    return judge(reference(gap), tolerance, lambda: conversation.start_conversation(command, {}), level, "toy 1")
 
 
 def test_a_sound_process_passes_every_level() -> None:

@@ -31,7 +31,7 @@ def clock() -> Iterator[str]:
 def put(site: Path, name: str, action: str = "install", *, noted: bool = True) -> None:
     """Make a release current as `install` and `upgrade` do; not `noted`, it is killed after the switch."""
     path = release(site, name)
-    with journal.journal(site, times[site], action, name) as note:
+    with journal.record_action(site, times[site], action, name) as note:
         switch(site, path)
         if noted:
             note("switched")
@@ -51,7 +51,7 @@ def site(tmp_path: Path) -> Path:
 
 
 def current(site: Path) -> str:
-    return install.current(site).name
+    return install.find_current(site).name
 
 
 def back(site: Path) -> str:
@@ -123,7 +123,7 @@ def test_every_line_has_its_own_time(site: Path) -> None:
     put(site, "1")
     put(site, "2")
     back(site)
-    rows = list(journal.entries(site))
+    rows = list(journal.read_entries(site))
     assert [row["step"] for row in rows] == ["begun", "switched", "done"] * 3
     assert [row["action"] for row in rows[::3]] == ["install", "install", "rollback"]
     assert [row["when"] for row in rows] == sorted({row["when"] for row in rows}), "times rise and differ"
@@ -131,14 +131,14 @@ def test_every_line_has_its_own_time(site: Path) -> None:
 
 
 def test_a_refusal_is_noted_with_its_reason(site: Path) -> None:
-    with journal.journal(site, times[site], "install", "0"):
+    with journal.record_action(site, times[site], "install", "0"):
         pass
-    with pytest.raises(StorageError), journal.journal(site, times[site], "install", "1"):
+    with pytest.raises(StorageError), journal.record_action(site, times[site], "install", "1"):
         raise StorageError("no space")
-    assert list(journal.entries(site))[-1]["reason"] == "no space"
+    assert list(journal.read_entries(site))[-1]["reason"] == "no space"
 
 
 def test_a_first_action_that_is_refused_leaves_no_journal(site: Path) -> None:
-    with pytest.raises(StorageError), journal.journal(site, times[site], "install", "1"):
+    with pytest.raises(StorageError), journal.record_action(site, times[site], "install", "1"):
         raise StorageError("no space")
     assert not (site / journal.FILE).exists()

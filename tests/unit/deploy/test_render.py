@@ -126,7 +126,7 @@ def test_the_same_again_is_the_same_version_and_another_is_the_next(bundle, tmp_
         (2, 1, True),
     ]
     render.render_triton(bundle, resolved(bundle), Directory(tmp_path), "python", {})
-    assert render.active(Directory(tmp_path), "tiny") == 1
+    assert render.find_active(Directory(tmp_path), "tiny") == 1
 
 
 def test_engines_are_chosen_by_compute_capability(tmp_path: Path) -> None:

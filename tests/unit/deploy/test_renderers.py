@@ -391,8 +391,8 @@ def test_only_knobs_that_change_answers_are_other_knobs(
         if rule["alert"].endswith("OtherKnobs")
     ]
     chosen = deployments.values(kind, bundle, *([Override(*wish, "--set")] if wish else []))
-    told = server_knobs.Knobs.parse(server_files.document(chosen)).tuning
-    assert told == server_files.tuning(chosen) and told.startswith("sha256:")
+    told = server_knobs.Knobs.parse(server_files.build_document(chosen)).tuning
+    assert told == server_files.digest_tuning(chosen) and told.startswith("sha256:")
     accepted = re.search(r'tuning!~"([^"]*)"', query)
     assert accepted
     assert (re.fullmatch(accepted[1], told) is not None) is same

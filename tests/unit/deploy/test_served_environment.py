@@ -46,9 +46,9 @@ def module(environment: Path) -> Path:
 
 def test_the_second_installation_shares_the_files_of_the_first(tmp_path: Path) -> None:
     given, shared = supply(tmp_path), tmp_path / "store" / "served"
-    served_environment.place(tmp_path / "one", given, {}, shared)
+    served_environment.make_environment(tmp_path / "one", given, {}, shared)
     (given.place or tmp_path).rename(tmp_path / "gone")  # nothing is asked for a second time
-    served_environment.place(tmp_path / "two", given, {}, shared)
+    served_environment.make_environment(tmp_path / "two", given, {}, shared)
     assert answer(tmp_path / "one") == answer(tmp_path / "two") == "42"
     assert module(tmp_path / "one").stat().st_ino == module(tmp_path / "two").stat().st_ino
     remove_tree(tmp_path / "one")
@@ -58,12 +58,12 @@ def test_the_second_installation_shares_the_files_of_the_first(tmp_path: Path) -
 def test_a_collector_takes_what_no_installation_uses(tmp_path: Path) -> None:
     given, shared, aside = supply(tmp_path), tmp_path / "served", tmp_path / "aside"
     aside.mkdir()
-    served_environment.place(tmp_path / "one", given, {}, shared)
+    served_environment.make_environment(tmp_path / "one", given, {}, shared)
     assert environments.move_unused(shared, aside) == []
     remove_tree(tmp_path / "one")
     (taken,) = environments.move_unused(shared, aside)
     assert taken.parent == aside and environments.move_unused(shared, aside) == []
-    served_environment.place(tmp_path / "two", given, {}, shared)
+    served_environment.make_environment(tmp_path / "two", given, {}, shared)
     assert answer(tmp_path / "two") == "42"
 
 
@@ -72,7 +72,7 @@ def test_where_links_do_not_reach_files_are_copied(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
         if os.stat(other).st_dev == tmp_path.stat().st_dev:
             pytest.skip("one file system only")
-        served_environment.place(tmp_path / "one", given, {}, Path(other) / "served", said.append)
+        served_environment.make_environment(tmp_path / "one", given, {}, Path(other) / "served", said.append)
     assert answer(tmp_path / "one") == "42" and "copied" in str(said)
 
 
@@ -89,7 +89,9 @@ def test_no_setting_of_pip_sends_packages_elsewhere(tmp_path: Path, kept: bool) 
         "PIP_DRY_RUN": "1",
         "PIP_ROOT": str(elsewhere),
     }
-    served_environment.place(tmp_path / "one", given if kept else Supply(given.requirements, None), settings, None)
+    served_environment.make_environment(
+        tmp_path / "one", given if kept else Supply(given.requirements, None), settings, None
+    )
     assert answer(tmp_path / "one") == "42" and not elsewhere.exists()
 
 
@@ -97,7 +99,7 @@ def test_a_service_user_reads_what_a_careful_operator_installs(tmp_path: Path) -
     given = supply(tmp_path)
     before = os.umask(0o077)
     try:
-        served_environment.place(tmp_path / "one", given, {}, tmp_path / "served")
+        served_environment.make_environment(tmp_path / "one", given, {}, tmp_path / "served")
     finally:
         os.umask(before)
     for folder, _, names in os.walk(tmp_path / "one"):
@@ -107,14 +109,14 @@ def test_a_service_user_reads_what_a_careful_operator_installs(tmp_path: Path) -
 
 def test_a_store_that_cannot_be_written_shares_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no directory")
-    served_environment.place(tmp_path / "one", supply(tmp_path), {}, tmp_path / "file" / "served")
+    served_environment.make_environment(tmp_path / "one", supply(tmp_path), {}, tmp_path / "file" / "served")
     assert answer(tmp_path / "one") == "42"
 
 
 def test_a_wheel_that_brings_another_distribution_is_refused(tmp_path: Path) -> None:
     given = supply(tmp_path, {"fremdes-2.0.egg-info/PKG-INFO": FOREIGN})
     with pytest.raises(SourceError, match=r"pip installed `fremdes 2\.0`, which the bundle does not lock"):
-        served_environment.place(tmp_path / "one", given, {}, tmp_path / "served")
+        served_environment.make_environment(tmp_path / "one", given, {}, tmp_path / "served")
     assert not any(path.is_dir() for path in (tmp_path / "served").iterdir())
 
 
@@ -123,5 +125,5 @@ def test_where_pip_itself_fails_the_cause_is_told(tmp_path: Path) -> None:
     about = b"Metadata-Version: 2.1\nName: fremdes\nVersion: none at all\n"
     given = supply(tmp_path, {"fremdes.egg-info/PKG-INFO": about})
     with pytest.raises(SourceError, match="none at all") as caught:
-        served_environment.place(tmp_path / "one", given, {}, None)
+        served_environment.make_environment(tmp_path / "one", given, {}, None)
     assert "Traceback" not in caught.value.message and caught.value.hint

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from packager.cli import main
-from packager.deploy.upgrade import users
+from packager.deploy.upgrade import find_servers
 
 SLEEP = "import sys, time; print('here', flush=True); time.sleep(600)"
 
@@ -39,7 +39,7 @@ def running(*words: str, folder: Path) -> Iterator[int]:
 def test_a_server_and_whoever_watches_over_it_are_named(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = site / "releases" / "1.0.0-aa" / "serve.json"
     with running("serve", "site", folder=site.parent) as watcher, running(str(config), folder=Path("/")) as server:
-        assert set(users(site)) == {watcher, server}
+        assert set(find_servers(site)) == {watcher, server}
         assert main(["uninstall", str(site)]) == 2
         said = capsys.readouterr().err
         assert f"in use by process {min(watcher, server)} and 1 more" in said and "--force" in said
@@ -50,5 +50,5 @@ def test_a_server_and_whoever_watches_over_it_are_named(site: Path, capsys: pyte
 
 def test_others_do_not_count(site: Path) -> None:
     with running("serve", "elsewhere", folder=site.parent), running("status", str(site), folder=site.parent):
-        assert users(site) == {}
+        assert find_servers(site) == {}
         assert main(["uninstall", str(site)]) == 0

@@ -209,12 +209,12 @@ def test_the_worker_answers_and_conforms(t5: Made, site: Path, prompt: tuple[str
     known = {row["name"]: row for row in answers}
     about = Reference(document["prompts"], known, 256, beams=3, longest=40, steps=STEPS)
     bound = {"atol": 1e-3, "rtol": 1e-4}
-    found = judge(about, bound, lambda: conversation.running(command, os.environ), 4)
+    found = judge(about, bound, lambda: conversation.start_conversation(command, os.environ), 4)
     assert found["outcome"] == "pass", found["reason"]
     known["plain"] = {**known["plain"], "beams": {**known["plain"]["beams"], "tokens": [7]}}
-    found = judge(about, bound, lambda: conversation.running(command, os.environ), 3)
+    found = judge(about, bound, lambda: conversation.start_conversation(command, os.environ), 3)
     assert "prompt plain: beams: token 0: expected 7" in found["reason"] and found["levels"]["L3"] == "fail"
-    with conversation.running(command, os.environ) as model:
+    with conversation.start_conversation(command, os.environ) as model:
         pieces = list(model.ask({"text": prompt[0]}, {"max_tokens": STEPS}))
         assert "".join(piece for piece in pieces if isinstance(piece, str)) == prompt[1]
         with pytest.raises(UsageError, match="holds no conversation"):

@@ -348,7 +348,7 @@ def test_refused_index_login_is_reported(index: PackageIndex, tmp_path: Path) ->
     lock.write_text(f"{wheel.pin} --hash=sha256:{wheel.sha256}\n")
     environment = variables(PIP_INDEX_URL=index.address("wrong"))
     with pytest.raises(SourceError, match=r"\(401\) refuses the login"):
-        served_environment.place(tmp_path / "env", Supply(lock, None), environment, None)
+        served_environment.make_environment(tmp_path / "env", Supply(lock, None), environment, None)
 
 
 def package_wheel(index: PackageIndex) -> runtime_wheels.Wheel:

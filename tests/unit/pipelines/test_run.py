@@ -28,7 +28,7 @@ BUNDLE = f"sha256:{'1' * 64}"
 def installation(folder: Path, made: Made, *, raw: bool = True) -> Path:
     """Lay out what `packager install` makes, with this interpreter's environment."""
     release = folder / "site" / "releases" / "1"
-    for name, data in server_files.program("onnxruntime").items():
+    for name, data in server_files.list_program("onnxruntime").items():
         (release / "app" / name).parent.mkdir(parents=True, exist_ok=True)
         (release / "app" / name).write_bytes(data)
     (release / "env").symlink_to(sys.prefix)

@@ -50,7 +50,7 @@ def test_only_unused_blobs_are_deleted(store: Store) -> None:
     needed = collector.bundle_digests(store) | collector.step_digests(store)
     orphan = store.put(b"not in use at all").digest
     store = again(store)
-    assert collector.size(store).unneeded >= 17
+    assert collector.measure_store(store).unneeded >= 17
     freed = collector.collect(store)
     assert orphan not in digests(store)
     assert freed.size >= 17
@@ -72,7 +72,7 @@ def test_steps_are_forgotten_on_request_only(store: Store) -> None:
 def test_leased_blobs_are_kept(store: Store) -> None:
     orphan = store.put(b"used").digest
     other = Store(store.root.parent)
-    assert collector.size(other).in_use >= 4
+    assert collector.measure_store(other).in_use >= 4
     collector.collect(other)
     assert orphan in digests(store)
     collector.collect(again(store))
@@ -106,7 +106,7 @@ def test_environments_in_use_are_kept(store: Store) -> None:
     (begun.parent / ".d4.lock").touch()
     building = again(store)
     building.hold_environment("b2")
-    assert collector.size(building).environments == 400
+    assert collector.measure_store(building).environments == 400
     freed = collector.collect(Store(store.root.parent))
     assert (freed.environments, freed.size >= 200) == (2, True)
     assert {path.name for path in lost.parent.iterdir()} == {"a1", "b2"}
@@ -211,5 +211,5 @@ def test_a_wrong_stream_leaves_nothing(store: Store) -> None:
     assert not list((store.root / "partial").iterdir())
     bundle = bundles.make(store)
     other = Store(store.root.parent.parent / "other")
-    assert copy.copy(bundle, writers.local(other, verified=True)) == bundle.size
-    assert copy.copy(bundle, writers.local(other, verified=True)) == 0
+    assert copy.copy(bundle, writers.write_local(other, verified=True)) == bundle.size
+    assert copy.copy(bundle, writers.write_local(other, verified=True)) == 0

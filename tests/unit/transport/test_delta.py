@@ -104,7 +104,7 @@ def test_the_new_bundle_comes_out_byte_for_byte(pair: tuple[Bundle, Bundle], tmp
     assert (tmp_path / "out.bundle.tar").read_bytes() == (tmp_path / "new.bundle.tar").read_bytes()
     assert verify(reopened(tmp_path / "out.bundle.tar"), [KEY.public]).ok
     store = Store(tmp_path / "other")
-    copy.copy(delta.open_delta(tmp_path / "d.bundle-delta.tar", old), writers.local(store, verified=True))
+    copy.copy(delta.open_delta(tmp_path / "d.bundle-delta.tar", old), writers.write_local(store, verified=True))
     assert store.entry("tiny", "1.0.1").manifest == new.digest
 
 

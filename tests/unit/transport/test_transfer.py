@@ -21,7 +21,7 @@ from packager.store.store import Store
 from packager.transport import copy, writers
 from packager.transport.registry import reference, upload
 from packager.transport.registry.medium import RegistryBundle
-from packager.transport.registry.publish import registry
+from packager.transport.registry.publish import open_registry
 from packager.transport.registry.wire import Patience, Settings
 from packager.trust import keys
 from packager.trust.verify import verify
@@ -50,7 +50,7 @@ def name_of(stub: Stub, tag: str = ":1.0.0") -> str:
 
 
 def push(stub: Stub, bundle: Bundle, settings: Settings = QUICK, tag: str = ":1.0.0", **more: object) -> int:
-    to = registry(reference.parse(name_of(stub, tag)), settings, **more)  # type: ignore[arg-type]
+    to = open_registry(reference.parse(name_of(stub, tag)), settings, **more)  # type: ignore[arg-type]
     return copy.copy(bundle, to, jobs=2)
 
 
@@ -60,7 +60,7 @@ def opened(stub: Stub, settings: Settings = QUICK, tag: str = ":1.0.0", events: 
 
 
 def pull(stub: Stub, store: Store, settings: Settings = QUICK) -> int:
-    return copy.copy(opened(stub, settings), writers.local(store, verified=True), jobs=2)
+    return copy.copy(opened(stub, settings), writers.write_local(store, verified=True), jobs=2)
 
 
 def other(tmp_path: Path) -> Store:
@@ -160,7 +160,7 @@ def test_a_pull_that_gave_up_is_resumed_from_disk(bundle: Bundle, tmp_path: Path
         source = opened(stub, hasty)
         stub.cut_download = [2 * PIECE]
         with pytest.raises(SourceError):
-            copy.copy(source, writers.local(store, verified=True), jobs=1)
+            copy.copy(source, writers.write_local(store, verified=True), jobs=1)
         partial = store.root / "partial" / big.digest[7:]
         have = partial.stat().st_size
         assert 0 < have <= 2 * PIECE
@@ -191,7 +191,7 @@ def test_lying_registry_is_refused(bundle: Bundle, tmp_path: Path) -> None:
         source = opened(stub)
         stub.lie = True
         with pytest.raises(IntegrityError, match="damaged"):
-            copy.copy(source, writers.local(store, verified=True))
+            copy.copy(source, writers.write_local(store, verified=True))
         with pytest.raises(IntegrityError):
             copy.save(source, tmp_path / "x.bundle.tar")
         assert not (tmp_path / "x.bundle.tar").exists()
@@ -234,12 +234,12 @@ def test_blobs_are_mounted_from_another_repository(bundle: Bundle) -> None:
     with serving() as stub:
         push(stub, bundle)
         stub.log.clear()
-        to = registry(reference.parse(f"oci://{stub.host}/models/copy"), QUICK, mount="models/tiny")
+        to = open_registry(reference.parse(f"oci://{stub.host}/models/copy"), QUICK, mount="models/tiny")
         copy.copy(bundle, to)
         assert not stub.rows("PATCH", "/uploads/")
         assert stub.rows("POST", "mount=")
         stub.mounts = False
-        copy.copy(bundle, registry(reference.parse(f"oci://{stub.host}/third"), QUICK, mount="models/tiny"))
+        copy.copy(bundle, open_registry(reference.parse(f"oci://{stub.host}/third"), QUICK, mount="models/tiny"))
         assert stub.rows("PATCH", "/uploads/")
 
 

@@ -31,7 +31,7 @@ from tests.support import pki
 
 NOW = dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
 ROOT, SECOND, RELEASE = (keys.generate(curve) for curve in ("p256", "p384", "p256"))
-SCHEMA = json.loads(model.schema())
+SCHEMA = json.loads(model.build_schema())
 
 
 def full() -> dict[str, Any]:
