@@ -142,7 +142,7 @@ def sort(main: Any) -> None:
 
 def _reads(node: Any) -> Iterator[str]:
     """Yield every name a node needs, those its subgraphs take from outside included."""
-    for message in canonicalise.messages(node):
+    for message in canonicalise.walk_messages(node):
         if message.DESCRIPTOR.name == "NodeProto":
             yield from filter(None, message.input)
 
@@ -151,7 +151,7 @@ def clipped(model: Any) -> int:
     """Count the finite float constants that fp16 cannot hold."""
     onnx, numpy = canonicalise.import_onnx(), importlib.import_module("numpy")
     count = 0
-    for tensor in canonicalise.messages(model):
+    for tensor in canonicalise.walk_messages(model):
         if tensor.DESCRIPTOR.name == "TensorProto" and tensor.data_type == onnx.TensorProto.FLOAT:
             values = numpy.abs(onnx.numpy_helper.to_array(tensor))
             count += int(((values > _LARGEST) & numpy.isfinite(values)).sum())

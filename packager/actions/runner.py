@@ -27,14 +27,14 @@ from packager import canonical, edits, json_schema, plugins, untrusted_files
 from packager.errors import IntegrityError, StepError, StorageError, TooNewError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import storage_errors
-from packager.sandbox.pinning import numerics
+from packager.sandbox.pinning import pin_numerics
 from packager.sandbox.process import MAX_ANSWER, Outcome
 from packager.sandbox.sandbox import (
     Confinement,
     Limits,
     Step,
+    build_environment,
     choose_confinement,
-    environment,
     environment_interpreter,
     host_interpreter,
     run_confined,
@@ -217,7 +217,7 @@ class _Work:
         python = (
             environment_interpreter(self.virtualenv, self.scratch / "code") if self.virtualenv else host_interpreter()
         )
-        variables = environment(self.scratch, numerics(), python.code)
+        variables = build_environment(self.scratch, pin_numerics(), python.code)
         passed = () if channel is None else (channel,)
         arguments = ("-m", "packager.sandbox.worker", str(self.scratch / "job.json"))
         step = Step(self.scratch, python, arguments, limits, variables, gpu, passed)

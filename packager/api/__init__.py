@@ -382,7 +382,7 @@ def read_schema(document: Literal["recipe", "release", "contract", "trust", "fac
     from packager.trust import model
 
     known = {
-        "recipe": draft.schema,
+        "recipe": draft.build_schema,
         "release": release_file.build_schema,
         "contract": contract.build_schema,
         "trust": model.build_schema,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from packager.bench.measure import Plan, Round, Subject, measure_round
-from packager.bench.statistics import Interval, Verdict, interval, judge, ratio
+from packager.bench.statistics import Interval, Verdict, estimate_interval, estimate_ratio, judge
 from packager.canonical import JSON
 from packager.events import Note, OnEvent, ignore
 
@@ -51,7 +51,7 @@ class Curves:
             return []
         rows = []
         for name, (value, more_is_better) in _MEASURES.items():
-            found = ratio([value(item) for item in self.rounds[0]], [value(item) for item in self.rounds[1]])
+            found = estimate_ratio([value(item) for item in self.rounds[0]], [value(item) for item in self.rounds[1]])
             rows.append((name, found, judge(found, more_is_better=more_is_better)))
         return rows
 
@@ -75,18 +75,18 @@ def _describe(subject: Subject, rounds: Sequence[Round]) -> JSON:
             {
                 "clients": clients,
                 "requests": sum(len(load.milliseconds) for load in loads),
-                "requests_per_second": interval([load.rate for load in loads]).to_json(),
-                "rows_per_second": interval([load.rate * subject.rows for load in loads]).to_json(),
+                "requests_per_second": estimate_interval([load.rate for load in loads]).to_json(),
+                "rows_per_second": estimate_interval([load.rate * subject.rows for load in loads]).to_json(),
                 **{
-                    name: interval([load.percentile(share) for load in loads]).to_json()
+                    name: estimate_interval([load.percentile(share) for load in loads]).to_json()
                     for name, share in PERCENTILES.items()
                 },
             }
         )
     return {
         **subject.about,
-        "cold_start": interval([found.cold_start for found in rounds]).to_json(),
-        "memory": interval([float(found.memory) for found in rounds]).to_json(),
+        "cold_start": estimate_interval([found.cold_start for found in rounds]).to_json(),
+        "memory": estimate_interval([float(found.memory) for found in rounds]).to_json(),
         "points": points,
     }
 

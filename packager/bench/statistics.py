@@ -34,7 +34,7 @@ class Interval:
         return {"mean": _short(self.mean), "low": _short(self.low), "high": _short(self.high)}
 
 
-def interval(samples: Sequence[float]) -> Interval:
+def estimate_interval(samples: Sequence[float]) -> Interval:
     """Return the geometric mean of positive samples with its interval. Raises ValueError without a positive sample."""
     logs = [math.log(sample) for sample in samples]
     if not logs:
@@ -47,9 +47,9 @@ def interval(samples: Sequence[float]) -> Interval:
     return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
 
-def ratio(first: Sequence[float], second: Sequence[float]) -> Interval:
+def estimate_ratio(first: Sequence[float], second: Sequence[float]) -> Interval:
     """Return second over first, paired by round."""
-    return interval([b / a for a, b in zip(first, second, strict=True)])
+    return estimate_interval([b / a for a, b in zip(first, second, strict=True)])
 
 
 def judge(found: Interval, *, more_is_better: bool) -> Verdict:

@@ -25,7 +25,7 @@ from packager import canonical
 from packager.bench.curves import PERCENTILES
 from packager.bench.load import Load
 from packager.bench.measure import Plan, Round, Subject, measure_round, open_subject
-from packager.bench.statistics import Interval, interval, ratio
+from packager.bench.statistics import Interval, estimate_interval, estimate_ratio
 from packager.bundle.knobs import knob_schema
 from packager.canonical import JSON
 from packager.errors import PackagerError, UsageError
@@ -132,8 +132,10 @@ class Tuned:
 def _summary(loads: Sequence[Load]) -> JSON:
     if not loads:
         return None
-    rows = {"requests_per_second": interval([load.rate for load in loads]).to_json()}
-    return rows | {n: interval([load.percentile(s) for load in loads]).to_json() for n, s in PERCENTILES.items()}
+    rows = {"requests_per_second": estimate_interval([load.rate for load in loads]).to_json()}
+    return rows | {
+        n: estimate_interval([load.percentile(s) for load in loads]).to_json() for n, s in PERCENTILES.items()
+    }
 
 
 class _Trials:
@@ -171,7 +173,7 @@ def _key(values: Mapping[str, JSON]) -> str:
     return json.dumps(dict(values), sort_keys=True)
 
 
-def candidates(knob: Knob, cores: int) -> list[JSON]:
+def list_candidates(knob: Knob, cores: int) -> list[JSON]:
     """Return the values of a knob that are tried on a machine with so many cores, within the bounds of its schema."""
     powers = [1 << power for power in range(11)]
     own: Mapping[str, Sequence[float]] = {
@@ -249,7 +251,7 @@ class _Walk:
     ) -> Iterator[dict[str, JSON]]:
         """Yield every value of one knob beside the best values of the others, knob after knob."""
         for knob in knobs:
-            for value in candidates(knob, cores):
+            for value in list_candidates(knob, cores):
                 values = {**best, knob.name: value}
                 if subject.knobs.values.get(knob.name) == value:
                     del values[knob.name]
@@ -292,7 +294,11 @@ class _Walk:
             pairs.append((loads[id(subject)], loads[id(tuned)]))
             self.on_event(Note(f"round {number + 1} of {self.search.rounds} of the proof"))
         before, after = (tuple(side) for side in zip(*pairs, strict=True))
-        return before, after, ratio([self._value(load) for load in before], [self._value(load) for load in after])
+        return (
+            before,
+            after,
+            estimate_ratio([self._value(load) for load in before], [self._value(load) for load in after]),
+        )
 
     def _value(self, load: Load) -> float:
         goal = self.search.objective.goal

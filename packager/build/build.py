@@ -190,7 +190,7 @@ def _with_answers(recipe: Recipe, lock: Lock, place: Place) -> Place:
 
 def _vectors(place: Place, artefacts: Sequence[Artefact]) -> Tree:
     store = place.runner.store
-    return generation.vectors(place.answers, store) if place.answers else store.tree(artefacts[0].measured.tree)
+    return generation.list_vectors(place.answers, store) if place.answers else store.tree(artefacts[0].measured.tree)
 
 
 def _misses(store: Store, artefacts: list[Artefact]) -> Tree:
@@ -351,9 +351,9 @@ def _measure(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled:
             inputs["samples"] = _beside(place, recipe.samples, {}, "samples")
         users |= {*load_runtime(target.runtime).toolchain}
         if recipe.evaluation:
-            more, needed = evaluations.measurement(recipe.evaluation, place.graph.facts, place.pipeline)
+            more, needed = evaluations.plan_measurement(recipe.evaluation, place.graph.facts, place.pipeline)
             inputs |= {"evaluation": _beside(place, recipe.evaluation.data, {}, "evaluation"), **needed}
-            params, users = {**params, **more}, users | {*evaluation_tools.tools(recipe)}
+            params, users = {**params, **more}, users | {*evaluation_tools.list_tools(recipe)}
     return Action("measure", plugins.load("steps", "measure").VERSION, inputs, params, _tools(lock, users))
 
 
@@ -376,7 +376,7 @@ def _exporter_tools(lock: Lock) -> set[str]:
 def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[str, JSON]:
     """Return the facts that only the build can see."""
     outputs = [output["name"] for output in graph.facts["interface"]["outputs"]]
-    outputs = list(generation.outputs(recipe.task)) if recipe.task else outputs
+    outputs = list(generation.list_outputs(recipe.task)) if recipe.task else outputs
     for item in artefacts:
         check_cases(item.measured.facts["cases"], outputs)
     return {
@@ -392,7 +392,7 @@ def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[
                 "dimensions": graph.facts["interface"]["dimensions"],
                 "kinds": item.measured.facts.get("kinds", {}),
                 "coverage": item.measured.facts.get("coverage", {}),
-                **evaluations.facts(recipe.evaluation, item.measured.facts),
+                **evaluations.list_facts(recipe.evaluation, item.measured.facts),
             }
             for item in artefacts
         },

@@ -10,7 +10,7 @@ from packager.canonical import JSON
 from packager.recipe.evaluation import EvaluationSpec
 
 
-def measurement(
+def plan_measurement(
     spec: EvaluationSpec, graph: Mapping[str, JSON], pipeline: RawInputs | None
 ) -> tuple[dict[str, JSON], dict[str, str]]:
     """Return the parameters and the trees that the measurement needs besides. Bounds are judged later, and not here."""
@@ -20,7 +20,7 @@ def measurement(
     return {"evaluation": asked, **classes}, {"pipeline": pipeline.tree} if pipeline else {}
 
 
-def facts(spec: EvaluationSpec | None, measured: Mapping[str, JSON]) -> dict[str, JSON]:
+def list_facts(spec: EvaluationSpec | None, measured: Mapping[str, JSON]) -> dict[str, JSON]:
     """Return what is known of a target besides: what it reaches, and what the recipe asks for."""
     if spec is None or "evaluation" not in measured:
         return {}

@@ -106,13 +106,13 @@ def _of_source(about: Mapping[str, JSON], reference: Result) -> JSON:
     return {"min": 1, "max": ran, **({"limit": {"min": 1, "max": most}} if ran < most else {})}
 
 
-def vectors(answers: Answers, store: Store) -> Tree:
+def list_vectors(answers: Answers, store: Store) -> Tree:
     """Return the prompts and the source's tokens, which take the place of tensors among the reference vectors."""
     found = {path: blob for path, blob in store.tree(answers.tree) if path in VECTORS or path.startswith(AUDIO)}
     return Tree.of(found)
 
 
-def outputs(task: str) -> Sequence[str]:
+def list_outputs(task: str) -> Sequence[str]:
     """Return what a measurement compares of every case."""
     step = "measure_seq2seq" if of_task(task) else "measure_generation"
     found: Sequence[str] = plugins.load("steps", step).OUTPUTS

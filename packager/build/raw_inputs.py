@@ -55,7 +55,7 @@ def build(
         **options,
     }
     exporter = plugins.load("exporters", lock.kind)
-    names = {"python", "machine", *exporter.TOOLCHAIN, *pipeline_tools.tools(recipe.pipeline)}
+    names = {"python", "machine", *exporter.TOOLCHAIN, *pipeline_tools.list_tools(recipe.pipeline)}
     tools = {name: lock.toolchain[name] for name in sorted(names)}
     step = plugins.load("steps", "pipeline")
     action = Action("pipeline", step.VERSION, {"source": source, "graph": graph.tree}, params, tools)

@@ -125,7 +125,7 @@ def _site(name: str, node: Node) -> Site:
 
 
 def _size(members: Mapping[str, Node], key: str) -> int | None:
-    return fields.memory(members[key], key) if key in members else None
+    return fields.read_memory(members[key], key) if key in members else None
 
 
 def _items(node: Node | None, name: str) -> list[Node]:
@@ -140,7 +140,7 @@ def _features(node: Node | None, name: str) -> tuple[str, ...]:
 def _device(node: Node, name: str) -> Device:
     what = f"sites.{name}.devices"
     members = strictyaml.fields(node, what, ("name", "capability", "memory"), required=("capability",))
-    memory = fields.memory(members["memory"], f"{what}.memory") if "memory" in members else None
+    memory = fields.read_memory(members["memory"], f"{what}.memory") if "memory" in members else None
     title = strictyaml.text(members["name"], f"{what}.name", limit=256) if "name" in members else "GPU"
     return Device(title, _version(members["capability"], "capability"), memory)
 

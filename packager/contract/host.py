@@ -43,7 +43,7 @@ def describe(name: str, disk: Path, ask: Ask | None = None) -> Site:
         disk=shutil.disk_usage(disk).free,
         devices=tuple(device for device, _ in gpus),
         driver=gpus[0][1] if gpus else None,
-        sandbox=sandbox.available() != sandbox.NONE,
+        sandbox=sandbox.find_confinement() != sandbox.NONE,
     )
 
 
@@ -141,7 +141,7 @@ def describe_confinement(level: str) -> tuple[bool, str]:
 
 def list_remarks(site: Site) -> list[tuple[bool, str]]:
     """Return what this host can and cannot do, in words, each with whether that is good."""
-    found = [describe_confinement(sandbox.available().level)]
+    found = [describe_confinement(sandbox.find_confinement().level)]
     for runtime, version in site.runtimes.items():
         known = bool(runtime_tables.load_table(runtime).rows)
         found.append((known, f"{runtime} {version}" + ("" if known else ": no knowledge ships about this runtime")))

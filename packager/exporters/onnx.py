@@ -82,7 +82,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> Graph:
 def _refuse_foreign_outputs(model: Any) -> None:
     for value in model.graph.output:
         if value.type.WhichOneof("value") not in (None, "tensor_type"):
-            canonicalise.port(value)  # raises
+            canonicalise.read_port(value)  # raises
 
 
 def _ports(model: Any, named: Collection[str]) -> list[Port]:
@@ -91,7 +91,7 @@ def _ports(model: Any, named: Collection[str]) -> list[Port]:
     Axes that the file calls what no recipe can write (`?`) have nothing to do with each other: each gets a name.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
-    ports = [Port(*canonicalise.port(value)) for value in model.graph.input if value.name not in weights]
+    ports = [Port(*canonicalise.read_port(value)) for value in model.graph.input if value.name not in weights]
     ports = [replace(p, shape=tuple(BATCH if axis == f"{p.name}_0" else axis for axis in p.shape)) for p in ports]
     inputs = {port.name: described.Input(port.name, port.dtype, port.shape) for port in ports}  # type: ignore[arg-type]
     taken = {axis for port in ports for axis in port.shape if isinstance(axis, str)}
@@ -197,7 +197,7 @@ class Graph:
             self.sessions[level] = self._open(level)
         given = (feeds[port.name] for port in self.interface.inputs)
         answers = self.sessions[level].run(None, dict(zip(self.feeds, given, strict=True)))
-        return [zipmap.scores(a, self.labels[i]) if i in self.labels else a for i, a in enumerate(answers)]
+        return [zipmap.stack_scores(a, self.labels[i]) if i in self.labels else a for i, a in enumerate(answers)]
 
     def _open(self, level: str) -> Any:
         runtime = importlib.import_module("onnxruntime")
@@ -243,7 +243,7 @@ def _converted(model: Any, opset: int) -> Any:
     if found <= opset:
         return model
     _refuse_newcomers(model, found, opset)
-    if model.functions or any(scope.sparse_initializer for scope in canonicalise.scopes(model)):
+    if model.functions or any(scope.sparse_initializer for scope in canonicalise.list_graphs(model)):
         what = "functions" if model.functions else "sparse weights"
         raise StepError(f"the graph is at opset {found} and has {what}, which no converter keeps", hint=_LOWER)
     converter = importlib.import_module("onnx.version_converter")
@@ -267,7 +267,7 @@ def _refuse_newcomers(model: Any, found: int, opset: int) -> None:
     for schema in definitions.get_all_schemas_with_history():
         if schema.domain == "":
             first[schema.name] = min(schema.since_version, first.get(schema.name, found))
-    for node in (node for scope in canonicalise.scopes(model) for node in scope.node):
+    for node in (node for scope in canonicalise.list_graphs(model) for node in scope.node):
         if node.domain in ("", "ai.onnx") and first.get(node.op_type, 0) > opset:
             raise TooNewError(node.op_type, first[node.op_type], opset)
 

@@ -96,7 +96,7 @@ def _merge_imports(model: Proto) -> None:
                 holder.opset_import.add(domain=domain, version=version)
 
 
-def messages(proto: Proto) -> Iterator[Proto]:
+def walk_messages(proto: Proto) -> Iterator[Proto]:
     """Yield a protobuf message and every message inside it: subgraphs, functions, types and tensors included."""
     yield proto
     if proto.DESCRIPTOR.name == "TensorProto":
@@ -104,12 +104,12 @@ def messages(proto: Proto) -> Iterator[Proto]:
     for descriptor, value in proto.ListFields():
         if descriptor.message_type is not None:
             for item in (value,) if hasattr(value, "DESCRIPTOR") else value:
-                yield from messages(item)
+                yield from walk_messages(item)
 
 
-def scopes(model: Proto) -> list[Proto]:
+def list_graphs(model: Proto) -> list[Proto]:
     """Return every graph of a model, those inside nodes included."""
-    return [message for message in messages(model) if message.DESCRIPTOR.name == "GraphProto"]
+    return [message for message in walk_messages(model) if message.DESCRIPTOR.name == "GraphProto"]
 
 
 def canonicalise(model: Proto, *, opset: int, ir: int) -> Proto:
@@ -117,7 +117,7 @@ def canonicalise(model: Proto, *, opset: int, ir: int) -> Proto:
 
     Raises StepError when the graph needs an opset above `opset` or an IR version above `ir`.
     """
-    for message in messages(model):
+    for message in walk_messages(model):
         _strip(message)
     model.producer_name = model.producer_version = ""
     _normalise_opsets(model)
@@ -138,10 +138,12 @@ def _strip(message: Proto) -> None:
 
 def _normalise_opsets(model: Proto) -> None:
     """Sort the operator sets and drop the unused: a runtime refuses even an unused one it is too old for."""
-    for message in messages(model):
+    for message in walk_messages(model):
         if message.DESCRIPTOR.name in ("NodeProto", "FunctionProto"):
             message.domain = domain_of(message.domain)
-    used = {""} | {domain_of(m.domain) for m in messages(model) if m.DESCRIPTOR.name in ("NodeProto", "FunctionProto")}
+    used = {""} | {
+        domain_of(m.domain) for m in walk_messages(model) if m.DESCRIPTOR.name in ("NodeProto", "FunctionProto")
+    }
     for holder in (model, *model.functions):
         versions = {domain_of(entry.domain): entry.version for entry in holder.opset_import}
         holder.ClearField("opset_import")
@@ -167,7 +169,7 @@ def _raw_tensors(model: Proto) -> None:
     """Give every numeric tensor the one encoding that can leave the file, little-endian `raw_data`."""
     onnx = import_onnx()
     typed = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
-    for tensor in messages(model):
+    for tensor in walk_messages(model):
         if tensor.DESCRIPTOR.name == "TensorProto" and any(len(getattr(tensor, name)) for name in typed):
             raw = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)).raw_data
             for name in typed:
@@ -177,7 +179,7 @@ def _raw_tensors(model: Proto) -> None:
 
 def _sort_nodes(model: Proto) -> None:
     """Put every node behind those it reads from, as ONNX demands: converters to float16 append theirs at the end."""
-    for scope in messages(model):
+    for scope in walk_messages(model):
         if scope.DESCRIPTOR.name == "GraphProto":
             made = {name: index for index, node in enumerate(scope.node) for name in node.output if name}
             needs = [{made[name] for name in _reads(node) if name in made} for node in scope.node]
@@ -209,7 +211,7 @@ def _order(needs: list[set[int]]) -> list[int]:
 
 
 def _reads(node: Proto) -> Iterator[str]:
-    for message in messages(node):
+    for message in walk_messages(node):
         if message.DESCRIPTOR.name == "NodeProto":
             yield from filter(None, message.input)
 
@@ -256,7 +258,7 @@ def _too_new(subject: str, needed: int, ir: int) -> StepError:
 
 def _tensor_types(model: Proto) -> set[int]:
     found: set[int] = set()
-    for message in messages(model):
+    for message in walk_messages(model):
         for name in _TYPE_FIELDS & set(message.DESCRIPTOR.fields_by_name):
             value = getattr(message, name)
             found |= {value} if isinstance(value, int) else set()  # of a sequence it is a message, looked at by itself
@@ -266,7 +268,7 @@ def _tensor_types(model: Proto) -> set[int]:
 
 
 def _nodes(model: Proto) -> Iterator[Proto]:
-    return (message for message in messages(model) if message.DESCRIPTOR.name == "NodeProto")
+    return (message for message in walk_messages(model) if message.DESCRIPTOR.name == "NodeProto")
 
 
 def check(path: Path) -> None:
@@ -278,12 +280,12 @@ def check(path: Path) -> None:
         raise StepError(f"the graph is not valid ONNX: {error_causes.words(str(error))}") from error
 
 
-def facts(model: Proto) -> JSON:
+def list_facts(model: Proto) -> JSON:
     """Say what a runtime must understand to read `model`; `bytes` counts tensor data, not files.
 
     Which operators it needs is said by `graphneeds.needs`.
     """
-    weights = [m for m in messages(model) if m.DESCRIPTOR.name == "TensorProto" and m.name]
+    weights = [m for m in walk_messages(model) if m.DESCRIPTOR.name == "TensorProto" and m.name]
     return {
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         "ir": model.ir_version,
@@ -292,7 +294,7 @@ def facts(model: Proto) -> JSON:
     }
 
 
-def port(value: Proto) -> tuple[str, str, tuple[int | str, ...]]:
+def read_port(value: Proto) -> tuple[str, str, tuple[int | str, ...]]:
     """Return name, numpy dtype and shape of a graph input or output; an axis without a name is called `NAME_AXIS`.
 
     Raises StepError for what is not a tensor of known rank.
@@ -312,7 +314,7 @@ def port(value: Proto) -> tuple[str, str, tuple[int | str, ...]]:
     return value.name, "string" if dtype == "object" else dtype, shape
 
 
-def nondeterministic(model: Proto) -> list[str]:
+def find_nondeterministic(model: Proto) -> list[str]:
     """Return the operators that draw random numbers when the graph runs, or that answer by the number of threads."""
     found = {node.op_type for node in _nodes(model) if node.op_type in _RANDOM | _BY_THREADS}
     return sorted(found | ({"Dropout"} if any(map(_trains, _nodes(model))) else set()))
@@ -336,7 +338,7 @@ def _stored(tensor: Proto) -> int:
     return len(tensor.raw_data)
 
 
-def shards(sizes: Iterable[int], limit: int) -> list[list[int]]:
+def cut_shards(sizes: Iterable[int], limit: int) -> list[list[int]]:
     """Cut tensors, given by their sizes in bytes, into files of at most `limit` bytes; return the offsets in each.
 
     Every tensor starts on a page; one larger than `limit` has its own file. A cut depends only on the sizes of
@@ -372,11 +374,11 @@ def write(model: Proto, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None
     Consumes `model`: tensor data leaves memory as it reaches the disk. Up to 8 MiB of weights stay in the one file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = [tensor for scope in scopes(model) for tensor in scope.initializer]
+    tensors = [tensor for scope in list_graphs(model) for tensor in scope.initializer]
     if sum(map(_stored, tensors)) > INLINE_TOTAL:
         large = [tensor for tensor in tensors if _stored(tensor) >= EXTERNAL_MIN]
         waiting = iter(large)
-        for number, offsets in enumerate(shards(map(_stored, large), shard_bytes), start=1):
+        for number, offsets in enumerate(cut_shards(map(_stored, large), shard_bytes), start=1):
             with (folder / f"weights-{number:04}.bin").open("xb") as sink:
                 for offset in offsets:
                     _store(next(waiting), sink, offset)

@@ -126,7 +126,7 @@ def _without_shape(kind: Proto) -> Proto:
     """Return the same elements without a shape: an output that shares a type need not share that."""
     bare = canonicalise.import_onnx().TypeProto()
     bare.CopyFrom(kind)
-    for message in canonicalise.messages(bare):
+    for message in canonicalise.walk_messages(bare):
         if message.DESCRIPTOR.full_name in ("onnx.TypeProto.Tensor", "onnx.TypeProto.SparseTensor"):
             message.ClearField("shape")
     return bare

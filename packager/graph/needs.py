@@ -19,7 +19,7 @@ _EXTENT_MOST = 1 << 48  # bytes of one value; more is a dimension that cannot be
 Operators = dict[str, dict[str, dict[str, list[str]]]]  # domain -> operator -> since -> element types
 
 
-def needs(model: Proto, dimensions: Mapping[str, tuple[int, int]] | None = None) -> JSON:
+def list_needs(model: Proto, dimensions: Mapping[str, tuple[int, int]] | None = None) -> JSON:
     """Return `operators` and, with the bounds of the named dimensions, `activations`: an estimate in bytes.
 
     `operators` maps domain, operator and the version its definition is from to the combinations of element types it
@@ -137,7 +137,7 @@ def _activations(main: Proto, lengths: Mapping[str, int]) -> JSON:
 
 
 def _reads(node: Proto) -> Iterator[str]:
-    for message in canonicalise.messages(node):
+    for message in canonicalise.walk_messages(node):
         if message.DESCRIPTOR.name == "NodeProto":
             yield from filter(None, message.input)
 

@@ -80,7 +80,7 @@ def _separate(main: Proto) -> None:
 
 def _names(message: Proto) -> Iterator[str]:
     """Yield the name of every value a graph and the graphs inside it define or use."""
-    for scope in canonicalise.messages(message):
+    for scope in canonicalise.walk_messages(message):
         if scope.DESCRIPTOR.name == "GraphProto":
             yield from _defined(scope)
         elif scope.DESCRIPTOR.name == "NodeProto":

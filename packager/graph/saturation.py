@@ -36,7 +36,7 @@ _MOVES = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze")
 def count_saturating(model: Proto) -> dict[str, int]:
     """Return how many nodes of which operator give other sums on a processor without VNNI; sorted by name."""
     found: Counter[str] = Counter()
-    for scope in canonicalise.scopes(model):
+    for scope in canonicalise.list_graphs(model):
         view = _View(scope)
         found.update(node.op_type for node in scope.node if view.saturates(node))
     return dict(sorted(found.items()))

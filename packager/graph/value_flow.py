@@ -39,7 +39,7 @@ def values_from(main: Proto, inputs: set[str]) -> set[str]:
 
 
 def _reads(node: Proto) -> Iterator[str]:
-    for message in canonicalise.messages(node):
+    for message in canonicalise.walk_messages(node):
         if message.DESCRIPTOR.name == "NodeProto":
             yield from message.input
 
@@ -68,4 +68,4 @@ def table_lengths(main: Proto, name: str) -> list[int]:
 
 
 def _nodes(main: Proto) -> Iterator[Proto]:
-    return (message for message in canonicalise.messages(main) if message.DESCRIPTOR.name == "NodeProto")
+    return (message for message in canonicalise.walk_messages(main) if message.DESCRIPTOR.name == "NodeProto")

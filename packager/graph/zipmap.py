@@ -40,7 +40,7 @@ def _scores(name: str, classes: int) -> Proto:
     )
 
 
-def scores(rows: Sequence[Mapping[int | str, float]], labels: Labels) -> Any:
+def stack_scores(rows: Sequence[Mapping[int | str, float]], labels: Labels) -> Any:
     """Return the maps a ZipMap made as the tensor it was fed: float32 of rows by classes."""
     numpy = importlib.import_module("numpy")
     table = [[row[label] for label in labels] for row in rows]

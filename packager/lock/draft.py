@@ -22,7 +22,7 @@ from packager.contract import runtime_tables
 from packager.errors import MissingToolError, PackagerError, SourceError
 from packager.files import digest_of
 from packager.lock import library_ages, origins
-from packager.lock.inspection import can_inspect, describe_input, describe_span, files_of, lines
+from packager.lock.inspection import can_inspect, describe_input, describe_span, files_of, render_lines
 from packager.pipelines import propose
 from packager.sandbox.worker import host_version
 from packager.strictyaml import Scalar, Where
@@ -93,7 +93,7 @@ class RecipeDraft:
 
     def describe(self) -> list[str]:
         """Return what the model takes and returns as lines of text; none where it was not looked into."""
-        return lines(self.found["inside"]) if "inside" in self.found else []
+        return render_lines(self.found["inside"]) if "inside" in self.found else []
 
 
 def draft_recipe(source: str, output: Path, tracking: str | None = None, inside: Inside | None = None) -> RecipeDraft:
@@ -248,7 +248,7 @@ def _line(setting: str, reason: JSON, otherwise: str) -> str:
     return f"{setting:<32} # {reason}" if reason else otherwise
 
 
-def schema() -> bytes:
+def build_schema() -> bytes:
     """Return the JSON Schema of recipes, for editors."""
     return resources.files("packager.recipe").joinpath("recipe.schema.json").read_bytes()
 

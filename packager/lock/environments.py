@@ -61,7 +61,7 @@ def pythons_for(
     found = []
     for python in candidates:
         command = [
-            uv(),
+            find_uv(),
             "pip",
             "compile",
             "-",
@@ -128,7 +128,7 @@ def _build(
 
 
 def _uv(arguments: Sequence[str], text: str, label: str, environment: Mapping[str, str] | None) -> None:
-    command = [uv(), *arguments, "--quiet", "--no-progress"]
+    command = [find_uv(), *arguments, "--quiet", "--no-progress"]
     env = None if environment is None else shared(environment)
     try:
         done = subprocess.run(
@@ -151,7 +151,7 @@ def explain_uv_error(stderr: str) -> str:
     return redact(" ".join(row for row in cleaned if row))[:600]
 
 
-def uv() -> str:
+def find_uv() -> str:
     """Return the path of uv: the one that is installed beside us, else the one on the search path."""
     with contextlib.suppress(ModuleNotFoundError, FileNotFoundError):
         return str(importlib.import_module("uv").find_uv_bin())

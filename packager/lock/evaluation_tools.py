@@ -9,9 +9,9 @@ from packager.recipe.recipe import Recipe
 EXTRAS = {"scikit-learn": "sklearn", "numpy": "onnx", "pyarrow": "batch"}
 
 
-def tools(recipe: Recipe) -> tuple[str, ...]:
+def list_tools(recipe: Recipe) -> tuple[str, ...]:
     """Return the distributions whose version can change a figure."""
     if recipe.evaluation is None:
         return ()
     table = ("pyarrow",) if recipe.evaluation.data.endswith(".parquet") else ()
-    return ("scikit-learn", "numpy", *table, *pipeline_tools.tools(recipe.pipeline))
+    return ("scikit-learn", "numpy", *table, *pipeline_tools.list_tools(recipe.pipeline))

@@ -73,7 +73,7 @@ class InspectedModel:
 
     def describe(self) -> list[str]:
         """Return inputs, dimensions and outputs as lines of text."""
-        return lines(self.found)
+        return render_lines(self.found)
 
 
 def inspect(files: Mapping[str, Path], runner: Runner) -> tuple[str, str, JSON]:
@@ -90,7 +90,7 @@ def inspect(files: Mapping[str, Path], runner: Runner) -> tuple[str, str, JSON]:
 # -- what was found, for people
 
 
-def lines(found: JSON) -> list[str]:
+def render_lines(found: JSON) -> list[str]:
     """Return inputs, dimensions and outputs as a table of text."""
     rows = [f"  input   {port['name']}: {_tensor(port)}{_about(port)}" for port in found["inputs"]]
     rows += [f"  axis    {name}: {describe_span(span)}" for name, span in found["dimensions"].items()]

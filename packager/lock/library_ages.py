@@ -41,7 +41,7 @@ _FIRST = {  # the first release with wheels for a Python, of libraries that are 
 }
 
 
-def bounds(packages: Mapping[str, str]) -> Iterator[Bound]:
+def list_bounds(packages: Mapping[str, str]) -> Iterator[Bound]:
     """Yield the bounds that follow from exact versions (`==1.2.2`) among `packages`."""
     for bound in BOUNDS:
         version = exact_version(packages.get(bound.library, ""))

@@ -212,11 +212,11 @@ def lock_inputs_digest(recipe: Recipe, base: Path) -> str:
     if recipe.pipeline:
         asked["pipeline"] = recipe.pipeline.task
     if recipe.evaluation:
-        asked["evaluation"] = list(evaluation_tools.tools(recipe))
+        asked["evaluation"] = list(evaluation_tools.list_tools(recipe))
     if recipe.trust:
         from packager.lock import source_trust
 
-        asked["trust"] = source_trust.asked(recipe.trust, base)
+        asked["trust"] = source_trust.read_inputs(recipe.trust, base)
     if recipe.dependencies:
         asked["dependencies"] = canonical.sha256(_read_lock_file(recipe.dependencies, base))
     return canonical.sha256(canonical.dump(asked))
@@ -347,8 +347,8 @@ def tools_of(recipe: Recipe, exporter: str, origin: origins.Origin) -> list[str]
     module = plugins.load("exporters", exporter)
     names: set[str] = {
         *module.TOOLCHAIN,
-        *pipeline_tools.tools(recipe.pipeline),
-        *evaluation_tools.tools(recipe),
+        *pipeline_tools.list_tools(recipe.pipeline),
+        *evaluation_tools.list_tools(recipe),
         *(OF_TASK if recipe.task else ()),
         *(set(getattr(module, "MAYBE", ())) & set(origin.packages)),
     }
@@ -363,11 +363,11 @@ def _extras(recipe: Recipe, exporter: str) -> dict[str, str]:
     module = plugins.load("exporters", exporter)
     found = {
         name: evaluation_tools.EXTRAS[name]
-        for name in evaluation_tools.tools(recipe)
+        for name in evaluation_tools.list_tools(recipe)
         if name in evaluation_tools.EXTRAS
     }
     found |= {name: runtime.extra for runtime in runtimes for name in runtime.toolchain}
-    found |= dict.fromkeys(pipeline_tools.tools(recipe.pipeline), pipeline_tools.EXTRA)
+    found |= dict.fromkeys(pipeline_tools.list_tools(recipe.pipeline), pipeline_tools.EXTRA)
     return found | dict.fromkeys(module.TOOLCHAIN, module.EXTRA)
 
 

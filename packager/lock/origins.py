@@ -267,7 +267,7 @@ def requirements_for(tools: Collection[str], origin: Origin, *, more: bool) -> l
         lines |= {name: "" for name in ("numpy", "scipy", "pandas") if name in lines}
     stated = {name: spec for name, spec in origin.packages.items() if name not in OURS and (more or name in lines)}
     lines |= stated
-    for bound in library_ages.bounds(stated):
+    for bound in library_ages.list_bounds(stated):
         if bound.package not in stated:  # whose word is about what was seen to work
             lines[bound.package] = ",".join(filter(None, (_floor(lines.get(bound.package, "")), bound.range)))
     whole = {"tensorflow"} if "tf-keras" in lines else set()  # which requires it by that name

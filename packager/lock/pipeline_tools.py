@@ -18,7 +18,7 @@ _LIBRARIES: Mapping[str, tuple[str, ...]] = {
 _BUILD = ("onnxruntime", "numpy")  # what the graph runs on while answers are compared
 
 
-def tools(spec: PipelineSpec | None) -> tuple[str, ...]:
+def list_tools(spec: PipelineSpec | None) -> tuple[str, ...]:
     """Return the distributions whose version can change what a pipeline answers."""
     return () if spec is None else (*_LIBRARIES[spec.task], *_BUILD)
 

@@ -195,7 +195,7 @@ def _one_paragraph(text: str) -> str:
     """Return an engine's explanation as one line: uv's causes without their drawing, or the errors that pip names."""
     rows = " ".join(row.strip(" ×╰─▶│|") for row in text.splitlines())
     causes = re.sub(r"\s+", " ", rows).partition("cause: ")[2].partition(" hint:")[0]
-    return causes[:500] or _pip.reason(text)
+    return causes[:500] or _pip.find_reason(text)
 
 
 def _describe(
@@ -224,7 +224,7 @@ def _read(
     lines = [f"{wheel.pin} --hash=sha256:{wheel.sha256}" for wheel in wheels]
 
     def ask() -> JSON:
-        rows = _pip.report(lines, platform, own, environment)
+        rows = _pip.read_report(lines, platform, own, environment)
         return {row.wheel.pin: row.about.to_json() for row in rows}
 
     answer = remember({"platform": platform.name, "wheels": lines}, ask)

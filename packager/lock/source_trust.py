@@ -158,7 +158,7 @@ def _no_signature(pin: Pin, doubts: list[PackagerError]) -> PackagerError:
     return type(worst)(f"`{pin.uri}` is not signed by the trusted publisher: {worst.message}", hint=worst.hint or hint)
 
 
-def asked(wanted: SourceTrust, base: Path) -> Mapping[str, JSON]:
+def read_inputs(wanted: SourceTrust, base: Path) -> Mapping[str, JSON]:
     """Return what a lock answers of a recipe's trust: its text, and the content of the files that it names."""
     files = {name: canonical.sha256(_read(base / name)) for name in files_of(wanted)}
     return {"trust": wanted.to_json(), "files": files}

@@ -20,10 +20,10 @@ from packager.errors import SourceError, UsageError
 from packager.events import Finished, OnEvent, Started, Warned
 from packager.formats.index_addresses import REFUSED, redact, refusal, shared
 from packager.lock import environments
-from packager.lock.environments import explain_uv_error, uv
+from packager.lock.environments import explain_uv_error, find_uv
 from packager.lock.lock import Environment
 from packager.lock.lockers import _conflict as conflicts
-from packager.lock.lockers.uv import yanked
+from packager.lock.lockers.uv import find_yanked
 from packager.store.environments import TOOLCHAINS
 from packager.store.store import Store
 
@@ -70,7 +70,7 @@ def resolve(
             f"cannot lock the toolchain of the source: {explain_uv_error(done.stderr)}",
             hint="check the package index (UV_DEFAULT_INDEX, proxy), or write `toolchain: host`",
         )
-    for pin, reason in yanked(done.stderr).items():
+    for pin, reason in find_yanked(done.stderr).items():
         why = f": {redact(reason)}" if reason else ""
         on_event(Warned(f"`{pin}` of the toolchain was withdrawn by its publisher (yanked){why}"))
     return Environment(python, "".join(f"{row}\n" for row in done.stdout.splitlines() if row.strip()))
@@ -101,7 +101,7 @@ def find(python: str) -> str:
             f"the source was made with Python {python}, expected at least {OLDEST_PYTHON} for a locked toolchain",
             hint="log the model again under a newer Python, or in a form that needs none (skops, ONNX)",
         )
-    command = [uv(), "python", "find", "--no-project", "--no-python-downloads", python]
+    command = [find_uv(), "python", "find", "--no-project", "--no-python-downloads", python]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not done.stdout.strip():
         raise UsageError(
@@ -145,7 +145,7 @@ def _timed(
     started = time.monotonic()
     text = "".join(f"{row}\n" for row in rows)
     done = subprocess.run(
-        [uv(), *command], input=text, capture_output=True, text=True, env=shared(variables), check=False
+        [find_uv(), *command], input=text, capture_output=True, text=True, env=shared(variables), check=False
     )
     if not done.returncode:
         on_event(Finished(label, time.monotonic() - started))

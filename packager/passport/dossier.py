@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias, get_args
 from packager.canonical import JSON
 from packager.escape import html as escape
 from packager.escape import line
-from packager.passport.page import style
+from packager.passport.page import read_style
 
 Mark: TypeAlias = Literal["declared", "measured", "verified"]
 MARKS: tuple[Mark, ...] = get_args(Mark)
@@ -96,7 +96,7 @@ class Dossier:
 
     def to_html(self) -> str:
         """Return the dossier as one page without script or request."""
-        return _html(self, style())
+        return _html(self, read_style())
 
     @property
     def counts(self) -> dict[str, int]:

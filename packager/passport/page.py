@@ -41,7 +41,7 @@ _FOOTER = (
 
 
 def write_page(facts: JSON, player: JSON | None = None) -> str:
-    """Return the page for facts of `contents.describe_bundle`; `player` lets it run the model (`player.parts`)."""
+    """Return the page for facts of `contents.describe_bundle`; `player` lets it run the model (`player.list_parts`)."""
     bundle = facts["bundle"]
     title = f"Passport of {bundle['name']} {bundle['version']}"
     style, script = (_asset(name) for name in ("passport.css", "passport.js"))
@@ -76,7 +76,7 @@ def write_page(facts: JSON, player: JSON | None = None) -> str:
     )
 
 
-def style() -> str:
+def read_style() -> str:
     """Return the style sheet of the page."""
     return _asset("passport.css")
 

@@ -14,7 +14,7 @@ from packager.events import OnEvent, ignore
 from packager.passport.contents import Judgement, describe_bundle
 from packager.passport.dossier import Dossier, Form, write_dossier
 from packager.passport.page import write_page
-from packager.passport.player import parts
+from packager.passport.player import list_parts
 from packager.policy import engine, facts
 from packager.policy.engine import Profile
 from packager.trust.model import KeySigner
@@ -53,7 +53,7 @@ def make_passport(
     """Return the passport of `bundle`; a bundle that does not hold has one, which says why."""
     found = _judge(bundle, verifier, profile, advisories, on_event) if verifier else Judgement()
     known = describe_bundle(bundle, found, previous=previous, advisory_folder=advisories)
-    page = write_page(known, parts(bundle, player) if player else None)
+    page = write_page(known, list_parts(bundle, player) if player else None)
     failure = found.verification.failure if found.verification else None
     ok = failure is None and (found.verdict is None or found.verdict.ok)
     return Passport(page, known, found.verification is not None, ok, failure)

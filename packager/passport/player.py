@@ -26,7 +26,7 @@ MAX_PART = 128 << 20
 _INDEX = "vectors/index.json"
 
 
-def parts(bundle: Bundle, folder: Path) -> JSON:
+def list_parts(bundle: Bundle, folder: Path) -> JSON:
     """Return what the page needs to run `bundle`. `folder` is `onnxruntime-web`, or its `dist`.
 
     Raises UsageError where a file is missing, or the bundle has no graph that can travel in a page.

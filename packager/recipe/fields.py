@@ -94,7 +94,7 @@ _LICENSES = (
 )
 
 
-def name(node: Node) -> str:
+def read_name(node: Node) -> str:
     expect = "a name of lower-case letters and digits, joined by single `.`, `_` or `-`"
     words = re.findall(r"[a-z0-9]+", node.text.lower()) if isinstance(node, Scalar) else []
     fitting = "-".join(words)[:63].rstrip("-")
@@ -105,7 +105,7 @@ def name(node: Node) -> str:
     )
 
 
-def version(node: Node) -> str:
+def read_version(node: Node) -> str:
     found = node.text if isinstance(node, Scalar) else ""
     if re.fullmatch(
         r"v?[0-9]+(\.[0-9]+)?|v[0-9]+\.[0-9]+\.[0-9]+", found
@@ -122,11 +122,11 @@ def version(node: Node) -> str:
     )
 
 
-def source(node: Node) -> str:
+def read_source(node: Node) -> str:
     return _without_secret(node, strictyaml.text(node, "source", pattern=LINE, expect="one line of text"))
 
 
-def registry(node: Node) -> str:
+def read_registry(node: Node) -> str:
     expect = "an address such as `sqlite:///mlflow.db` or `https://host`"
     return _without_secret(node, strictyaml.text(node, "registry", pattern=REGISTRY, expect=expect))
 
@@ -140,7 +140,7 @@ def _without_secret(node: Node, address: str) -> str:
     return address
 
 
-def licence(node: Node) -> str:
+def read_licence(node: Node) -> str:
     """Read an SPDX expression in its canonical spelling."""
     written = strictyaml.text(node, "license", pattern=LINE, expect="an SPDX licence expression", limit=512)
     try:
@@ -153,16 +153,16 @@ def licence(node: Node) -> str:
         raise node.where.error(problem, hint=f"did you mean `{close[0]}`?" if close else known, change=change) from None
 
 
-def description(node: Node) -> str:
+def read_description(node: Node) -> str:
     return strictyaml.text(node, "description", limit=4096)
 
 
-def authors(node: Node) -> tuple[str, ...]:
+def read_authors(node: Node) -> tuple[str, ...]:
     found = strictyaml.items(node, "authors", most=100)
     return tuple(strictyaml.text(item, "authors", pattern=LINE, expect="a name", limit=256) for item in found)
 
 
-def card(node: Node) -> str:
+def read_card(node: Node) -> str:
     return _path(node, strictyaml.text(node, "card", pattern=CARD, expect="a `.md` or `.txt` file", limit=255))
 
 
@@ -172,12 +172,12 @@ def trust_member(node: Node, member: str) -> str:
     return found if member in ("identity", "issuer") else _path(node, found)
 
 
-def samples(node: Node) -> str:
+def read_samples(node: Node) -> str:
     expect = "a `.parquet`, `.csv`, `.npz`, `.npy` or `.jsonl` file"
     return _path(node, strictyaml.text(node, "samples", pattern=SAMPLES, expect=expect, limit=255))
 
 
-def calibration(node: Node) -> str:
+def read_calibration(node: Node) -> str:
     expect = "a `.npz`, `.npy` or `.jsonl` file"
     return _path(node, strictyaml.text(node, "calibration", pattern=CALIBRATION, expect=expect, limit=255))
 
@@ -207,7 +207,7 @@ def entry_name(key: Scalar, what: str, pattern: str = TENSOR) -> str:
     return key.text
 
 
-def dimension(node: Node, what: str) -> int | str:
+def read_dimension(node: Node, what: str) -> int | str:
     if isinstance(node, Scalar) and node.kind == "text":
         expect = "a size or the name of a dimension"
         return strictyaml.text(
@@ -221,7 +221,7 @@ def _check_order(node: Node, what: str, low: float, high: float) -> None:
         raise node.where.error(f"`{what}`: expected the lower bound first, got [{low:g}, {high:g}]")
 
 
-def axis(name: str, node: Node) -> Axis:
+def read_axis(name: str, node: Node) -> Axis:
     """Read what is said of a dimension: `[1, 64]`, `default`, `= 4 * width`, or a table."""
     what = f"dynamic.{name}"
     if isinstance(node, Scalar) and node.kind == "text":
@@ -270,7 +270,7 @@ def _span(node: Node, what: str) -> tuple[int, int]:
     return low, high
 
 
-def values(node: Node, what: str, dtype: str | None) -> tuple[float | int | str, ...]:
+def read_values(node: Node, what: str, dtype: str | None) -> tuple[float | int | str, ...]:
     """Read the values that an input may take: all numbers or all texts, different, sorted."""
     if dtype == "bool":
         raise node.where.error(f"`{what}`: a bool takes true and false", hint="remove it")
@@ -284,7 +284,7 @@ def values(node: Node, what: str, dtype: str | None) -> tuple[float | int | str,
     return tuple(sorted(set(found), key=lambda value: (str(type(value)), value)))
 
 
-def versions(node: Node, what: str) -> str:
+def read_versions(node: Node, what: str) -> str:
     found = node.text.strip() if isinstance(node, Scalar) else ""
     if re.fullmatch(r"[0-9]+(\.[0-9]+)*", found):
         hint = f'write "=={found}.*" for that release, ">={found}" for it and all newer ones'
@@ -296,7 +296,7 @@ def versions(node: Node, what: str) -> str:
     return str(SpecifierSet(",".join(clause if clause[0] in "<>=!~" else f"=={clause}" for clause in clauses)))
 
 
-def words(node: Node | None, what: str, default: tuple[str, ...], pattern: str) -> tuple[str, ...]:
+def read_words(node: Node | None, what: str, default: tuple[str, ...], pattern: str) -> tuple[str, ...]:
     """Read one word or a list of different words, sorted."""
     if node is None:
         return default
@@ -310,7 +310,7 @@ def words(node: Node | None, what: str, default: tuple[str, ...], pattern: str) 
     return tuple(sorted(words))
 
 
-def memory(node: Node, what: str = "limits.memory") -> int:
+def read_memory(node: Node, what: str = "limits.memory") -> int:
     expect = "an amount with a binary unit such as `16GiB`"
     hint = "units are `KiB`, `MiB`, `GiB` and `TiB`"
     written = strictyaml.text(node, what, pattern=MEMORY, expect=expect, hint=hint)
@@ -318,12 +318,12 @@ def memory(node: Node, what: str = "limits.memory") -> int:
     return int(digits) << 10 * ("B", "KiB", "MiB", "GiB", "TiB").index(written.removeprefix(digits))
 
 
-def previous(node: Node) -> str:
+def read_previous(node: Node) -> str:
     expect = "`none`, a version, `name:version`, or the path of a bundle"
     return strictyaml.text(node, "previous", pattern=LINE, expect=expect, limit=1024)
 
 
-def policy(node: Node) -> str:
+def read_policy(node: Node) -> str:
     expect = "the name of a profile, or a `.yaml` file"
     return _path(node, strictyaml.text(node, "policy", pattern=POLICY, expect=expect, limit=255))
 
@@ -353,23 +353,23 @@ def allow_code(node: Node) -> str:
     return strictyaml.text(node, "allow-code", pattern=DIGEST, expect="a digest such as `sha256:…`", limit=MAX_NAME)
 
 
-def toolchain(node: Node) -> str:
+def read_toolchain(node: Node) -> str:
     return strictyaml.choice(node, "toolchain", TOOLCHAINS)
 
 
-def signature(node: Node) -> str:
+def read_signature(node: Node) -> str:
     return strictyaml.text(node, "export.signature", pattern=LINE, expect="the name of a signature", limit=MAX_NAME)
 
 
-def task(node: Node) -> str:
+def read_task(node: Node) -> str:
     return strictyaml.choice(node, "task", TASKS)
 
 
-def sandbox(node: Node) -> str:
+def read_sandbox(node: Node) -> str:
     return strictyaml.choice(node, "sandbox", SANDBOXES)
 
 
-def minutes(node: Node) -> int:
+def read_minutes(node: Node) -> int:
     return strictyaml.integer(node, "limits.minutes", 1, 7 * 24 * 60)
 
 
@@ -389,7 +389,7 @@ def platform_names(what: str) -> Callable[[Node], tuple[str, ...]]:
     return read
 
 
-def dependencies(node: Node) -> str:
+def read_dependencies(node: Node) -> str:
     expect = "a lock file: `requirements.txt`, `pylock.toml`, or that of uv, Poetry, PDM or Pipenv"
     hint = "where there is none, as with conda, run `pip list --format=freeze > requirements.txt` in that environment"
     return _path(node, strictyaml.text(node, "dependencies", pattern=LOCK_FILE, expect=expect, hint=hint, limit=255))
@@ -403,6 +403,6 @@ DATASET: Mapping[str, Callable[[Node], str]] = {
     "name": _line("datasets.name"),
     "uri": lambda node: _without_secret(node, _line("datasets.uri")(node)),
     "digest": _line("datasets.digest", DIGEST, "a digest such as `sha256:…`, 64 lower-case hexadecimal digits"),
-    "license": licence,
+    "license": read_licence,
     "classification": _line("datasets.classification"),
 }

@@ -385,16 +385,17 @@ def _input(name: str, node: Node) -> InputSpec:
         raise node.where.error(f"`{what}`: `values` lists every value, so `range` has no meaning", hint="remove it")
     dtype = strictyaml.choice(members["dtype"], f"{what}.dtype", DTYPES) if "dtype" in members else None
     sizes = strictyaml.items(members["shape"], f"{what}.shape", most=64) if "shape" in members else None
-    shape = None if sizes is None else tuple(fields.dimension(size, f"{what}.shape") for size in sizes)
+    shape = None if sizes is None else tuple(fields.read_dimension(size, f"{what}.shape") for size in sizes)
     span = fields.value_range(members["range"], f"{what}.range", dtype) if "range" in members else None
-    listed = fields.values(members["values"], f"{what}.values", dtype) if "values" in members else ()
+    listed = fields.read_values(members["values"], f"{what}.values", dtype) if "values" in members else ()
     return InputSpec(dtype, shape, span, listed)
 
 
 def _dynamic(node: Node) -> dict[str, Axis]:
     entries = strictyaml.table(node, "dynamic").entries
     found = {
-        fields.entry_name(key, "dynamic", DIMENSION): fields.axis(key.text, member) for key, member in _by_name(entries)
+        fields.entry_name(key, "dynamic", DIMENSION): fields.read_axis(key.text, member)
+        for key, member in _by_name(entries)
     }
     for key, _ in entries:
         followed = found[key.text].tied
@@ -412,11 +413,11 @@ def _runs_on(node: Node) -> tuple[RunsOn, ...]:
 def _promise(runtime: str, node: Node) -> RunsOn:
     what = f"runs-on.{runtime}"
     if isinstance(node, Scalar):
-        return RunsOn(runtime, fields.versions(node, what))
+        return RunsOn(runtime, fields.read_versions(node, what))
     members = strictyaml.fields(node, what, _PROMISE, required=("versions",))
-    versions = fields.versions(members.pop("versions"), f"{what}.versions")
-    precision = fields.words(members.get("precision"), f"{what}.precision", ("fp32",), "|".join(PRECISIONS))
-    devices = fields.words(members.get("devices"), f"{what}.devices", ("cpu",), DEVICE)
+    versions = fields.read_versions(members.pop("versions"), f"{what}.versions")
+    precision = fields.read_words(members.get("precision"), f"{what}.precision", ("fp32",), "|".join(PRECISIONS))
+    devices = fields.read_words(members.get("devices"), f"{what}.devices", ("cpu",), DEVICE)
     cache = members.get("timing-cache")
     timings = None if cache is None else fields.timing_cache(cache, f"{what}.timing-cache")
     return RunsOn(runtime, versions, precision, devices, timings)
@@ -451,18 +452,18 @@ def _export(node: Node) -> ExportSettings:
     named = members.pop("signature", None)
     bounds = {"opset": (7, 99), "seed": (0, 2**32 - 1)}
     found = {key: strictyaml.integer(part, f"export.{key}", *bounds[key]) for key, part in members.items()}
-    return ExportSettings(**found, signature=None if named is None else fields.signature(named))
+    return ExportSettings(**found, signature=None if named is None else fields.read_signature(named))
 
 
 def _limits(node: Node) -> Limits:
     members = strictyaml.fields(node, "limits", ("memory", "minutes"))
-    readers = {"memory": fields.memory, "minutes": fields.minutes}
+    readers = {"memory": fields.read_memory, "minutes": fields.read_minutes}
     return Limits(**{key: readers[key](part) for key, part in members.items()})
 
 
 def _slo(node: Node) -> Objectives:
     members = strictyaml.fields(node, "slo", ("p50_ms", "p99_ms", "at_rps", "cold_start_s", "memory"))
-    memory = fields.memory(members.pop("memory"), "slo.memory") if "memory" in members else None
+    memory = fields.read_memory(members.pop("memory"), "slo.memory") if "memory" in members else None
     found = {key: strictyaml.number(part, f"slo.{key}", 1e-3, 1e9) for key, part in members.items()}
     if "at_rps" in found and not {"p50_ms", "p99_ms"} & set(found):
         raise node.where.error("`slo`: `at_rps` says at which rate a latency holds", hint="add `p99_ms`")
@@ -498,34 +499,34 @@ def _trust(node: Node) -> SourceTrust:
 
 
 _READERS: Mapping[str, Callable[[Node], Any]] = {
-    "name": fields.name,
-    "version": fields.version,
-    "source": fields.source,
-    "task": fields.task,
-    "registry": fields.registry,
-    "license": fields.licence,
-    "description": fields.description,
-    "authors": fields.authors,
-    "card": fields.card,
+    "name": fields.read_name,
+    "version": fields.read_version,
+    "source": fields.read_source,
+    "task": fields.read_task,
+    "registry": fields.read_registry,
+    "license": fields.read_licence,
+    "description": fields.read_description,
+    "authors": fields.read_authors,
+    "card": fields.read_card,
     "inputs": _inputs,
     "dynamic": _dynamic,
     "runs-on": _runs_on,
     "tolerance": _tolerance,
-    "samples": fields.samples,
-    "calibration": fields.calibration,
+    "samples": fields.read_samples,
+    "calibration": fields.read_calibration,
     "allow-pickle": fields.allow_pickle,
     "allow-code": fields.allow_code,
     "custom-domains": fields.custom_domains,
-    "toolchain": fields.toolchain,
-    "sandbox": fields.sandbox,
+    "toolchain": fields.read_toolchain,
+    "sandbox": fields.read_sandbox,
     "export": _export,
     "limits": _limits,
     "slo": _slo,
-    "previous": fields.previous,
-    "policy": fields.policy,
+    "previous": fields.read_previous,
+    "policy": fields.read_policy,
     "platforms": fields.platform_names("platforms"),
     "vendor": fields.platform_names("vendor"),
-    "dependencies": fields.dependencies,
+    "dependencies": fields.read_dependencies,
     "datasets": _datasets,
     "pipeline": pipeline.read,
     "evaluation": evaluation.read,

@@ -23,14 +23,14 @@ _OF_A_FILE = _EXECUTE | _WRITE | _READ_FILE | _TRUNCATE | _DEVICE
 _READ = _EXECUTE | _READ_FILE | _READ_DIRECTORY
 
 
-def version() -> int:
+def read_version() -> int:
     """Return the version of Landlock's interface here, 0 without it."""
     return max(0, int(_call(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))))
 
 
 def restrict(readable: Sequence[str], writable: Sequence[str]) -> None:
     """Confine the calling process for good: paths to read and execute, paths to change. Raises OSError."""
-    known = version()
+    known = read_version()
     handled = _FILES | (_REFER if known >= 2 else 0) | (_TRUNCATE if known >= 3 else 0) | (_DEVICE if known >= 5 else 0)
     attributes = struct.pack("=Q", handled)
     if known >= 4:

@@ -54,7 +54,7 @@ def _first_process(job: Mapping[str, Any], status: socket.socket) -> None:
         os.setsid()  # a separate group: a signal to a group stays inside
     os.umask(0o022)
     give_up_powers(job["user"])
-    libc().prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # no process inside reads or writes the memory of this process
+    load_libc().prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # no process inside reads or writes the memory of this process
     with os.fdopen(os.pidfd_open(os.getpid())) as handle:
         socket.send_fds(status, [b"{}"], [handle.fileno()])
     child = os.fork()
@@ -74,7 +74,7 @@ def _become_program(job: Mapping[str, Any]) -> None:
         _limit(job["limits"])
         if job["landlock"]:
             landlock.restrict(job["readable"], [*job["writable"], "/dev"])
-        if code := seccomp.program(gpu=job["gpu"]):
+        if code := seccomp.build_program(gpu=job["gpu"]):
             seccomp.install(code)
         os.execve(job["arguments"][0], job["arguments"], job["variables"])
     except BaseException as error:
@@ -114,14 +114,14 @@ def give_up_powers(user: int | None) -> None:
     Raises OSError where something of it fails.
     """
     for number in range(_LAST_CAPABILITY + 1):
-        libc().prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # fails for those that this kernel has not
+        load_libc().prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # fails for those that this kernel has not
     if user is not None:
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
-    check(libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    check(load_libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     header, nothing = struct.pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24)
-    check(libc().capset(header, nothing))
+    check(load_libc().capset(header, nothing))
 
 
 def _limit(limits: Mapping[str, int]) -> None:
@@ -150,7 +150,7 @@ def check(answer: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def libc() -> ctypes.CDLL:
+def load_libc() -> ctypes.CDLL:
     """Return the C library."""
     return ctypes.CDLL(None, use_errno=True)
 

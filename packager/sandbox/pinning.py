@@ -56,7 +56,7 @@ _EVERYWHERE = {
 }
 
 
-def numerics(machine: str | None = None) -> dict[str, str]:
+def pin_numerics(machine: str | None = None) -> dict[str, str]:
     """Return the variables of a worker's environment; `machine` is an architecture's name, by default this one's.
 
     Complete for arithmetic: a worker is to get these and nothing of its parent's environment.

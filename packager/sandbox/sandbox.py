@@ -162,19 +162,19 @@ NONE = Confinement("none", seccomp=False, user="root" if os.getuid() == 0 else "
 
 
 @functools.cache
-def available() -> Confinement:
+def find_confinement() -> Confinement:
     """Return the strongest confinement that works here, found by confining something; NONE if none does."""
     user = "own" if launch.user_of(0) is None else "other"
     limits = "step" if cgroup.delegated_tree() is None else "cgroup"
     for level in ("bubblewrap", "namespaces"):
-        by = Confinement(level, seccomp.program() is not None, landlock.version() > 0, user, limits)
+        by = Confinement(level, seccomp.build_program() is not None, landlock.read_version() > 0, user, limits)
         if _is_possible(level) and _works(by):
             return by
     return NONE
 
 
 def _is_possible(level: str) -> bool:
-    return bubblewrap() is not None if level == "bubblewrap" else namespaces.is_supported()
+    return find_bubblewrap() is not None if level == "bubblewrap" else namespaces.is_supported()
 
 
 def _works(by: Confinement) -> bool:
@@ -184,14 +184,14 @@ def _works(by: Confinement) -> bool:
 
 
 @functools.cache
-def bubblewrap() -> str | None:
+def find_bubblewrap() -> str | None:
     """Return the path of bubblewrap, if this machine has it."""
     return shutil.which("bwrap", path=_PREFIX)
 
 
 def choose_confinement(*, wanted: bool) -> Confinement:
     """Return how workers are confined here; not `wanted`, not at all. Raises StepError where nothing can do it."""
-    found = available() if wanted else NONE
+    found = find_confinement() if wanted else NONE
     if wanted and found.level == "none":
         raise StepError(
             "the worker that opens the model cannot be confined here",
@@ -332,7 +332,7 @@ def _view(step: Step) -> dict[str, object]:
 
 def _wrapping(job: Mapping[str, Any]) -> list[str]:
     """Return the call of bubblewrap. Root needs no user space: the first process gives root up."""
-    options = [str(bubblewrap()), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    options = [str(find_bubblewrap()), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     options += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
     kept = () if job["user"] is None else ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
     options += ["--unshare-user"] if job["user"] is None else [word for name in kept for word in ("--cap-add", name)]
@@ -364,7 +364,7 @@ def _our_paths() -> list[str]:
     return [*own, *map(str, plugins.foreign_paths())]
 
 
-def environment(scratch: Path, pinned: Mapping[str, str], code: str = "") -> dict[str, str]:
+def build_environment(scratch: Path, pinned: Mapping[str, str], code: str = "") -> dict[str, str]:
     """Return the whole environment of a worker. Nothing is inherited: secrets live in environments."""
     home = str(scratch / "home")
     found = {"PYTHONPATH": code} if code else {}

@@ -263,7 +263,7 @@ _MACHINES: Mapping[str, tuple[int, int, Mapping[str, int]]] = {
 """By `platform.machine()`: column above, AUDIT_ARCH of linux/audit.h, and the calls whose arguments are looked at."""
 
 
-def program(machine: str | None = None, *, gpu: bool = False) -> bytes | None:
+def build_program(machine: str | None = None, *, gpu: bool = False) -> bytes | None:
     """Return the filter for a machine, this one by default; None where its calls are not known here.
 
     Drivers of GPUs are called by `ioctl` alone, with their own requests: with `gpu` all of those are allowed.

@@ -66,7 +66,7 @@ def is_pickle(head: bytes) -> bool:
     return bool(_PICKLE.match(_packed.read_beginning(head, HEAD) if _packed.is_packed(head) else head))
 
 
-def pickles(file: Path) -> Iterator[tuple[str, bytes]]:
+def find_pickles(file: Path) -> Iterator[tuple[str, bytes]]:
     """Yield every pickle in a file, in archives and archives in them too, with its position.
 
     Raises ValueError, OSError or zipfile.BadZipFile where something cannot be read to its end.

@@ -38,7 +38,7 @@ _CALLS = frozenset({"exec", "eval", "compile", "__import__", "setattr", "globals
 _MOST = 20
 
 
-def words(path: str, data: bytes) -> list[str]:
+def list_remarks(path: str, data: bytes) -> list[str]:
     """Return what a file of code is, if it is no text of Python, or which remarkable names it uses."""
     if not path.endswith(".py"):
         return ["a compiled module"] if path.endswith((".so", ".pyd", ".pyc")) else []

@@ -37,7 +37,7 @@ def judge(file: Path, own: Collection[str]) -> tuple[list[str], list[str]]:
     """
     if stand_ins := sorted(_LIBRARIES.intersection(own)):
         return [f"modules of the source's own in the place of {', '.join(stand_ins)}"], []
-    unlisted = {found for name, data in scanners.pickles(file) for found in _unlisted(name, data)}
+    unlisted = {found for name, data in scanners.find_pickles(file) for found in _unlisted(name, data)}
     brought = {found for found in unlisted if _top(found) in own}
     return list(_said(unlisted - brought)), sorted(f"{found}, code of the source's own" for found in brought)
 

@@ -40,7 +40,7 @@ def scan(file: Path) -> list[str]:
     kinds = [kind for kind in tool.Analysis.ALL if type(kind).__name__ not in _TOO_STRICT]
     analyzer = tool.Analyzer(kinds)
     found: list[str] = []
-    for name, data in scanners.pickles(file):
+    for name, data in scanners.find_pickles(file):
         stack = list(reader.StackedPickle.load(io.BytesIO(_readable(data))))
         if not stack:
             raise ValueError(f"`{name}` holds no pickle")

@@ -29,7 +29,7 @@ def scan(file: Path) -> list[str]:
     except ImportError as error:
         raise MissingToolError("picklescan", EXTRA) from error
     found = [*_dangerous(tool, tool.scan_file_path(str(file)), file.name)] if zipfile.is_zipfile(file) else []
-    for name, data in () if found else scanners.pickles(file):
+    for name, data in () if found else scanners.find_pickles(file):
         found += _dangerous(tool, tool.scan_pickle_bytes(io.BytesIO(data), name), name)
     return sorted(set(found))
 

@@ -19,12 +19,12 @@ TEXTS: Schema = {"type": "array", "items": TEXT}
 ANYTHING: Schema = {"type": "object"}
 
 
-def table(members: Schema) -> Schema:
+def map_schema(members: Schema) -> Schema:
     """Return the schema of an object whose members all have one form."""
     return {"type": "object", "additionalProperties": members}
 
 
-def listed(items: Schema) -> Schema:
+def list_schema(items: Schema) -> Schema:
     """Return the schema of an array whose items all have one form."""
     return {"type": "array", "items": items}
 
@@ -34,24 +34,24 @@ def tuple_of(*members: Schema) -> Schema:
     return {"type": "array", "prefixItems": list(members), "minItems": len(members), "maxItems": len(members)}
 
 
-def record(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
+def record_schema(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
     """Return the schema of an object with these members and no others."""
     known = {**required, **(optional or {})}
     return {"type": "object", "required": list(required), "properties": known, "additionalProperties": False}
 
 
 _LENGTH: Schema = {"type": "integer", "minimum": 1}
-_TAKEN = {"max": _LENGTH, "step": _LENGTH, **dict.fromkeys(("values", "remainders", "also"), listed(_LENGTH))}
+_TAKEN = {"max": _LENGTH, "step": _LENGTH, **dict.fromkeys(("values", "remainders", "also"), list_schema(_LENGTH))}
 _AXIS: Schema = {"type": ["integer", "string"], "minimum": 0}
-PORT = record({"name": TEXT, "dtype": TEXT, "shape": listed(_AXIS)})
-INTERFACE = record(
+PORT = record_schema({"name": TEXT, "dtype": TEXT, "shape": list_schema(_AXIS)})
+INTERFACE = record_schema(
     {
-        "inputs": listed(PORT),
-        "outputs": listed(PORT),
-        "dimensions": table(
-            record(
+        "inputs": list_schema(PORT),
+        "outputs": list_schema(PORT),
+        "dimensions": map_schema(
+            record_schema(
                 {"min": _LENGTH, "max": _LENGTH},
-                {**_TAKEN, "limit": record({"min": _LENGTH}, _TAKEN), "is": tuple_of(_LENGTH, TEXT)},
+                {**_TAKEN, "limit": record_schema({"min": _LENGTH}, _TAKEN), "is": tuple_of(_LENGTH, TEXT)},
             )
         ),
     }
@@ -61,48 +61,50 @@ GRAPH: Schema = {
     "type": "object",
     "required": ["opset", "ir", "operators", "parameters", "bytes", "activations"],
     "properties": {
-        "opset": table(WHOLE),
+        "opset": map_schema(WHOLE),
         "ir": WHOLE,
         "parameters": WHOLE,
         "bytes": WHOLE,
-        "operators": table(table({**table(listed(_TYPES)), "propertyNames": {"pattern": r"^[1-9][0-9]{0,4}$"}})),
-        "activations": record({"bytes": WHOLE, "unknown": WHOLE}),
-        "saturates": table(WHOLE),
+        "operators": map_schema(
+            map_schema({**map_schema(list_schema(_TYPES)), "propertyNames": {"pattern": r"^[1-9][0-9]{0,4}$"}})
+        ),
+        "activations": record_schema({"bytes": WHOLE, "unknown": WHOLE}),
+        "saturates": map_schema(WHOLE),
     },
 }
 
-EXPORT = record(
-    {"interface": INTERFACE, "ranges": table(tuple_of(NUMBER, NUMBER)), "graph": GRAPH, "nondeterministic": TEXTS},
+EXPORT = record_schema(
+    {"interface": INTERFACE, "ranges": map_schema(tuple_of(NUMBER, NUMBER)), "graph": GRAPH, "nondeterministic": TEXTS},
     {
-        "values": table(listed({"type": ["number", "string"]})),
+        "values": map_schema(list_schema({"type": ["number", "string"]})),
         "firm": TEXTS,
         "missing": TEXTS,
-        "classes": table(listed({"type": ["integer", "string"]})),
+        "classes": map_schema(list_schema({"type": ["integer", "string"]})),
     },
 )
 _TOKEN: Schema = {"type": ["integer", "null"], "minimum": 0}
-EXPORT_GENERATION = record(
+EXPORT_GENERATION = record_schema(
     {
         "interface": INTERFACE,
-        "ranges": table(tuple_of(NUMBER, NUMBER)),
+        "ranges": map_schema(tuple_of(NUMBER, NUMBER)),
         "graph": GRAPH,
         "nondeterministic": TEXTS,
-        "generation": record(
+        "generation": record_schema(
             {
                 "task": TEXT,
                 "architecture": TEXT,
                 "vocabulary": _LENGTH,
                 "context": _LENGTH,
-                "special": record({"bos": _TOKEN, "eos": listed(WHOLE), "pad": _TOKEN}),
-                "cache": record({"layers": _LENGTH, "bytes": _LENGTH}),
-                "sampling": table(NUMBER),
+                "special": record_schema({"bos": _TOKEN, "eos": list_schema(WHOLE), "pad": _TOKEN}),
+                "cache": record_schema({"layers": _LENGTH, "bytes": _LENGTH}),
+                "sampling": map_schema(NUMBER),
             },
             {"decoding": ANYTHING, "audio": ANYTHING},  # read as `Generation` reads a hostile contract
         ),
     }
 )
-REFERENCE = record({"prompts": WHOLE, "longest": WHOLE})
-REFERENCE_SEQ2SEQ = record({"prompts": WHOLE, "longest": WHOLE, "source": WHOLE})
+REFERENCE = record_schema({"prompts": WHOLE, "longest": WHOLE})
+REFERENCE_SEQ2SEQ = record_schema({"prompts": WHOLE, "longest": WHOLE, "source": WHOLE})
 COMPILE: Schema = {
     "type": "object",
     "required": ["path", "artefact"],
@@ -113,7 +115,7 @@ _ELEMENT: Schema = {
     "type": "object",
     "required": ["index", "expected", "got"],
     "properties": {
-        "index": listed(WHOLE),
+        "index": list_schema(WHOLE),
         "expected": _SHOWN,
         "got": _SHOWN,
         "difference": NUMBER,
@@ -127,54 +129,58 @@ def _compared(*required: str) -> Schema:
     """Return the form of one compared output that has these members besides its type and shape."""
     members = {
         "dtype": TEXT,
-        "shape": listed(WHOLE),
+        "shape": list_schema(WHOLE),
         "max_abs": NUMBER,
         "not_finite": WHOLE,
         "unequal": WHOLE,
         "largest_gap": NUMBER,
         "moved": NUMBER,
         "flipped": WHOLE,
-        "frontier": listed(_POINT),
+        "frontier": list_schema(_POINT),
         "first_unequal": _ELEMENT,
         "first_not_finite": _ELEMENT,
-        "got": record({"dtype": TEXT, "shape": listed(WHOLE)}),
+        "got": record_schema({"dtype": TEXT, "shape": list_schema(WHOLE)}),
     }
     return {"type": "object", "required": ["dtype", "shape", *required], "properties": members}
 
 
 _COMPARED: Schema = {"anyOf": [_compared("not_finite", "frontier"), _compared("unequal"), _compared("got")]}
-_CASE = record({"name": TEXT, "fill": TEXT, "lengths": table(WHOLE), "outputs": table(_COMPARED)})
+_CASE = record_schema({"name": TEXT, "fill": TEXT, "lengths": map_schema(WHOLE), "outputs": map_schema(_COMPARED)})
 _KIND: Schema = {
     "type": "object",
     "required": ["words", "case"],
     "properties": {"words": {"type": ["string", "null"]}, "case": TEXT, "rounding": NUMBER},
 }
 _REACHED = {"source": {"type": ["number", "null"]}, "target": {"type": ["number", "null"]}, "rows": WHOLE}
-MEASURE = record(
+MEASURE = record_schema(
     {
-        "cases": listed(_CASE),
-        "shortened": table(WHOLE),
-        "kinds": table(_KIND),
-        "coverage": table(record({"reached": WHOLE, "of": WHOLE})),
+        "cases": list_schema(_CASE),
+        "shortened": map_schema(WHOLE),
+        "kinds": map_schema(_KIND),
+        "coverage": map_schema(record_schema({"reached": WHOLE, "of": WHOLE})),
     },
     {
-        "evaluation": record(
-            {**_REACHED, "data": TEXT, "slices": listed(record({**_REACHED, "column": TEXT, "value": TEXT}))}
+        "evaluation": record_schema(
+            {
+                **_REACHED,
+                "data": TEXT,
+                "slices": list_schema(record_schema({**_REACHED, "column": TEXT, "value": TEXT})),
+            }
         )
     },
 )
-MEASURE_GENERATION = record({"cases": listed(_CASE)})
-SCAN = table(record({"outcome": {"enum": ["clean", "infected", "failed"]}, "words": TEXTS}))
-READ_CODE = table(TEXTS)
-TRIAL = record({"imported": TEXTS, "max_abs": {"type": ["number", "null"]}})  # null: a kind that has no toy
+MEASURE_GENERATION = record_schema({"cases": list_schema(_CASE)})
+SCAN = map_schema(record_schema({"outcome": {"enum": ["clean", "infected", "failed"]}, "words": TEXTS}))
+READ_CODE = map_schema(TEXTS)
+TRIAL = record_schema({"imported": TEXTS, "max_abs": {"type": ["number", "null"]}})  # null: a kind that has no toy
 _SEEN: Schema = {
     "type": "object",
     "required": ["name", "dtype", "shape"],
     "properties": {
         "name": TEXT,
         "dtype": TEXT,
-        "shape": listed(_AXIS),
-        "values": listed({"type": "integer"}),
+        "shape": list_schema(_AXIS),
+        "values": list_schema({"type": "integer"}),
         "state": TEXT,
     },
 }
@@ -182,14 +188,16 @@ LOOK: Schema = {
     "type": "object",
     "required": ["inputs", "dimensions", "outputs"],
     "properties": {
-        "inputs": listed(_SEEN),
-        "outputs": listed(_SEEN),
-        "dimensions": table(ANYTHING),
-        "fixed": table(WHOLE),
+        "inputs": list_schema(_SEEN),
+        "outputs": list_schema(_SEEN),
+        "dimensions": map_schema(ANYTHING),
+        "fixed": map_schema(WHOLE),
         "runs": WHOLE,
         "failed": TEXT,
         "domains": TEXTS,
-        "opset": table(WHOLE),
-        "promise": record({"inputs": table(ANYTHING), "dynamic": table({"type": ["array", "object", "string"]})}),
+        "opset": map_schema(WHOLE),
+        "promise": record_schema(
+            {"inputs": map_schema(ANYTHING), "dynamic": map_schema({"type": ["array", "object", "string"]})}
+        ),
     },
 }

@@ -38,7 +38,7 @@ def _rows(inputs: Mapping[str, Path], params: Mapping[str, JSON]) -> dict[str, A
     return {name: values[:MAX_ROWS] for name, values in fitted.items()}
 
 
-def batches(inputs: Mapping[str, Path], params: Mapping[str, JSON]) -> list[dict[str, Any]]:
+def cut_batches(inputs: Mapping[str, Path], params: Mapping[str, JSON]) -> list[dict[str, Any]]:
     """Return the samples in batches that the first axis of the inputs allows. Raises StepError for misfits."""
     found = list(_cut(_rows(inputs, params), params["interface"]))
     if not found:

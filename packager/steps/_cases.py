@@ -65,18 +65,18 @@ class Case:
     first: int = 0
 
 
-def cases(interface: JSON, samples: Samples | None = None, work: Work | None = None) -> list[Case]:
+def build_cases(interface: JSON, samples: Samples | None = None, work: Work | None = None) -> list[Case]:
     """Return the cases of an interface (its JSON form), without duplicates, in a fixed order.
 
     `work` estimates the operations of one run at given lengths; a case beyond the budget is shortened.
     """
     samples = _rows_of(samples)
-    ranges = spans(interface)
+    ranges = read_spans(interface)
     few = {name: max(span.lengths.low, 3 + 4 * index) for index, (name, span) in enumerate(ranges.items())}
     small = apply_ties(ranges, {name: span.lengths.near(few[name]) for name, span in ranges.items()})
     free = {name: span.lengths for name, span in ranges.items() if not span.tied}
     swept = [{**small, name: length} for name, span in free.items() for length in _sweep(span)]
-    found = [_case(apply_ties(ranges, lengths)) for lengths in (*swept, smallest(interface))]
+    found = [_case(apply_ties(ranges, lengths)) for lengths in (*swept, shortest_lengths(interface))]
     edges: tuple[Fill, ...] = ("zeros", "low", "high")
     if any(port["name"] not in samples for port in interface["inputs"]):
         found += [_case(small, fill) for fill in edges]
@@ -85,14 +85,14 @@ def cases(interface: JSON, samples: Samples | None = None, work: Work | None = N
     return list({case.name: case for case in (*fitted, *_listed(interface, ranges, small, samples))}.values())
 
 
-def spans(interface: JSON) -> dict[str, Measured]:
+def read_spans(interface: JSON) -> dict[str, Measured]:
     """Return the dimensions of an interface, by name."""
     return {name: Measured.from_json(span) for name, span in sorted(interface["dimensions"].items())}
 
 
-def smallest(interface: JSON) -> dict[str, int]:
+def shortest_lengths(interface: JSON) -> dict[str, int]:
     """Return the shortest length of every dimension."""
-    found = spans(interface)
+    found = read_spans(interface)
     return apply_ties(found, {name: span.lengths.near(0) for name, span in found.items()})
 
 
@@ -178,19 +178,19 @@ def _fit(case: Case, budget: _Budget, ranges: Mapping[str, Measured]) -> Case:
 
 def _elements(port: JSON, lengths: Mapping[str, int]) -> int:
     count = 1
-    for axis in shape(port, lengths):
+    for axis in shape_at(port, lengths):
         count *= axis
     return count
 
 
-def shape(port: JSON, lengths: Mapping[str, int]) -> tuple[int, ...]:
+def shape_at(port: JSON, lengths: Mapping[str, int]) -> tuple[int, ...]:
     """Return the shape of a port at the given lengths of the named dimensions."""
     return tuple(lengths[axis] if isinstance(axis, str) else axis for axis in port["shape"])
 
 
 def shortened_dimensions(done: list[Case], interface: JSON) -> JSON:
     """Return for every dimension the longest length among `done` that is shorter than its promised maximum."""
-    ends = {name: span.lengths.near(span.high) for name, span in spans(interface).items() if not span.tied}
+    ends = {name: span.lengths.near(span.high) for name, span in read_spans(interface).items() if not span.tied}
     reached = {name: max(case.lengths[name] for case in done) for name in ends}
     return {name: length for name, length in reached.items() if length < ends[name]}
 
@@ -221,11 +221,11 @@ def draw_feeds(
             continue
         axes = counted_axes(port["name"], port["shape"], [other["shape"] for other in interface["inputs"]])
         if rows is None and axes and port["dtype"].startswith(("int", "uint")) and port["name"] not in ranges:
-            values = _lengths(generator, shape(port, case.lengths), min(case.lengths[axis] for axis in axes))
+            values = _lengths(generator, shape_at(port, case.lengths), min(case.lengths[axis] for axis in axes))
         elif rows is None:
             values = _values(generator, port, ranges.get(port["name"]), case, ties=not _counts(interface))
         elif hasattr(rows, "draw"):
-            values = rows.draw(generator, shape(port, case.lengths), whole=case.fill not in ("random", "listed"))
+            values = rows.draw(generator, shape_at(port, case.lengths), whole=case.fill not in ("random", "listed"))
         else:
             values = _drawn(numpy, generator, port, rows, case, seed)
         kind = "object" if port["dtype"] == "string" else port["dtype"]
@@ -235,7 +235,7 @@ def draw_feeds(
 
 def _chosen(numpy: Any, generator: Any, port: JSON, listed: Sequence[Any], case: Case) -> Any:
     """Return values of a list: any of them, or the first or last one throughout."""
-    size, kind = shape(port, case.lengths), "object" if port["dtype"] == "string" else port["dtype"]
+    size, kind = shape_at(port, case.lengths), "object" if port["dtype"] == "string" else port["dtype"]
     positions = {"zeros": 0, "low": 0, "high": len(listed) - 1}.get(case.fill)
     if positions is None:
         positions = generator.integers(0, len(listed), size=size)
@@ -244,7 +244,7 @@ def _chosen(numpy: Any, generator: Any, port: JSON, listed: Sequence[Any], case:
 
 def _drawn(numpy: Any, generator: Any, port: JSON, rows: Any, case: Case, seed: int) -> Any:
     """Return samples of a port: at random, or, in a listed case, its stretch of one shuffled order after the other."""
-    count = shape(port, case.lengths)[0]
+    count = shape_at(port, case.lengths)[0]
     if case.fill != "listed":
         return rows[generator.integers(0, len(rows), size=count)]
     order = numpy.random.Generator(numpy.random.PCG64([seed, *port["name"].encode()]))
@@ -269,7 +269,7 @@ def _counts(interface: JSON) -> bool:
 def _values(generator: Any, port: JSON, bounds: JSON, case: Case, *, ties: bool) -> Any:
     numpy = importlib.import_module("numpy")
     _check_numeric(port)
-    size, dtype = shape(port, case.lengths), port["dtype"]
+    size, dtype = shape_at(port, case.lengths), port["dtype"]
     role = port["name"].rsplit(".", 1)[-1]
     if role.endswith("attention_mask") or (role.endswith("mask") and bounds == [0, 1] and "int" in dtype):
         return _mask(numpy, generator, size) if case.fill == "random" else numpy.ones(size)
@@ -341,7 +341,7 @@ def _failed(who: str, case: Case, run: Run, given: Mapping[str, Any], interface:
         )
     if others or interface is None:
         return StepError(f"the {who} fails on inputs within the promised ranges ({case.name}): {line}", hint=_NARROW)
-    if any(_runs(run, _constant(interface, smallest(interface), number)) for number in (0, 1)):
+    if any(_runs(run, _constant(interface, shortest_lengths(interface), number)) for number in (0, 1)):
         return StepError(
             f"the {who} does not accept these lengths ({case.name}): {line}",
             hint="narrow the dimension under `dynamic`, or write its length as a number under `inputs`",
@@ -372,9 +372,9 @@ def _filled(given: Mapping[str, Any], number: int) -> dict[str, Any]:
 def _constant(interface: JSON, lengths: Mapping[str, int], number: int) -> dict[str, Any]:
     numpy = importlib.import_module("numpy")
     return {
-        port["name"]: numpy.full(shape(port, lengths), "a", dtype="object")
+        port["name"]: numpy.full(shape_at(port, lengths), "a", dtype="object")
         if port["dtype"] == "string"
-        else numpy.full(shape(port, lengths), number, dtype=port["dtype"])
+        else numpy.full(shape_at(port, lengths), number, dtype=port["dtype"])
         for port in interface["inputs"]
     }
 

@@ -84,12 +84,12 @@ def _element(expected: Any, got: Any, index: int) -> JSON:
     position = [int(i) for i in numpy.unravel_index(index, expected.shape)]
     return {
         "index": position,
-        "expected": number(expected.reshape(-1)[index : index + 1].tolist()[0]),
-        "got": number(got.reshape(-1)[index : index + 1].tolist()[0]),
+        "expected": write_number(expected.reshape(-1)[index : index + 1].tolist()[0]),
+        "got": write_number(got.reshape(-1)[index : index + 1].tolist()[0]),
     }
 
 
-def same(expected: Any, got: Any) -> JSON:
+def compare_exactly(expected: Any, got: Any) -> JSON:
     """Compare what has no tolerance; of lists of unequal length up to the first difference."""
     numpy = importlib.import_module("numpy")
     if expected.shape == got.shape:
@@ -102,10 +102,10 @@ def same(expected: Any, got: Any) -> JSON:
 
 
 def _at(values: Any, place: int) -> JSON:
-    return number(values[place].item()) if place < len(values) else "nothing"
+    return write_number(values[place].item()) if place < len(values) else "nothing"
 
 
-def number(value: Any) -> JSON:
+def write_number(value: Any) -> JSON:
     """Return `value` if every JSON reader agrees on it, else as text."""
     if isinstance(value, float) and not math.isfinite(value):
         return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
@@ -137,7 +137,7 @@ def _max_rel(numpy: Any, difference: Any, magnitude: Any) -> JSON:
     """Return the largest difference relative to the expected value; `inf` where a zero was expected and missed."""
     changed = difference > 0
     with numpy.errstate(divide="ignore", over="ignore"):
-        return number(float((difference[changed] / magnitude[changed]).max(initial=0.0)))
+        return write_number(float((difference[changed] / magnitude[changed]).max(initial=0.0)))
 
 
 def _frontier(numpy: Any, difference: Any, magnitude: Any) -> list[_Point]:

@@ -19,7 +19,7 @@ _BATCH = 256
 _ELEMENTS = 1 << 26  # of all inputs of one set of rows: what is beyond is not run, and the case says how many were
 
 
-def cases(interface: JSON, sets: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[Case, dict[str, Any]]]:
+def batch_rows(interface: JSON, sets: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[Case, dict[str, Any]]]:
     """Yield every set of rows in batches: the case that names them, and their feeds."""
     for title, rows in sets.items():
         count = _count(interface, title, rows)

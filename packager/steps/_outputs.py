@@ -41,7 +41,7 @@ def observe(source: SourceModel, accepted: JSON, seed: int) -> list[Observation]
     What follows from a length by a formula may look like another length, or constant, while both are short. The last
     run has the lengths of an earlier one and other values: what differs then depends on values.
     """
-    spans = _cases.spans(accepted)
+    spans = _cases.read_spans(accepted)
     rows = {port["shape"][0] for port in accepted["inputs"] if port["shape"]}
     found = []
     for number, first in enumerate(_STARTS):
@@ -58,7 +58,7 @@ def observe(source: SourceModel, accepted: JSON, seed: int) -> list[Observation]
 def _shortened(accepted: JSON, spans: Mapping[str, Measured], wanted: Mapping[str, int]) -> dict[str, int]:
     """Return the lengths with their ties, the longest ones shorter where the inputs would be too large together."""
     lengths = _cases.apply_ties(spans, wanted)
-    while sum(math.prod(_cases.shape(port, lengths)) for port in accepted["inputs"]) > _ELEMENTS:
+    while sum(math.prod(_cases.shape_at(port, lengths)) for port in accepted["inputs"]) > _ELEMENTS:
         free = {name: span for name, span in spans.items() if not span.tied}
         shorter = {name: span.lengths.near(lengths[name] - lengths[name] // 8 - 1) for name, span in free.items()}
         longest = max((name for name in free if shorter[name] < lengths[name]), key=lengths.__getitem__, default=None)
@@ -85,7 +85,7 @@ def find_missing_inputs(source: SourceModel, accepted: JSON, seed: int) -> JSON:
     """Return `missing`: the inputs of which a row may be NaN throughout, and every number that comes back is finite."""
     numpy = importlib.import_module("numpy")
     ports = [port for port in accepted["inputs"] if port["dtype"].startswith("float") and port["shape"]]
-    lengths = _cases.smallest(accepted)
+    lengths = _cases.shortest_lengths(accepted)
     case = _cases.Case(_cases.describe_lengths(lengths), lengths)
     found = []
     for port in ports if len(ports) <= _MOST_PORTS else ():

@@ -178,7 +178,7 @@ class Asked:
         return {title[:200]: self._fed(feeds) for title, feeds in self._named("rows").items()}
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
-        return self._estimated if self._ask("work", _cases.smallest(self._interface)) is not None else None
+        return self._estimated if self._ask("work", _cases.shortest_lengths(self._interface)) is not None else None
 
     def _estimated(self, lengths: Mapping[str, int]) -> float | None:
         match self._ask("work", lengths):

@@ -22,7 +22,7 @@ from typing import Any
 from packager import canonical
 from packager.canonical import JSON
 from packager.formats import safetensors
-from packager.steps._cases import Case, shape
+from packager.steps._cases import Case, shape_at
 
 INDEX = "index.json"
 INPUTS = "inputs"
@@ -119,7 +119,7 @@ def _bytes(interface: JSON, lengths: Mapping[str, int]) -> int:
     total = 0
     for port in interface["inputs"]:
         count = 1
-        for axis in shape(port, lengths):
+        for axis in shape_at(port, lengths):
             count *= axis
         total += count * (_TEXT if port["dtype"] == "string" else numpy.dtype(port["dtype"]).itemsize)
     return total

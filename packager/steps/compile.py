@@ -28,6 +28,6 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     compile_graph = load_runtime(params["runtime"]).compiler()
 
     def batches() -> Sequence[Mapping[str, Any]]:
-        return _calibration.batches(inputs, params)
+        return _calibration.cut_batches(inputs, params)
 
     return compile_graph(inputs, out, params, batches)

@@ -48,8 +48,10 @@ def shorten_to_measurable(source: SourceModel, accepted: JSON, options: ExportOp
     That follows from shapes and an estimate of the work alone: the same cases are chosen when it is measured.
     """
     samples, work = exporters.samples_of(source), exporters.work_of(source)
-    while shorter := _unpromised(_cases.shortened_dimensions(_cases.cases(accepted, samples, work), accepted), options):
-        found = _cases.spans(accepted)
+    while shorter := _unpromised(
+        _cases.shortened_dimensions(_cases.build_cases(accepted, samples, work), accepted), options
+    ):
+        found = _cases.read_spans(accepted)
         for name, high in shorter.items():
             lengths = found[name].lengths
             kept = tuple(length for length in lengths.listed if length <= high)
@@ -72,17 +74,17 @@ def describe(model: Any, accepted: JSON, saturates: Mapping[str, int] | None = N
     `saturates` counts the operators whose sums depend on the processor (`saturation`).
     """
     bounds = {name: (span["min"], span["max"]) for name, span in accepted["dimensions"].items()}
-    outputs = [Port(*canonicalise.port(value)).to_json() for value in model.graph.output]
+    outputs = [Port(*canonicalise.read_port(value)).to_json() for value in model.graph.output]
     return {
         "interface": {"inputs": accepted["inputs"], "outputs": outputs, "dimensions": accepted["dimensions"]},
         "ranges": accepted["ranges"],
         **{key: accepted[key] for key in ("values", "firm", "missing") if key in accepted},
         "graph": {
-            **canonicalise.facts(model),
-            **needs.needs(model, bounds),
+            **canonicalise.list_facts(model),
+            **needs.list_needs(model, bounds),
             **({"saturates": dict(saturates)} if saturates else {}),
         },
-        "nondeterministic": canonicalise.nondeterministic(model),
+        "nondeterministic": canonicalise.find_nondeterministic(model),
     }
 
 

@@ -38,8 +38,8 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
         canonicalise.write(
             model, out / check_path(folder), shard_bytes=params.get("shard_bytes", canonicalise.SHARD_BYTES)
         )
-        needed.append({**canonicalise.facts(model), **needs.needs(model, lengths)})
-        random += canonicalise.nondeterministic(model)
+        needed.append({**canonicalise.list_facts(model), **needs.list_needs(model, lengths)})
+        random += canonicalise.find_nondeterministic(model)
     del source
     used = {axis for port in (*taken, *given) for axis in port.shape if isinstance(axis, str)}
     return {

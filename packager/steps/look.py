@@ -99,7 +99,7 @@ def _measurable(kind: str, source: Path, payload: str, promise: JSON, domains: J
     options = ExportOptions.from_params({**promise, "domains": domains})
     opened = exporters.exporter(kind).load(source, payload, options)
     interface = describe_inputs(opened.interface)
-    cases = _cases.cases(interface, exporters.samples_of(opened), exporters.work_of(opened))
+    cases = _cases.build_cases(interface, exporters.samples_of(opened), exporters.work_of(opened))
     shorter = _cases.shortened_dimensions(cases, interface)
     if not shorter:
         return promise

@@ -64,7 +64,7 @@ def _measured(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON],
     interface, seed = params["interface"], params.get("seed", 0)
     session = _session(inputs["artefact"], params) if "artefact" in inputs else None
     samples = source.samples()
-    drawn = _cases.cases(interface, samples, source.work())
+    drawn = _cases.build_cases(interface, samples, source.work())
     vectors = Vectors(out, interface, drawn)
     measurement = Measurement(interface, source, session)
     for case in drawn:
@@ -101,7 +101,7 @@ def _evaluated(
 
 def _given_rows(inputs: Mapping[str, Path], interface: JSON, source: Source) -> Iterator[tuple[Case, dict[str, Any]]]:
     sets = {"samples": _samples.read(inputs["samples"], interface)} if "samples" in inputs else {}
-    return _given.cases(interface, {**sets, **source.rows()})
+    return _given.batch_rows(interface, {**sets, **source.rows()})
 
 
 def _session(tree: Path, params: Mapping[str, JSON]) -> Session:
@@ -246,5 +246,5 @@ def _tensor(name: str, values: Any) -> JSON:
     kinds = {"O": "BYTES", "b": "BOOL", "i": "INT", "u": "UINT", "f": "FP"}
     kind = kinds.get(values.dtype.kind, "FP")
     width = "" if kind in ("BYTES", "BOOL") else str(8 * values.dtype.itemsize)
-    data = [_compare.number(value) for value in values.reshape(-1).tolist()]
+    data = [_compare.write_number(value) for value in values.reshape(-1).tolist()]
     return {"name": name, "shape": list(values.shape), "datatype": f"{kind}{width}", "data": data}

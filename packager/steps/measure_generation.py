@@ -70,7 +70,7 @@ def _texts(tokenizer: Any, reference: Path) -> JSON:
     none = _compare.compare(numpy.zeros(0, numpy.int64), numpy.zeros(0, numpy.int64))
     outputs = {
         "logits": _compare.compare(numpy.zeros(0, numpy.float32), numpy.zeros(0, numpy.float32)),
-        "prompt_ids": _compare.same(numpy.array(theirs, object), numpy.array(named, object)),
+        "prompt_ids": _compare.compare_exactly(numpy.array(theirs, object), numpy.array(named, object)),
         "text": none,
         "tokens": none,
     }
@@ -126,8 +126,10 @@ def _case(decoder: Any, tokenizer: Any, template: Any, item: _Expected) -> JSON:
     made = tokenizer.encode(text, special=item.prompt["special"])
     outputs = {
         "logits": _compare.compare(item.logits[None], logits[None]),
-        "prompt_ids": _compare.same(numpy.array(ids), numpy.array(made, dtype=numpy.int64)),
-        "text": _compare.same(*(numpy.array([t], object) for t in (item.answer["text"], tokenizer.decode(tokens)))),
+        "prompt_ids": _compare.compare_exactly(numpy.array(ids), numpy.array(made, dtype=numpy.int64)),
+        "text": _compare.compare_exactly(
+            *(numpy.array([t], object) for t in (item.answer["text"], tokenizer.decode(tokens)))
+        ),
         "tokens": _compare.compare(numpy.array(tokens), own, _gaps(item.logits, tokens, own)),
     }
     lengths = {"batch": 1, "sequence": len(ids), "past": len(ids) + len(tokens) - 1, "total": len(ids) + len(tokens)}

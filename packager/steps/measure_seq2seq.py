@@ -100,7 +100,7 @@ def _case(site: _Site, item: _Expected) -> JSON:
         of_features = _compare.compare(item.features[None], features[None])
     else:
         made = site.tokenizer.encode(prompt["text"], special=prompt["special"])
-        of_ids = _compare.same(numpy.array(prompt["ids"]), numpy.array(made, dtype=numpy.int64))
+        of_ids = _compare.compare_exactly(numpy.array(prompt["ids"]), numpy.array(made, dtype=numpy.int64))
     try:
         cache = _encoded(site, prompt, features)
         logits, own = _forced(site, cache, start, tokens)
@@ -115,7 +115,7 @@ def _case(site: _Site, item: _Expected) -> JSON:
         "features": of_features,
         "logits": _compare.compare(item.logits[None], logits[None]),
         "prompt_ids": of_ids,
-        "text": _compare.same(
+        "text": _compare.compare_exactly(
             *(numpy.array([t], object) for t in (item.answer["text"], site.tokenizer.decode(tokens)))
         ),
         "tokens": _compare.compare(numpy.array(tokens), own, gaps),

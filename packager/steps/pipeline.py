@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from packager.server.protocol.interface import Interface
 
 VERSION = 1
-ANSWER = _answers.record(
+ANSWER = _answers.record_schema(
     {
         "task": _answers.TEXT,
         "reference": _answers.TEXT,

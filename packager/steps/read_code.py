@@ -22,5 +22,5 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     for path in params["files"]:
         with (inputs["source"] / check_path(path)).open("rb") as file:
             data = file.read(_LONGEST + 1)
-        found[path] = _code.words(path, data) if len(data) <= _LONGEST else ["is too long to be read"]
+        found[path] = _code.list_remarks(path, data) if len(data) <= _LONGEST else ["is too long to be read"]
     return found

@@ -41,12 +41,12 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
         )
     source = inputs["graph"] / params["path"]
     original = canonicalise.read(source, infer=True)
-    before = [canonicalise.port(value) for value in (*original.graph.input, *original.graph.output)]
+    before = [canonicalise.read_port(value) for value in (*original.graph.input, *original.graph.output)]
     domains = {entry.domain for entry in original.opset_import}
     clipped = _precision.clipped(original) if form in ("fp16", "mixed") else None
     model = canonicalise.canonicalise(_FORMS[form](original, source, batches), opset=params["opset"], ir=params["ir"])
     _check(model, form, before, domains)
-    needed = {**canonicalise.facts(model), **needs.needs(model)}
+    needed = {**canonicalise.list_facts(model), **needs.list_needs(model)}
     if saturates := saturation.count_saturating(model):
         needed["saturates"] = saturates
     canonicalise.write(model, out, shard_bytes=params.get("shard_bytes", canonicalise.SHARD_BYTES))
@@ -71,7 +71,7 @@ _FORMS: Mapping[str, Callable[[Any, Path, Batches], Any]] = {
 
 def _check(model: Any, form: str, before: object, domains: set[str]) -> None:
     """Refuse another interface, and operators beyond the standard: other versions and providers may lack those."""
-    if before != [canonicalise.port(value) for value in (*model.graph.input, *model.graph.output)]:
+    if before != [canonicalise.read_port(value) for value in (*model.graph.input, *model.graph.output)]:
         raise StepError(f"the {form} graph has another interface than the graph it comes from")
     added = sorted({entry.domain for entry in model.opset_import} - domains)
     if added:

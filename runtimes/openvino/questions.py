@@ -261,7 +261,7 @@ def _question(
     try:
         onnx.checker.check_node(node, _context(imports))
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
-        rows = needs.needs(model)["operators"][domain or "ai.onnx"][operator]
+        rows = needs.list_needs(model)["operators"][domain or "ai.onnx"][operator]
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError, KeyError):
         return None
     if list(rows) != [str(since)]:

@@ -30,7 +30,7 @@ from packager.runtimes import _tensorrt_build
 
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.sandbox.pinning import numerics
+from packager.sandbox.pinning import pin_numerics
 
 _MODULE = "tensorrt_rtx"
 
@@ -55,7 +55,7 @@ def build(graph: Path, device: str, interface: JSON, out: Path) -> None:
         capture_output=True,
         text=True,
         cwd=graph.resolve().parent,
-        env={**numerics(), "HOME": home, "TMPDIR": home},
+        env={**pin_numerics(), "HOME": home, "TMPDIR": home},
         check=False,
     )
     answer = json.loads((done.stdout.splitlines() or ["{}"])[-1]) if done.returncode == 0 else {}

@@ -47,7 +47,7 @@ STEPS = {
 
 
 def main() -> int:
-    by = sandbox.available()
+    by = sandbox.find_confinement()
     print(json.dumps({"confinement": by.to_json(), "tree": str(cgroup.delegated_tree())}), flush=True)
     tree = cgroup.delegated_tree()
     if by.limits != "cgroup" or tree is None:

@@ -39,7 +39,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_an_environment_is_opened_only_inside(tmp_path: Path, environment: Path, level: str) -> None:
-    if level == "bubblewrap" and sandbox.available().level != level:
+    if level == "bubblewrap" and sandbox.find_confinement().level != level:
         pytest.skip("bubblewrap does not work here")
     outside, scratch = tmp_path / "outside", tmp_path / "scratch"
     outside.mkdir()
@@ -127,6 +127,6 @@ def test_code_of_the_source_needs_consent_to_exactly_this_code(packager: Run, tm
     ],
 )
 def test_code_is_described_by_its_imports(data: str, expected: list[str]) -> None:
-    found = _code.words("a.py", textwrap.dedent(data).encode())
+    found = _code.list_remarks("a.py", textwrap.dedent(data).encode())
     assert len(found) == len(expected) and all(map(str.startswith, found, expected))
-    assert _code.words("a.so", b"\x7fELF") == ["a compiled module"]
+    assert _code.list_remarks("a.so", b"\x7fELF") == ["a compiled module"]

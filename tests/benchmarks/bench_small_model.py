@@ -21,7 +21,7 @@ from pathlib import Path
 from packager import api
 from packager.events import Event, Finished, Started
 from packager.formats import platforms
-from packager.sandbox.sandbox import Limits, Step, available, host_interpreter, run_confined
+from packager.sandbox.sandbox import Limits, Step, find_confinement, host_interpreter, run_confined
 from packager.trust import keys
 
 MODELS = 4
@@ -67,7 +67,7 @@ def confined(code: str) -> tuple[float, float]:
     """Return what code costs in a worker's sandbox."""
     with tempfile.TemporaryDirectory() as scratch:
         step = Step(Path(scratch), host_interpreter(), ("-c", code), Limits(0, 120), {"HOME": "/tmp"})
-        return cost(lambda: run_confined(step, available(), set()))
+        return cost(lambda: run_confined(step, find_confinement(), set()))
 
 
 def steps(folder: Path) -> dict[str, float]:

@@ -185,7 +185,7 @@ def test_joblib_is_read_in_every_protocol(tmp_path: Path, protocol: int) -> None
 
 def test_numbers_are_left_out_and_nothing_else(tmp_path: Path) -> None:
     joblib.dump([np.full(1000, 7.0), "kept", np.array([{"inner": 1}], dtype=object)], tmp_path / "m.joblib")
-    found = dict(scanners.pickles(tmp_path / "m.joblib"))
+    found = dict(scanners.find_pickles(tmp_path / "m.joblib"))
     assert list(found) == ["m.joblib", "m.joblib[0]"]
     assert b"kept" in found["m.joblib"] and len(found["m.joblib"]) < 1000
     assert pickle.loads(found["m.joblib[0]"]).tolist() == [{"inner": 1}]

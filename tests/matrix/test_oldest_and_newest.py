@@ -95,7 +95,7 @@ def promised(source: Source, folder: Path) -> tuple[Path, Path]:
 
 def write_cases(opened: exporters.SourceModel, contract: Any, folder: Path) -> None:
     interface, samples = contract["interface"], exporters.samples_of(opened)
-    cases = _cases.cases(interface, samples)[:6]
+    cases = _cases.build_cases(interface, samples)[:6]
     outputs = [port["name"] for port in interface["outputs"]]
     for number, case in enumerate(cases):
         feeds = _cases.draw_feeds(interface, contract["ranges"], case, 0, samples)

@@ -405,4 +405,4 @@ def facts(data: bytes) -> Any:
     from packager.graph import canonicalise, needs
 
     model = onnx.load_from_string(data)
-    return {**canonicalise.facts(model), **needs.needs(model)}
+    return {**canonicalise.list_facts(model), **needs.list_needs(model)}

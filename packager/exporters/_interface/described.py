@@ -73,7 +73,7 @@ def describe(path: Path, *, seconds: float = 60) -> JSON:
     inputs = [_input(value) for value in model.graph.input if value.name not in weights]
     domains = {
         canonicalise.domain_of(part.domain)
-        for part in canonicalise.messages(model)
+        for part in canonicalise.walk_messages(model)
         if part.DESCRIPTOR.name == "NodeProto"
     }
     opset = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
@@ -106,7 +106,7 @@ def describe(path: Path, *, seconds: float = 60) -> JSON:
 
 
 def _input(value: Any) -> Input:
-    name, dtype, shape = canonicalise.port(value)
+    name, dtype, shape = canonicalise.read_port(value)
     stated = [dim.dim_param or None for dim in value.type.tensor_type.shape.dim]
     axes = tuple(
         axis if isinstance(axis, int) else Axis(name, position, stated[position]) for position, axis in enumerate(shape)

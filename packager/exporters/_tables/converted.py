@@ -75,7 +75,7 @@ def _drop_unused(main: Any) -> None:
         else:
             needed |= {
                 name
-                for message in canonicalise.messages(node)
+                for message in canonicalise.walk_messages(node)
                 if message.DESCRIPTOR.name == "NodeProto"
                 for name in message.input
             }

@@ -28,7 +28,7 @@ def answer_hidden_rows(model: Any) -> None:
 
 
 def _constants(model: Any) -> Iterator[Any]:
-    return (message for message in canonicalise.messages(model) if message.DESCRIPTOR.name == "TensorProto")
+    return (message for message in canonicalise.walk_messages(model) if message.DESCRIPTOR.name == "TensorProto")
 
 
 def _is_infinite(tensor: Any) -> bool:

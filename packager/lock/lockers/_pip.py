@@ -40,7 +40,7 @@ class Row:
     yanked: bool
 
 
-def report(
+def read_report(
     lines: Iterable[str], platform: Platform, indexes: Sequence[str], environment: Mapping[str, str]
 ) -> list[Row]:
     """Return the wheel that installs on `platform` for each pin, with what the index and its metadata say, sorted.
@@ -93,7 +93,7 @@ def run(
         if refused := refusal(done.stderr) or _silent_refusal(arguments, environment, folder):
             raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}")
         raise SourceError(
-            f"the package index does not deliver: {reason(done.stderr)}",
+            f"the package index does not deliver: {find_reason(done.stderr)}",
             hint="check the index (PIP_INDEX_URL, proxy); if a file was withdrawn there, run `packager lock`",
         )
 
@@ -157,7 +157,7 @@ def _silent_refusal(arguments: Sequence[str], environment: Mapping[str, str], fo
     return refusal(done.stdout + done.stderr)
 
 
-def reason(stderr: str) -> str:
+def find_reason(stderr: str) -> str:
     """Return what pip says went wrong, as one line."""
     errors = [row.strip().removeprefix("ERROR: ") for row in stderr.splitlines() if row.strip().startswith("ERROR")]
     return redact(re.sub(r"\s+", " ", " ".join(errors or stderr.splitlines()[-1:])))[:500] or "no reason given"

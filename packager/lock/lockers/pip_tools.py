@@ -57,7 +57,7 @@ def resolve(request: ResolveRequest, platform: Platform, environment: Mapping[st
         if refused := _pip.refused_by(request.requirements, platform, request.indexes, environment):
             raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}") from None
         raise
-    rows = _pip.report(pins, platform, request.indexes, environment)
+    rows = _pip.read_report(pins, platform, request.indexes, environment)
     yanked = {row.wheel.pin: "" for row in rows if row.yanked}
     return Resolution(tuple(row.wheel for row in rows), tuple(row.address for row in rows), yanked)
 
@@ -92,6 +92,6 @@ def _compile(request: ResolveRequest, environment: Mapping[str, str]) -> list[st
     if "RequirementsConflicted" in done.stderr or "ResolutionImpossible" in done.stderr:
         raise NoSolutionError(done.stderr)
     raise SourceError(
-        f"cannot resolve {', '.join(f'`{line}`' for line in request.requirements)}: {_pip.reason(done.stderr)}",
+        f"cannot resolve {', '.join(f'`{line}`' for line in request.requirements)}: {_pip.find_reason(done.stderr)}",
         hint="check the package index (PIP_INDEX_URL, proxy)",
     )

@@ -60,10 +60,12 @@ def resolve(request: ResolveRequest, platform: Platform, environment: Mapping[st
         )
     packages = tomllib.loads(done.stdout).get("packages", [])
     rows = sorted(_wheel(package, platform, request, environment) for package in packages)
-    return Resolution(tuple(wheel for wheel, _ in rows), tuple(address for _, address in rows), yanked(done.stderr))
+    return Resolution(
+        tuple(wheel for wheel, _ in rows), tuple(address for _, address in rows), find_yanked(done.stderr)
+    )
 
 
-def yanked(stderr: str) -> dict[str, str]:
+def find_yanked(stderr: str) -> dict[str, str]:
     """Return what uv says was withdrawn by its publisher, by pin, with the reason, empty if there is none."""
     found = re.findall(r"^warning: `([^`\s]+==[^`\s]+)` is yanked(?: \(reason: \"(.*)\"\))?", stderr, re.MULTILINE)
     return {pin: reason[:_LONGEST_REASON] for pin, reason in found}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from packager.bench.load import Load
-from packager.bench.statistics import interval, judge, ratio
+from packager.bench.statistics import estimate_interval, estimate_ratio, judge
 
 scipy_stats = pytest.importorskip("scipy.stats")
 
@@ -19,7 +19,7 @@ def test_the_interval_is_students(count: int) -> None:
     samples = np.random.default_rng(count).lognormal(3, 0.2, count)
     logs = np.log(samples)
     low, high = scipy_stats.t.interval(0.95, count - 1, logs.mean(), scipy_stats.sem(logs))
-    found = interval(list(samples))
+    found = estimate_interval(list(samples))
     assert found.mean == pytest.approx(scipy_stats.gmean(samples))
     assert (found.low, found.high) == pytest.approx((np.exp(low), np.exp(high)), rel=1e-3)
 
@@ -29,7 +29,7 @@ def test_equals_are_called_different_in_five_of_a_hundred() -> None:
     for _ in range(times):
         rounds = [rng.lognormvariate(0, 0.3) for _ in range(5)]  # what both share: the machine at that moment
         first, second = ([value * rng.lognormvariate(0, 0.05) for value in rounds] for _ in range(2))
-        wrong += judge(ratio(first, second), more_is_better=True) != "no difference shown"
+        wrong += judge(estimate_ratio(first, second), more_is_better=True) != "no difference shown"
     assert 0.035 < wrong / times < 0.065
 
 
@@ -38,10 +38,10 @@ def test_a_difference_is_found_in_the_noise_of_the_machine() -> None:
     for _ in range(200):
         rounds = [rng.lognormvariate(0, 0.3) for _ in range(5)]
         second = [value * 1.3 * rng.lognormvariate(0, 0.05) for value in rounds]
-        found.append(judge(ratio(rounds, second), more_is_better=True))
+        found.append(judge(estimate_ratio(rounds, second), more_is_better=True))
     assert found.count("faster") > 190 and "slower" not in found
-    assert judge(ratio([1.0, 1.0, 1.1], [2.0, 2.1, 2.0]), more_is_better=False) == "slower"
-    assert judge(ratio([1.0], [9.0]), more_is_better=True) == "no difference shown", "one round shows nothing"
+    assert judge(estimate_ratio([1.0, 1.0, 1.1], [2.0, 2.1, 2.0]), more_is_better=False) == "slower"
+    assert judge(estimate_ratio([1.0], [9.0]), more_is_better=True) == "no difference shown", "one round shows nothing"
 
 
 def test_percentiles_are_the_nearest_rank() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from packager.bench.load import Load
-from packager.bench.tune import Objective, _Trials, candidates
+from packager.bench.tune import Objective, _Trials, list_candidates
 from packager.errors import UsageError
 from packager.server.knobs import BATCH_KNOBS, SERVING_KNOBS
 
@@ -49,9 +49,9 @@ def test_scores() -> None:
 @pytest.mark.parametrize("cores", [1, 2, 6, 64])
 def test_candidates_are_within_the_bounds(cores: int) -> None:
     for name in ("runtime.threads", "server.processes", "server.workers", "batch.rows", "batch.window"):
-        found = candidates(KNOBS[name], cores)
+        found = list_candidates(KNOBS[name], cores)
         assert found and all(map(KNOBS[name].allows, found))
-    assert candidates(KNOBS["runtime.threads"], 6) == [1, 2, 4, 6]
+    assert list_candidates(KNOBS["runtime.threads"], 6) == [1, 2, 4, 6]
 
 
 def test_trials_survive_a_kill_and_belong_to_one_search(tmp_path: Path) -> None:

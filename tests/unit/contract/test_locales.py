@@ -27,7 +27,7 @@ def normaliser(name: str | None) -> Any:
 
 @pytest.mark.parametrize(("name", "asked"), [(None, ["en_US"]), ("de_DE.UTF-8", ["de_DE.UTF-8"]), ("C.UTF-8", [])])
 def test_what_a_graph_asks_for(name: str | None, asked: list[str]) -> None:
-    assert preflight.list_locales({"operators": needs.needs(normaliser(name))["operators"]}) == asked
+    assert preflight.list_locales({"operators": needs.list_needs(normaliser(name))["operators"]}) == asked
 
 
 def test_what_this_host_has_is_what_it_can_set() -> None:

@@ -48,11 +48,11 @@ def test_an_operator_without_onnx_form_is_named(pickled: Write) -> None:
 def test_cond_becomes_if(pickled: Write) -> None:
     model = opened(pickled("Cond"), inputs=X)
     assert agrees(model, *({"x": sign * np.ones((3, 8), "float32")} for sign in (1, -1)))
-    assert "If" in needs.needs(model.to_onnx(18))["operators"]["ai.onnx"]
+    assert "If" in needs.list_needs(model.to_onnx(18))["operators"]["ai.onnx"]
 
 
 def test_noise_is_reported(pickled: Write) -> None:
-    assert canonicalise.nondeterministic(opened(pickled("Noise"), inputs=X).to_onnx(18)) == ["RandomNormalLike"]
+    assert canonicalise.find_nondeterministic(opened(pickled("Noise"), inputs=X).to_onnx(18)) == ["RandomNormalLike"]
 
 
 def test_a_recurrent_layer_keeps_its_length_free(pickled: Write) -> None:

@@ -57,7 +57,7 @@ def test_a_local_function_is_written_out() -> None:
         functions=[function],
         opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("local", 1)],
     )
-    assert needs.needs(model)["operators"] == {"ai.onnx": {"Relu": {"14": ["T=float32"]}}}
+    assert needs.list_needs(model)["operators"] == {"ai.onnx": {"Relu": {"14": ["T=float32"]}}}
 
 
 def of_tables(*nodes: onnx.NodeProto, ml: int = 3) -> dict[str, dict[str, dict[str, list[str]]]]:
@@ -66,7 +66,7 @@ def of_tables(*nodes: onnx.NodeProto, ml: int = 3) -> dict[str, dict[str, dict[s
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", ml)]
     model = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=opsets)
-    found: dict[str, dict[str, dict[str, list[str]]]] = needs.needs(model)["operators"]
+    found: dict[str, dict[str, dict[str, list[str]]]] = needs.list_needs(model)["operators"]
     return found
 
 
@@ -121,7 +121,7 @@ def test_a_converted_pipeline_is_known_to_load_where_it_loads() -> None:
     rows = np.random.default_rng(3).random((60, 3), "float32")
     fitted = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression()).fit(rows, rows.sum(1) > 1.5)
     model = skl2onnx.to_onnx(fitted, rows[:1], options={"zipmap": False}, target_opset={"": 18, "ai.onnx.ml": 3})
-    needed = {**canonicalise.facts(model), "operators": needs.needs(model)["operators"], "ir": 8}
+    needed = {**canonicalise.list_facts(model), "operators": needs.list_needs(model)["operators"], "ir": 8}
     assert {"Imputer", "Scaler", "LinearClassifier"} <= set(needed["operators"]["ai.onnx.ml"])
     assert "?" not in str(needed["operators"])
     onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -149,11 +149,11 @@ def chain(rows: int | str) -> onnx.ModelProto:
 @pytest.mark.parametrize(("rows", "bounds"), [(16, {}), ("batch", {"batch": (1, 16)})])
 def test_memory_is_what_lives_at_once(rows: int | str, bounds: dict[str, tuple[int, int]]) -> None:
     # 16 x 4 floats are 256 bytes, 16 x 8 are 512: x and r live together, then r and y
-    assert needs.needs(chain(rows), bounds)["activations"] == {"bytes": 768, "unknown": 0}
+    assert needs.list_needs(chain(rows), bounds)["activations"] == {"bytes": 768, "unknown": 0}
 
 
 def test_what_has_no_stated_size_is_counted_not_guessed() -> None:
-    assert needs.needs(chain("rows"), {})["activations"] == {"bytes": 0, "unknown": 3}
+    assert needs.list_needs(chain("rows"), {})["activations"] == {"bytes": 0, "unknown": 3}
 
 
 def test_weights_may_lie_elsewhere() -> None:
@@ -164,8 +164,8 @@ def test_weights_may_lie_elsewhere() -> None:
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", "gone.bin"), ("offset", "0"), ("length", "128")):
         tensor.external_data.add(key=key, value=value)
-    assert needs.needs(model)["operators"]["ai.onnx"]["MatMul"] == {"13": ["T=float32"]}
-    assert canonicalise.facts(model)["bytes"] == 128
+    assert needs.list_needs(model)["operators"]["ai.onnx"]["MatMul"] == {"13": ["T=float32"]}
+    assert canonicalise.list_facts(model)["bytes"] == 128
 
 
 @pytest.mark.parametrize(

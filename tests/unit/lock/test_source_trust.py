@@ -417,11 +417,11 @@ def test_a_recipe_that_names_no_signer_is_refused(text: str) -> None:
 def test_a_lock_follows_the_key(tmp_path: Path) -> None:
     wanted = SourceTrust(key="publisher.pub")
     (tmp_path / "publisher.pub").write_bytes(KEY.public.pem)
-    first = source_trust.asked(wanted, tmp_path)
+    first = source_trust.read_inputs(wanted, tmp_path)
     (tmp_path / "publisher.pub").write_bytes(OTHER.public.pem)
-    assert source_trust.asked(wanted, tmp_path) != first
+    assert source_trust.read_inputs(wanted, tmp_path) != first
     with pytest.raises(UsageError):
-        source_trust.asked(SourceTrust(key="missing.pub"), tmp_path)
+        source_trust.read_inputs(SourceTrust(key="missing.pub"), tmp_path)
 
 
 def test_integrity_errors_stay_integrity_errors() -> None:

@@ -14,7 +14,7 @@ import pytest
 from packager.errors import UsageError
 from packager.passport.contents import Judgement, describe_bundle
 from packager.passport.page import write_page
-from packager.passport.player import MODULE, WASM, parts
+from packager.passport.player import MODULE, WASM, list_parts
 from packager.store.store import Store
 from packager.trust.keys import generate
 from packager.trust.model import as_trust
@@ -103,5 +103,5 @@ def test_what_changed_since_the_release_before_is_listed(store: Store) -> None:
 def test_a_player_needs_the_files_of_onnxruntime_web(store: Store, tmp_path: Path) -> None:
     bundle = bundles.make(store)
     with pytest.raises(UsageError):
-        parts(bundle, tmp_path)  # no reference inputs
+        list_parts(bundle, tmp_path)  # no reference inputs
     assert {MODULE, WASM} == {"ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"}

@@ -35,7 +35,7 @@ CASES = sorted(path.name for path in DATA.glob("*.yaml"))
 REFUSED = [name for name in CASES if not name.startswith("good-")]
 RUNTIMES = ("onnxruntime", "triton", "tensorrt-rtx")
 SMALL = "name: digits\nversion: 1.4.0\nsource: models:/digits@champion\n"
-SCHEMA = jsonschema.Draft202012Validator(json.loads(draft.schema()))
+SCHEMA = jsonschema.Draft202012Validator(json.loads(draft.build_schema()))
 
 
 def parse(text: str) -> Recipe:
@@ -125,7 +125,7 @@ def test_editor_schema_agrees_with_the_parser(name: str) -> None:
 
 def test_the_schema_repeats_the_patterns_of_the_parser() -> None:
     ours = {value for value in vars(fields).values() if isinstance(value, str)} | {names.NAME, semver.SEMVER}
-    written = set(_patterns(json.loads(draft.schema())))
+    written = set(_patterns(json.loads(draft.build_schema())))
     assert written - {f"^(?:{pattern})$" for pattern in ours} - ours == {SCHEMA.schema["$defs"]["outside"]["pattern"]}
 
 
@@ -137,7 +137,7 @@ def _patterns(value: Any) -> Iterator[str]:
 
 
 def test_every_key_of_the_schema_is_described_and_parsed() -> None:
-    properties = json.loads(draft.schema())["properties"]
+    properties = json.loads(draft.build_schema())["properties"]
     assert all("description" in each for each in properties.values())
     with pytest.raises(UsageError) as caught:
         parse(SMALL + "zzz: 1\n")

@@ -67,7 +67,10 @@ def test_a_wide_default_fails_no_build_and_cuts_nothing(tmp_path: Path) -> None:
     assert found["interface"]["dimensions"]["n"]["limit"] == {"min": 1}
     assert 1 < found["interface"]["dimensions"]["n"]["max"] < 64
     source = exporter.load(tmp_path, "m.onnx", ExportOptions())
-    assert _cases.shortened_dimensions(_cases.cases(found["interface"], work=source.work()), found["interface"]) == {}
+    assert (
+        _cases.shortened_dimensions(_cases.build_cases(found["interface"], work=source.work()), found["interface"])
+        == {}
+    )
 
 
 def test_a_recipe_of_three_lines_is_built_however_wide_its_model_is(packager: Run, tmp_path: Path) -> None:
@@ -176,7 +179,7 @@ def test_axes_follow_others_where_the_recipe_says_so(packager: Run, tmp_path: Pa
     interface = exported(tmp_path, "dynamic: {rows: = batch, t4: = 4 * t, t: [1, 9]}\n")["interface"]
     assert shapes({"interface": interface}) == [["batch", "t"], ["batch", "t4"]]
     assert interface["dimensions"]["t4"]["is"] == [4, "t"] and interface["dimensions"]["t4"]["max"] == 36
-    assert {case.lengths["t4"] / case.lengths["t"] for case in _cases.cases(interface)} == {4}
+    assert {case.lengths["t4"] / case.lengths["t"] for case in _cases.build_cases(interface)} == {4}
 
 
 def test_a_dimension_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ MACHINES = [("x86_64", 0, X86), ("aarch64", 1, ARM)]
 @pytest.mark.parametrize("gpu", [False, True])
 @pytest.mark.parametrize(("machine", "column", "architecture"), MACHINES)
 def test_each_call_gets_its_answer(machine: str, column: int, architecture: int, gpu: bool) -> None:
-    program = seccomp.program(machine, gpu=gpu)
+    program = seccomp.build_program(machine, gpu=gpu)
     assert program and len(program) < 8 * 4096
     answers = {
         name: decide(program, architecture, numbers[column], *args) for name, (numbers, args, _) in CALLS.items()
@@ -106,7 +106,7 @@ def test_each_call_gets_its_answer(machine: str, column: int, architecture: int,
 
 @pytest.mark.parametrize(("machine", "column", "architecture"), MACHINES)
 def test_unlisted_system_call_is_refused(machine: str, column: int, architecture: int) -> None:
-    program, listed = seccomp.program(machine) or b"", {numbers[column] for numbers in seccomp._ALLOWED.values()}
+    program, listed = seccomp.build_program(machine) or b"", {numbers[column] for numbers in seccomp._ALLOWED.values()}
     looked_at = set(seccomp._MACHINES[machine][2].values())
     for number in (*range(1024), 0x3FFFFFFF):
         if number not in looked_at:
@@ -115,8 +115,8 @@ def test_unlisted_system_call_is_refused(machine: str, column: int, architecture
 
 
 def test_calls_by_another_name_end_the_process() -> None:
-    assert decide(seccomp.program("x86_64") or b"", X86, 0x40000000 | 165) == KILL
-    assert seccomp.program("riscv64") is None
+    assert decide(seccomp.build_program("x86_64") or b"", X86, 0x40000000 | 165) == KILL
+    assert seccomp.build_program("riscv64") is None
 
 
 @pytest.mark.parametrize(("column", "header"), [(0, "x86_64-linux-gnu/asm/unistd_64.h"), (1, "asm-generic/unistd.h")])
@@ -165,7 +165,7 @@ print(json.dumps({"refused": {number: call(number) for number in json.loads(sys.
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the foreign call is x86's")
 @pytest.mark.parametrize("by", LEVELS, ids=lambda by: by.level)
 def test_the_kernel_refuses_every_call_that_is_not_on_the_list(tmp_path: Path, by: Confinement) -> None:
-    if by.level == "bubblewrap" and sandbox.available().level != "bubblewrap":
+    if by.level == "bubblewrap" and sandbox.find_confinement().level != "bubblewrap":
         pytest.skip("bubblewrap does not work here")
     listed = {*(numbers[0] for numbers in seccomp._ALLOWED.values()), *seccomp._MACHINES["x86_64"][2].values()}
     probes = (335, 336)  # the kernel lets no filter judge them (6.14), and ends whoever is not being probed
@@ -175,7 +175,7 @@ def test_the_kernel_refuses_every_call_that_is_not_on_the_list(tmp_path: Path, b
         sandbox.host_interpreter(),
         ("-c", REFUSED, json.dumps(others)),
         Limits(1 << 32, 60),
-        sandbox.environment(tmp_path, {}),
+        sandbox.build_environment(tmp_path, {}),
     )
     done = sandbox.run_confined(step, by, set())
     assert done.code == 0, done.log
@@ -253,7 +253,7 @@ EXPECTED = {
 @pytest.mark.parametrize("landlock", [True, False], ids=["landlock", "no landlock"])
 @pytest.mark.parametrize("by", LEVELS, ids=lambda by: by.level)
 def test_both_ways_leave_a_worker_the_same(tmp_path: Path, by: Confinement, landlock: bool) -> None:
-    if by.level == "bubblewrap" and sandbox.available().level != "bubblewrap":
+    if by.level == "bubblewrap" and sandbox.find_confinement().level != "bubblewrap":
         pytest.skip("bubblewrap does not work here")
     secret, scratch = tmp_path / "secret", tmp_path / "scratch"
     secret.write_text("x")
@@ -263,7 +263,7 @@ def test_both_ways_leave_a_worker_the_same(tmp_path: Path, by: Confinement, land
         sandbox.host_interpreter(),
         ("-c", ATTEMPTS, str(secret)),
         Limits(1 << 32, 60),
-        sandbox.environment(scratch, {}),
+        sandbox.build_environment(scratch, {}),
     )
     done = sandbox.run_confined(step, replace(by, landlock=landlock), set())
     assert done.code == 0, done.log
@@ -326,8 +326,8 @@ def test_of_several_workers_the_weakest_counts() -> None:
 
 def test_not_wanting_it_is_the_only_way_without() -> None:
     assert sandbox.choose_confinement(wanted=False) == NONE
-    if sandbox.available() != NONE:
-        assert sandbox.choose_confinement(wanted=True) == sandbox.available()
+    if sandbox.find_confinement() != NONE:
+        assert sandbox.choose_confinement(wanted=True) == sandbox.find_confinement()
 
 
 def test_this_python_is_shown_to_workers() -> None:

@@ -31,33 +31,33 @@ def image(side: int, high: int) -> dict[str, Any]:
 
 
 def test_every_dimension_is_swept_while_the_others_stay_small() -> None:
-    lengths = [dict(case.lengths) for case in _cases.cases(TEXT) if case.fill == "random"]
+    lengths = [dict(case.lengths) for case in _cases.build_cases(TEXT) if case.fill == "random"]
     assert [x["batch"] for x in lengths if x["sequence"] == 7] == [1, 2, 37, 64]
     assert [x["sequence"] for x in lengths if x["batch"] == 3] == [1, 2, 257, 512]
     assert {"batch": 1, "sequence": 1} in lengths
-    assert _cases.shortened_dimensions(_cases.cases(TEXT), TEXT) == {}
+    assert _cases.shortened_dimensions(_cases.build_cases(TEXT), TEXT) == {}
 
 
 def test_a_case_too_large_to_run_is_shortened_and_said() -> None:
     found = image(224, 64)
-    done = _cases.cases(found)
+    done = _cases.build_cases(found)
     assert _cases.shortened_dimensions(done, found) == {"batch": 27}
     assert len({case.name for case in done}) == len(done)
 
 
 def test_where_the_work_is_known_it_decides() -> None:
     found = image(224, 64)
-    cheap = _cases.cases(found, work=lambda lengths: 1e9 * lengths["batch"])
+    cheap = _cases.build_cases(found, work=lambda lengths: 1e9 * lengths["batch"])
     assert _cases.shortened_dimensions(cheap, found) == {}
-    dear = _cases.cases(found, work=lambda lengths: 1e11 * lengths["batch"])
+    dear = _cases.build_cases(found, work=lambda lengths: 1e11 * lengths["batch"])
     assert _cases.shortened_dimensions(dear, found) == {"batch": 10}
-    assert _cases.shortened_dimensions(_cases.cases(found, work=lambda lengths: None), found) == {"batch": 27}
+    assert _cases.shortened_dimensions(_cases.build_cases(found, work=lambda lengths: None), found) == {"batch": 27}
 
 
 def test_half_a_million_numbers_per_row_are_run_in_full() -> None:
     port = {"name": "spectrogram", "dtype": "float32", "shape": ["batch", 512, 128]}
     found = {"inputs": [port], "dimensions": {"batch": {"min": 1, "max": 32}}}
-    assert _cases.shortened_dimensions(_cases.cases(found), found) == {}
+    assert _cases.shortened_dimensions(_cases.build_cases(found), found) == {}
 
 
 def drawn(dtype: str, fill: Any = "random", rows: int = 16) -> Any:
@@ -107,13 +107,13 @@ def test_a_mask_draws_itself() -> None:
     for shown in (True, False):
         pad = _cases.draw_feeds(found, {}, _cases.Case("x", {"batch": 4, "time": 7}), 1, {"pad": Stretch(shown)})["pad"]
         assert (pad[:, 0] == shown).all() and (pad[0] == shown).all() and not (pad == shown).all()
-    names = [case.name for case in _cases.cases(found, {"pad": Stretch(True)})]
+    names = [case.name for case in _cases.build_cases(found, {"pad": Stretch(True)})]
     assert not [name for name in names if name.startswith("listed")] and "low at batch=3, time=7" in names
 
 
 def test_fixed_shapes_have_cases_too() -> None:
     found = {"inputs": [{"name": "x", "dtype": "float32", "shape": [2, 3]}], "dimensions": {}}
-    assert [case.name for case in _cases.cases(found)] == [
+    assert [case.name for case in _cases.build_cases(found)] == [
         "fixed shapes",
         "zeros at fixed shapes",
         "low at fixed shapes",
@@ -131,7 +131,7 @@ def test_masks_are_prefixes_full_and_nearly_empty() -> None:
 
 
 def test_values_follow_the_seed() -> None:
-    case = _cases.cases(TEXT)[2]
+    case = _cases.build_cases(TEXT)[2]
     one, two, other = (_cases.draw_feeds(TEXT, RANGES, case, seed) for seed in (1, 1, 2))
     assert all((one[name] == two[name]).all() for name in one)
     assert (one["input_ids"] != other["input_ids"]).any()
@@ -141,7 +141,7 @@ def test_values_follow_the_seed() -> None:
 def test_lengths_stay_in_range(low: int, width: int, seed: int) -> None:
     found = image(2, 1)
     found["dimensions"]["batch"] = {"min": low, "max": low + width}
-    done = _cases.cases(found)
+    done = _cases.build_cases(found)
     assert {low, low + 1, low + width} <= {case.lengths["batch"] for case in done}
     assert all(low <= case.lengths["batch"] <= low + width for case in done)
 

@@ -92,7 +92,7 @@ def rows(count: int) -> dict[str, Any]:
 
 def test_every_given_row_runs_once() -> None:
     given = rows(130)
-    done = list(_given_rows.cases(INTERFACE, {"samples": given}))
+    done = list(_given_rows.batch_rows(INTERFACE, {"samples": given}))
     assert [len(feeds["price"]) for _, feeds in done] == [64, 64, 2]
     np.testing.assert_array_equal(np.concatenate([feeds["price"] for _, feeds in done]), given["price"])
     assert [case.name for case, _ in done][-1] == "samples, rows 128 to 129 of 130"
@@ -100,7 +100,7 @@ def test_every_given_row_runs_once() -> None:
 
 def test_a_fixed_batch_takes_whole_batches_only() -> None:
     fixed = {**INTERFACE, "inputs": [{**port, "shape": [4, 1]} for port in INTERFACE["inputs"]], "dimensions": {}}
-    assert [len(feeds["price"]) for _, feeds in _given_rows.cases(fixed, {"samples": rows(10)})] == [4, 4]
+    assert [len(feeds["price"]) for _, feeds in _given_rows.batch_rows(fixed, {"samples": rows(10)})] == [4, 4]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_fixed_batch_takes_whole_batches_only() -> None:
 )
 def test_rows_that_are_no_rows_of_the_interface(given: Any, words: str) -> None:
     with pytest.raises(StepError, match=words):
-        list(_given_rows.cases(INTERFACE, {"samples": given}))
+        list(_given_rows.batch_rows(INTERFACE, {"samples": given}))
 
 
 def test_one_row_of_inputs_that_share_an_axis() -> None:

@@ -38,7 +38,7 @@ twice (v) => (w) { w = Add(v, v) }
 def model() -> Any:
     """A graph with a subgraph and a function, annotated everywhere as torch annotates."""
     found = onnx.parser.parse_model(TEXT)
-    for message in canonicalise.messages(found):
+    for message in canonicalise.walk_messages(found):
         if "metadata_props" in message.DESCRIPTOR.fields_by_name:
             message.metadata_props.add(key="stack_trace", value="/home/ada/secret.py:7")
         if "doc_string" in message.DESCRIPTOR.fields_by_name:
@@ -70,9 +70,9 @@ def test_only_used_operator_sets_stay_in_order() -> None:
 
 
 def test_facts_name_what_a_runtime_must_know() -> None:
-    found = canonicalise.facts(canonical(model()))
+    found = canonicalise.list_facts(canonical(model()))
     assert found["opset"] == {"ai.onnx": 18, "local": 1}
-    operators = needs.needs(canonical(model()))["operators"]
+    operators = needs.list_needs(canonical(model()))["operators"]
     assert {domain: sorted(names) for domain, names in operators.items()} == {
         "ai.onnx": ["Add", "Constant", "If", "Neg", "Relu"]
     }
@@ -107,8 +107,8 @@ def test_random_operators_are_named() -> None:
         "{ t = Constant <value = bool {1}> () r = Constant <value = float {0.5}> () n = RandomNormalLike(x)"
         " y = Dropout(n, r, t) }"
     )
-    assert canonicalise.nondeterministic(found) == ["Dropout", "RandomNormalLike"]
-    assert canonicalise.nondeterministic(model()) == []
+    assert canonicalise.find_nondeterministic(found) == ["Dropout", "RandomNormalLike"]
+    assert canonicalise.find_nondeterministic(model()) == []
 
 
 def test_typed_data_becomes_raw() -> None:
@@ -197,7 +197,7 @@ sizes = st.lists(st.integers(1, 50_000), max_size=30)
 def test_the_law_of_shards(lengths: list[int], limit: int) -> None:
     """In order, on pages, without overlap, within the limit unless one tensor is larger, and no file is empty."""
     waiting = iter(lengths)
-    for offsets in canonicalise.shards(lengths, limit):
+    for offsets in canonicalise.cut_shards(lengths, limit):
         placed = [(offset, next(waiting)) for offset in offsets]
         assert placed and all(offset % canonicalise.ALIGN == 0 for offset, _ in placed)
         assert all(a + size <= b for (a, size), (b, _) in itertools.pairwise(placed))
@@ -207,6 +207,6 @@ def test_the_law_of_shards(lengths: list[int], limit: int) -> None:
 
 @given(sizes, sizes, st.integers(1, 60_000))
 def test_a_cut_depends_only_on_what_came_before(lengths: list[int], more: list[int], limit: int) -> None:
-    short, long = canonicalise.shards(lengths, limit), canonicalise.shards(lengths + more, limit)
+    short, long = canonicalise.cut_shards(lengths, limit), canonicalise.cut_shards(lengths + more, limit)
     assert long[: max(len(short) - 1, 0)] == short[:-1]
     assert not short or long[len(short) - 1][: len(short[-1])] == short[-1]

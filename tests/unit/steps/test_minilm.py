@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from packager import exporters
-from packager.sandbox.pinning import numerics
+from packager.sandbox.pinning import pin_numerics
 from packager.steps import export
 from tests.unit.steps.conftest import LEVEL, Exported
 
@@ -67,7 +67,7 @@ def test_openvino_answers_inside_a_worker(minilm: Exported, tmp_path: Path) -> N
     """Bound to the instructions that workers bind torch to, it would answer with an empty batch."""
     facts = minilm.compiled(tmp_path, runtime="openvino", precision="fp32")
     command = [sys.executable, "-c", ANSWER, tmp_path / facts["path"]]
-    done = subprocess.run(command, env=numerics(), capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=pin_numerics(), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(2, 384)"
 
 

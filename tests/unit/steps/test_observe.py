@@ -32,7 +32,7 @@ def test_a_length_that_shrinks_is_not_taken_for_one(stated: Any, tmp_path: Path)
     model = source.to_onnx(17)
     accepted = describe_inputs(source.interface)
     _outputs.correct_output_shapes(model, _outputs.observe(source, accepted, 0))
-    assert canonicalise.port(model.graph.output[0])[2] == ("n", 4, "ceil(width/8)")
+    assert canonicalise.read_port(model.graph.output[0])[2] == ("n", 4, "ceil(width/8)")
     (answer,) = source.run({"x": np.zeros((2, 4, 320), "float32")})
     assert answer.shape == (2, 4, 40)
 
@@ -45,7 +45,7 @@ def test_two_stepped_axes_are_distinguished(tmp_path: Path) -> None:
     source = exporter.load(path.parent, path.name, ExportOptions(limits=limits))
     model = source.to_onnx(17)
     _outputs.correct_output_shapes(model, _outputs.observe(source, describe_inputs(source.interface), 0))
-    assert canonicalise.port(model.graph.output[0])[2] == ("n", "height", "width")
+    assert canonicalise.read_port(model.graph.output[0])[2] == ("n", "height", "width")
 
 
 def test_four_free_axes_do_not_multiply(tmp_path: Path) -> None:
@@ -58,4 +58,4 @@ def test_four_free_axes_do_not_multiply(tmp_path: Path) -> None:
     assert max(np.prod(list(run.lengths.values())) for run in seen) <= 1 << 20
     assert len({run.lengths["c"] for run in seen}) >= 4, "a formula is told from another by several lengths"
     _outputs.correct_output_shapes(model, seen)
-    assert canonicalise.port(model.graph.output[0])[2] == ("n", "a", "b", "2*c")
+    assert canonicalise.read_port(model.graph.output[0])[2] == ("n", "a", "b", "2*c")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from packager.sandbox.pinning import numerics
+from packager.sandbox.pinning import pin_numerics
 
 ARITHMETIC = """
 import hashlib, math, numpy as np, torch
@@ -36,14 +36,14 @@ def test_the_settings_arrive(tmp_path: Path, worker: Any) -> None:
         "import torch\nfrom numpy._core._multiarray_umath import __cpu_dispatch__ as names, __cpu_features__ as on\n"
         "print(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), [n for n in names if on[n]])"
     )
-    out, log = worker(code, cwd=tmp_path, env=numerics()).communicate(timeout=120)
+    out, log = worker(code, cwd=tmp_path, env=pin_numerics()).communicate(timeout=120)
     assert out.split(maxsplit=2) == ["DEFAULT", "1", "[]\n"], log
     assert "warning" not in log.lower()
 
 
 @pytest.mark.parametrize(("machine", "own"), [("x86_64", True), ("AMD64", True), ("aarch64", True), ("riscv64", False)])
 def test_every_machine_gets_what_it_understands(machine: str, own: bool) -> None:
-    found = numerics(machine)
+    found = pin_numerics(machine)
     assert ("ATEN_CPU_CAPABILITY" in found) is own
     assert ("MKL_CBWR" in found) is (machine.lower() in ("x86_64", "amd64"))
     assert found["NPY_ENABLE_CPU_FEATURES"] == " " and found["TZ"] == "UTC"
@@ -53,7 +53,7 @@ def test_every_machine_gets_what_it_understands(machine: str, own: bool) -> None
 @pytest.mark.skipif(QEMU is None, reason="needs qemu-user (`apt-get install qemu-user`) to be another CPU")
 @pytest.mark.parametrize("cpu", ["Nehalem", "Haswell-v4", "EPYC"])
 def test_another_cpu_computes_the_same(cpu: str, tmp_path: Path) -> None:
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **numerics()}
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **pin_numerics()}
     here, there = (
         subprocess.run(
             [*emulator, sys.executable, "-c", ARITHMETIC], env=environment, capture_output=True, text=True, check=True

@@ -206,13 +206,13 @@ def positions(folder: Path) -> Path:
 
 def test_two_processes_write_the_same_bytes(tmp_path: Path, worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another directory, caller, hash seed; and without pinning the caller's settings do reach the file."""
-    from packager.sandbox.pinning import numerics
+    from packager.sandbox.pinning import pin_numerics
 
     origin = tmp_path / "origin"
     origin.mkdir()
     positions(origin)
     params = json.dumps({"kind": "pt2", "payload": "m.pt2", **LEVEL})
-    runs = [numerics(), {**numerics(), "PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo"}]
+    runs = [pin_numerics(), {**pin_numerics(), "PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo"}]
     if "X86_V3" in supported():
         runs += [{}, {"NPY_ENABLE_CPU_FEATURES": " "}]
     running = []

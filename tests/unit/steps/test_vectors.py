@@ -84,7 +84,7 @@ def test_an_artefact_changes_nothing_about_them(exported: Exported, tmp_path: Pa
 
 
 def test_text_travels_as_the_protocol_writes_it(tmp_path: Path) -> None:
-    cases = _cases.cases(MIXED)
+    cases = _cases.build_cases(MIXED)
     vectors = _vectors.Vectors(tmp_path, MIXED, cases)
     for case in cases:
         vectors.add(
@@ -104,7 +104,7 @@ def test_text_travels_as_the_protocol_writes_it(tmp_path: Path) -> None:
 def test_what_is_too_large_stays_and_is_named() -> None:
     port = {"name": "image", "dtype": "float32", "shape": ["batch", 3, 224, 224]}
     interface = {"inputs": [port], "outputs": [], "dimensions": {"batch": {"min": 1, "max": 64}}}
-    cases = _cases.cases(interface)
+    cases = _cases.build_cases(interface)
     with tempfile.TemporaryDirectory() as folder:
         vectors = _vectors.Vectors(Path(folder), interface, cases)
         vectors.write([], 0)
@@ -121,7 +121,7 @@ def test_outputs_too_large_to_sign_are_named(tmp_path: Path) -> None:
         "outputs": [{"name": "y", "dtype": "float32"}],
         "dimensions": {"batch": {"min": 1, "max": 8}},
     }
-    cases = _cases.cases(interface)
+    cases = _cases.build_cases(interface)
     vectors = _vectors.Vectors(tmp_path, interface, cases)
     for case in cases:
         vectors.add(
