@@ -80,7 +80,7 @@ def apply(text: str, changes: Iterable[Change]) -> str:
     return text
 
 
-def blocks(text: str, changes: Sequence[Change]) -> list[tuple[int | None, str]]:
+def changed_blocks(text: str, changes: Sequence[Change]) -> list[tuple[int | None, str]]:
     """Return the changed blocks by top-level key: the line of the block now, and its new text; a removed one is empty.
 
     Whole blocks, so that a key which exists already is not pasted a second time.
@@ -126,7 +126,7 @@ def _edited(text: str, edit: Edit) -> str:
                 return text
             bare = place + 1 == len(edit.path) and not _is_empty(node)  # `onnxruntime: ">=1.17"` is its versions alone
             value = edit.value if bare else _nested(edit.path[place:], edit.value)
-            return text[: node.start_mark.index] + _gap(text, node) + flow(value) + text[_end(node) :]
+            return text[: node.start_mark.index] + _gap(text, node) + write_flow(value) + text[_end(node) :]
         entry = next(((k, v) for k, v in node.value if k.value == key), None)
         if entry is None:
             return text if edit.value is None else _inserted(text, node, edit.path[place:], edit.value)
@@ -139,10 +139,10 @@ def _edited(text: str, edit: Edit) -> str:
 def _at_entry(text: str, node: Any, entry: tuple[Any, Any], edit: Edit) -> str:
     key, value = entry
     if edit.rename is not None:
-        return text[: key.start_mark.index] + flow(edit.rename) + text[key.end_mark.index :]
+        return text[: key.start_mark.index] + write_flow(edit.rename) + text[key.end_mark.index :]
     if edit.value is None:
         return _removed(text, node, entry)
-    return text[: value.start_mark.index] + _gap(text, value) + flow(edit.value) + text[_end(value) :]
+    return text[: value.start_mark.index] + _gap(text, value) + write_flow(edit.value) + text[_end(value) :]
 
 
 def _gap(text: str, node: Any) -> str:
@@ -171,7 +171,7 @@ def _inserted(text: str, node: Any, path: Sequence[str], value: JSON) -> str:
     if node.flow_style:
         last = node.end_mark.index - 1
         comma = ", " if node.value else ""
-        added = f"{comma}{_key(path[0])}: {flow(_nested(path[1:], value))}"
+        added = f"{comma}{_key(path[0])}: {write_flow(_nested(path[1:], value))}"
         return text[:last].rstrip() + added + text[last:]
     column = node.value[0][0].start_mark.column
     final = max(_end(node.value[-1][1]), node.value[-1][0].end_mark.index)
@@ -184,19 +184,19 @@ def _entry(path: Sequence[str], value: JSON, indent: str) -> str:
     """Return a new entry: one level as lines, everything below in flow style."""
     rest = _nested(path[1:], value)
     if not isinstance(rest, Mapping) or not rest:
-        return f"{indent}{_key(path[0])}: {flow(rest)}"
-    rows = [f"{indent}  {_key(key)}: {flow(member)}" for key, member in rest.items()]
+        return f"{indent}{_key(path[0])}: {write_flow(rest)}"
+    rows = [f"{indent}  {_key(key)}: {write_flow(member)}" for key, member in rest.items()]
     return "\n".join([f"{indent}{_key(path[0])}:", *rows])
 
 
 def _appended(text: str, node: Any, value: JSON) -> str:
     if node.flow_style:
         last = node.end_mark.index - 1
-        return text[:last].rstrip() + (", " if node.value else "") + flow(value) + text[last:]
+        return text[:last].rstrip() + (", " if node.value else "") + write_flow(value) + text[last:]
     final = _end(node.value[-1])
     stop = text.find("\n", final)
     stop = len(text) if stop < 0 else stop
-    return f"{text[:stop]}\n{' ' * node.start_mark.column}- {flow(value)}{text[stop:] or chr(10)}"
+    return f"{text[:stop]}\n{' ' * node.start_mark.column}- {write_flow(value)}{text[stop:] or chr(10)}"
 
 
 def _nested(path: Sequence[str], value: JSON) -> JSON:
@@ -227,12 +227,12 @@ def _end(node: Any) -> int:
     return max(_end(last[1]), int(last[0].end_mark.index)) if isinstance(last, tuple) else _end(last)
 
 
-def flow(value: JSON) -> str:
+def write_flow(value: JSON) -> str:
     """Write a value on one line, as a recipe reads it."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(str(key))}: {flow(member)}" for key, member in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(str(key))}: {write_flow(member)}" for key, member in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(flow, value)) + "]"
+        return "[" + ", ".join(map(write_flow, value)) + "]"
     if isinstance(value, float):
         return re.sub(r"e([+-])0?(\d)$", r"e\1\2", f"{value:g}") if float(f"{value:g}") == value else repr(value)
     if isinstance(value, str):

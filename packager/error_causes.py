@@ -25,9 +25,9 @@ _STATUS = re.compile(r"running (\w+) node\..*?Status Message: (.*)", re.DOTALL) 
 _TAIL = re.compile(r"\s*(\[\[\{\{node .*|\[Op:[^\]]*\].*|Full object config: .*)$")
 
 
-def cause(error: BaseException) -> str:
+def find_cause(error: BaseException) -> str:
     """Return the class of an error and the line of its text that names the cause, as one line."""
-    return f"{type(error).__name__}: {words(str(error))}"
+    return f"{type(error).__name__}: {find_cause_line(str(error))}"
 
 
 def first_line(error: BaseException) -> str:
@@ -35,24 +35,24 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def words(text: str) -> str:
+def find_cause_line(text: str) -> str:
     """Return the line of a message that names the cause; a line that only introduces the next one is joined with it."""
     plain = _RUNTIME.sub("", _ANSI.sub("", text))
     if status := _STATUS.search(plain):
         plain = f"{status[1]}: {status[2]}"
     rows = [row for row in plain.splitlines() if row.strip() and not _WRAPPING.match(row.strip())]
     if plain.startswith("in user code:") and (own := list(_OWN.finditer(plain))):  # its trace is indented to its end
-        return words(plain[own[-1].start(1) :])
+        return find_cause_line(plain[own[-1].start(1) :])
     if _TRACE.search(plain):  # what is indented belongs to the frames of the trace
         rows = [row for row in rows if not row[0].isspace()][-1:] or rows[-1:]
     found = [_TAIL.sub("", row.strip()) for row in rows]
     found = [row for row in found if row]
     if not found:
         return "no message"
-    return shortened(f"{found[0]} {found[1]}" if found[0].endswith(":") and len(found) > 1 else found[0])
+    return shorten(f"{found[0]} {found[1]}" if found[0].endswith(":") and len(found) > 1 else found[0])
 
 
-def shortened(text: str, longest: int = _LONGEST) -> str:
+def shorten(text: str, longest: int = _LONGEST) -> str:
     """Return a text of limited length. Its end stays whole: a cause comes last, after positions and names."""
     head = longest // 4
     return text if len(text) <= longest else f"{text[:head]} … {text[head - longest :]}"

@@ -64,7 +64,7 @@ def ignore(event: Event) -> None:
 
 
 @contextmanager
-def timed(label: str, on_event: OnEvent) -> Iterator[None]:
+def report_duration(label: str, on_event: OnEvent) -> Iterator[None]:
     """Report that work begins, and its duration once it ends; work that raises reports no end."""
     on_event(Started(label))
     started = time.monotonic()

@@ -46,7 +46,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 Moved: TypeAlias = Callable[[int], None]  # called with the number of bytes since the last call
 
 
-def unwatched(count: int) -> None:
+def ignore_count(count: int) -> None:
     """Ignore the count: the default for `Moved`."""
 
 
@@ -71,7 +71,7 @@ class Hash(Protocol):
     def hexdigest(self) -> str: ...
 
 
-def copy(source: BinaryIO, sink: Sink, *, limit: int, moved: Moved = unwatched, state: Hash | None = None) -> Blob:
+def copy(source: BinaryIO, sink: Sink, *, limit: int, moved: Moved = ignore_count, state: Hash | None = None) -> Blob:
     """Copy `source` to `sink` in one pass and return what was copied.
 
     Stops after `limit` + 1 bytes, so a wrong size costs nothing; the caller compares the blob with the expected one.
@@ -91,12 +91,12 @@ def _write_out(sink: Sink, data: memoryview) -> None:
         data = data[sink.write(data) or 0 :]
 
 
-def digest_of(source: BinaryIO, *, limit: int, moved: Moved = unwatched) -> Blob:
+def digest_of(source: BinaryIO, *, limit: int, moved: Moved = ignore_count) -> Blob:
     """Hash `source` in one pass; bounded like `copy`."""
     return copy(source, Nowhere(), limit=limit, moved=moved)
 
 
-def hash_into(state: Hash, source: BinaryIO, *, limit: int, moved: Moved = unwatched) -> None:
+def hash_into(state: Hash, source: BinaryIO, *, limit: int, moved: Moved = ignore_count) -> None:
     """Feed the next `limit` bytes of `source` to a running hash."""
     left, view = limit, memoryview(bytearray(min(CHUNK, limit or 1)))
     while left and (count := source.readinto(view[: min(len(view), left)])):  # type: ignore[attr-defined]
@@ -229,7 +229,7 @@ def walk_regular(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+def hold_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold an advisory lock on `path` (created if absent); the kernel releases it when the process dies.
 
     A holder may delete the file before it releases the lock: a waiting process then has a lock that no other can see,
@@ -303,7 +303,7 @@ def shared_modes() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def staging(target: Path) -> Iterator[Path]:
+def make_staging(target: Path) -> Iterator[Path]:
     """Yield a fresh directory beside `target`, so that it can be renamed there; it is removed if it still exists.
 
     The next process that stages the same target deletes what a killed one left: its name has the target, and a lock

@@ -52,12 +52,12 @@ class Location:
     distribution: str | None = None
 
 
-def package(group: Group) -> str:
+def package_of(group: Group) -> str:
     """Return the dotted name of the package whose modules are the plug-ins of a group."""
     return _PACKAGES[group]
 
 
-def names(group: Group) -> tuple[str, ...]:
+def list_names(group: Group) -> tuple[str, ...]:
     """Return the published names of a group, sorted; imports none of them."""
     return tuple(sorted({*_own(group), *_foreign(group)}))
 
@@ -67,7 +67,7 @@ def load(group: Group, name: str) -> ModuleType:
     wanted = _published(name)
     own = _own(group)
     if wanted in own:
-        return importlib.import_module(f"{package(group)}.{own[wanted]}")
+        return importlib.import_module(f"{package_of(group)}.{own[wanted]}")
     foreign = _foreign(group)
     if wanted in foreign:
         return _import(foreign[wanted], group)
@@ -87,7 +87,7 @@ def locate(group: Group, name: str) -> Location | None:
     return found
 
 
-def locations(group: Group) -> dict[str, Location]:
+def find_locations(group: Group) -> dict[str, Location]:
     """Return where the plug-ins of a group lie, by published name: our folders, and what third parties installed."""
     foreign = {name: _location(point) for name, point in _foreign(group).items()}
     return {**{name: found for name, found in foreign.items() if found}, **_own_folders(group)}
@@ -118,7 +118,7 @@ def _path_of(module: str) -> Path | None:
 
 @cache
 def _own_folders(group: Group) -> dict[str, Location]:
-    home = importlib.import_module(package(group))
+    home = importlib.import_module(package_of(group))
     found = (path for place in home.__path__ for path in sorted(Path(place).iterdir()) if path.is_dir())
     kept = (path for path in found if path.name.isidentifier() and not path.name.startswith("_"))
     return {_published(path.name): Location(f"{home.__name__}.{path.name}", path) for path in kept}
@@ -130,7 +130,7 @@ def _published(name: str) -> str:
 
 @cache
 def _own(group: Group) -> dict[str, str]:
-    folder = importlib.import_module(package(group))
+    folder = importlib.import_module(package_of(group))
     modules = (info.name for info in pkgutil.iter_modules(folder.__path__))
     return {_published(name): name for name in modules if not name.startswith("_")}
 

@@ -334,7 +334,7 @@ def load_runtime(name: str) -> Runtime:
 
 def find_testable() -> dict[str, plugins.Location]:
     """Return where the runtimes lie that can be tested, by published name: those with a `conform.py`."""
-    found = plugins.locations("runtimes")
+    found = plugins.find_locations("runtimes")
     return {name: found[name] for name in sorted(found) if (found[name].path / "conform.py").is_file()}
 
 
@@ -356,7 +356,7 @@ def adapter_file(name: str) -> Path:
     return load_conformance(name).location.path / "adapter.py"
 
 
-def members(record: type[Runtime] | type[Conformance]) -> list[Member]:
+def list_members(record: type[Runtime] | type[Conformance]) -> list[Member]:
     """Return what a plug-in's module may have, the required members first: constants are in capitals there."""
     rows = []
     for name, hint in get_type_hints(record, include_extras=True).items():
@@ -372,7 +372,7 @@ def _stated(
 ) -> dict[str, Any]:
     """Return the members of a record that a module has. Raises UsageError for a required one that it lacks."""
     found: dict[str, Any] = {}
-    for member in members(record):
+    for member in list_members(record):
         if hasattr(module, member.name):
             found[member.name.lower()] = getattr(module, member.name)
         elif member.default is None:

@@ -31,7 +31,7 @@ Label: TypeAlias = tuple[bool, int, str]  # (is text, number, text): numbers sor
 Precedence: TypeAlias = tuple[int, int, int, bool, tuple[Label, ...]]
 
 
-def precedence(version: str) -> Precedence:
+def precedence_key(version: str) -> Precedence:
     """Return the sort key of a version: a pre-release comes before its release, build metadata is ignored.
 
     Raises ValueError.
@@ -46,14 +46,14 @@ def precedence(version: str) -> Precedence:
     return int(major), int(minor), int(patch), pre is None, labels
 
 
-def numbers(version: str) -> tuple[int, int, int]:
+def read_numbers(version: str) -> tuple[int, int, int]:
     """Return major, minor and patch. Raises ValueError."""
-    return precedence(version)[:3]
+    return precedence_key(version)[:3]
 
 
 def is_prerelease(version: str) -> bool:
     """Return whether a version is a pre-release. Raises ValueError."""
-    return not precedence(version)[3]
+    return not precedence_key(version)[3]
 
 
 def check_range(text: str) -> str:
@@ -64,11 +64,11 @@ def check_range(text: str) -> str:
 
 def in_range(version: str, text: str) -> bool:
     """Return whether `version` satisfies every comparison of a comma-separated range. Raises ValueError."""
-    value = precedence(version)
+    value = precedence_key(version)
     satisfied = True
     for part in text.split(","):
         found = re.fullmatch(r"\s*(>=|<=|==|>|<)\s*(\S+)\s*", part)
         if found is None:
             raise ValueError(f"`{text:.80}` is not a range: expected for example `>=1.0.0,<1.2.3`")
-        satisfied &= _COMPARISONS[found[1]](value, precedence(found[2]))
+        satisfied &= _COMPARISONS[found[1]](value, precedence_key(found[2]))
     return satisfied

@@ -270,7 +270,7 @@ class _Reader:
 # Readers: from a node and its name in messages to a checked Python value.
 
 
-def text(
+def read_text(
     node: Node,
     what: str,
     *,
@@ -303,14 +303,14 @@ def _meant(found: str, choices: Iterable[str]) -> tuple[str, str] | None:
     return (found, close) if close else None
 
 
-def boolean(node: Node, what: str) -> bool:
+def read_boolean(node: Node, what: str) -> bool:
     """Return true or false; `yes`, `on` and `"true"` are text."""
     if not isinstance(node, Scalar) or node.kind != "bool":
         raise node.where.error(f"`{what}`: expected `true` or `false`, got {describe(node)}")
     return _BOOL[node.text]
 
 
-def number(node: Node, what: str, low: float, high: float) -> float:
+def read_number(node: Node, what: str, low: float, high: float) -> float:
     """Return a number between `low` and `high`, both included."""
     if not isinstance(node, Scalar) or node.kind not in ("int", "float"):
         raise node.where.error(f"`{what}`: expected a number, got {describe(node)}")
@@ -320,7 +320,7 @@ def number(node: Node, what: str, low: float, high: float) -> float:
     return value
 
 
-def integer(node: Node, what: str, low: int, high: int) -> int:
+def read_integer(node: Node, what: str, low: int, high: int) -> int:
     """Return an integer between `low` and `high`, both included; `8.0` is one, as in JSON Schema."""
     value = node.value() if isinstance(node, Scalar) and node.kind in ("int", "float") else None
     if value is None or value != value // 1:
@@ -330,17 +330,17 @@ def integer(node: Node, what: str, low: int, high: int) -> int:
     return int(value)
 
 
-def choice(node: Node, what: str, known: Iterable[str]) -> str:
+def read_choice(node: Node, what: str, known: Iterable[str]) -> str:
     """Return one of the `known` words."""
     choices = list(known)
-    found = text(node, what, expect="one word of a list")
+    found = read_text(node, what, expect="one word of a list")
     if found not in choices:
         hint, change = did_you_mean(found, choices), _meant(found, choices)
         raise node.where.error(f"`{what}`: `{found:.60}` is unknown", hint=hint, change=change)
     return found
 
 
-def items(node: Node, what: str, *, least: int = 0, most: int = NODES) -> tuple[Node, ...]:
+def read_items(node: Node, what: str, *, least: int = 0, most: int = NODES) -> tuple[Node, ...]:
     """Return the items of a list that has between `least` and `most` of them."""
     if not isinstance(node, Sequence):
         raise node.where.error(f"`{what}`: expected a list, got {describe(node)}", hint="write `[a, b]`")
@@ -350,7 +350,7 @@ def items(node: Node, what: str, *, least: int = 0, most: int = NODES) -> tuple[
     return node.items
 
 
-def table(node: Node, what: str, *, least: int = 0) -> Table:
+def read_table(node: Node, what: str, *, least: int = 0) -> Table:
     """Return a mapping with at least `least` keys of any name."""
     if not isinstance(node, Table):
         raise node.where.error(f"`{what}`: expected a mapping, got {describe(node)}", hint="write `key: value` lines")
@@ -359,9 +359,9 @@ def table(node: Node, what: str, *, least: int = 0) -> Table:
     return node
 
 
-def fields(node: Node, what: str, known: Iterable[str], required: Iterable[str] = ()) -> dict[str, Node]:
+def read_fields(node: Node, what: str, known: Iterable[str], required: Iterable[str] = ()) -> dict[str, Node]:
     """Return the members of a mapping whose keys are all `known`, with every `required` one present."""
-    found = table(node, what)
+    found = read_table(node, what)
     choices = list(known)
     for key, _ in found.entries:
         if key.text not in choices:

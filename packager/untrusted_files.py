@@ -56,7 +56,7 @@ def open_directory(path: Path) -> int:
     try:
         return os.open(path, _DIRECTORY)
     except OSError as error:
-        raise WrongContentError(f"`{shown(path.name)}` is not a directory", subject=str(path)) from error
+        raise WrongContentError(f"`{escape_name(path.name)}` is not a directory", subject=str(path)) from error
 
 
 def walk(root: int, bounds: Bounds) -> Iterator[tuple[str, os.stat_result]]:
@@ -82,13 +82,15 @@ def walk(root: int, bounds: Bounds) -> Iterator[tuple[str, os.stat_result]]:
                 total += _extent(path, status, bounds)
                 if total > bounds.total:
                     raise TooLargeError(
-                        f"more than {bounds.total} bytes of files, up to `{shown(path)}`", subject=shown(path)
+                        f"more than {bounds.total} bytes of files, up to `{escape_name(path)}`",
+                        subject=escape_name(path),
                     )
                 yield path, status
                 continue
             if len(levels) >= bounds.depth:
                 raise WrongContentError(
-                    f"`{shown(path)}` is nested too deeply: more than {bounds.depth} directories", subject=shown(path)
+                    f"`{escape_name(path)}` is nested too deeply: more than {bounds.depth} directories",
+                    subject=escape_name(path),
                 )
             handle = _open(name, level.handle, _DIRECTORY, path)
             levels.append(_Level(f"{path}/", handle, iter(())))
@@ -124,10 +126,11 @@ def _extent(path: str, status: os.stat_result, bounds: Bounds) -> int:
     """Return the stated size of a regular file. Raises WrongContentError for other kinds, TooLargeError for holes."""
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "of no known kind")
-        raise WrongContentError(f"`{shown(path)}` is {kind}, not a regular file", subject=shown(path))
+        raise WrongContentError(f"`{escape_name(path)}` is {kind}, not a regular file", subject=escape_name(path))
     if status.st_size - _BLOCK * status.st_blocks > bounds.holes:
         raise TooLargeError(
-            f"`{shown(path)}` says {status.st_size} bytes and holds {_BLOCK * status.st_blocks}", subject=shown(path)
+            f"`{escape_name(path)}` says {status.st_size} bytes and holds {_BLOCK * status.st_blocks}",
+            subject=escape_name(path),
         )
     return status.st_size
 
@@ -146,20 +149,22 @@ def open_below(root: int, path: str) -> BinaryIO:
         descriptor = _open(name, handle, _REGULAR, path)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise WrongContentError(f"`{shown(path)}` is not a regular file", subject=shown(path))
+        raise WrongContentError(f"`{escape_name(path)}` is not a regular file", subject=escape_name(path))
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def _open(name: str, parent: int, flags: int, path: str) -> int:
     if name in ("", ".", "..") or "/" in name:
-        raise WrongContentError(f"`{shown(path)}` leaves its directory", subject=shown(path))
+        raise WrongContentError(f"`{escape_name(path)}` leaves its directory", subject=escape_name(path))
     try:
         return os.open(name, flags, dir_fd=parent)
     except OSError as error:
-        raise WrongContentError(f"`{shown(path)}` cannot be opened: {error.strerror}", subject=shown(path)) from error
+        raise WrongContentError(
+            f"`{escape_name(path)}` cannot be opened: {error.strerror}", subject=escape_name(path)
+        ) from error
 
 
-def shown(name: str) -> str:
+def escape_name(name: str) -> str:
     """Return an untrusted name for a message: printable ASCII kept, the rest escaped, shortened."""
     text = name.encode("unicode_escape", "backslashreplace").decode("ascii")
     return text if len(text) <= 120 else f"{text[:80]}…{text[-30:]}"

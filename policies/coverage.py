@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from packager.canonical import JSON
-from packager.edits import Edit, flow
+from packager.edits import Edit, write_flow
 from packager.types import Finding
 
 VERSION = 1
@@ -30,7 +30,7 @@ def check(facts: Mapping[str, JSON], least: Mapping[str, float]) -> Iterator[Fin
                 "error",
                 f"{name}/{dimension}",
                 f"target `{name}` was measured only up to {dimension}={reached}, less than the recipe promises",
-                f"promise what was measured (`dynamic: {flow(measured)}`), or waive this finding",
+                f"promise what was measured (`dynamic: {write_flow(measured)}`), or waive this finding",
                 edits=(Edit(("dynamic", dimension), measured[dimension]),),
             )
 

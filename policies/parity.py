@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from packager.canonical import JSON
-from packager.edits import Edit, flow
+from packager.edits import Edit, write_flow
 from packager.types import Finding
 
 VERSION = 1
@@ -107,7 +107,7 @@ def _hint(
     by = f"optimisation by {_ENGINE} alone" if "moved" in measured else "float32 arithmetic alone"
     return (
         f"the model amplifies rounding: {by} changes this row by {kind['rounding']:.1g};"
-        f" if that is acceptable, state `tolerance: {flow({output: wider})}` in the recipe"
+        f" if that is acceptable, state `tolerance: {write_flow({output: wider})}` in the recipe"
     ), wider
 
 

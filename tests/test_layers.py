@@ -114,7 +114,7 @@ def test_imports_point_down(name: str, path: Path) -> None:
 
 @pytest.mark.parametrize("group", plugins.GROUPS)
 def test_plugins_do_not_import_each_other(group: plugins.Group) -> None:
-    home = plugins.package(group)
+    home = plugins.package_of(group)
     public = [name for name, _ in MODULES if name.startswith(f"{home}.") and "._" not in name.removeprefix(home)]
     assert public
     for name, path in MODULES:

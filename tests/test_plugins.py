@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from packager import plugins
+from packager.cli import list_verbs
 from packager.cli import load as load_verb
-from packager.cli import verbs
 from packager.errors import UsageError
-from packager.runtime import Runtime, load_runtime, members
+from packager.runtime import Runtime, list_members, load_runtime
 from tests.support import forks
 
 TESTS = Path(__file__).parent
@@ -24,13 +24,13 @@ OFFERS = {
     "lockers": {"EXTRA", "locks", "resolve"},
     "policies": {"check"},
     "renderers": {"ABOUT", "render"},
-    "runtimes": {member.name for member in members(Runtime) if member.default is None},
+    "runtimes": {member.name for member in list_members(Runtime) if member.default is None},
     "scanners": {"TOOLCHAIN", "EXTRA", "scan"},
     "signers": {"open_signer"},
     "sources": {"EXTRA", "matches", "resolve", "fetch"},
     "steps": {"VERSION", "run"},
 }
-FOUND = [(group, name) for group in plugins.GROUPS for name in plugins.names(group)]
+FOUND = [(group, name) for group in plugins.GROUPS for name in plugins.list_names(group)]
 IDS = [f"{group}/{name}" for group, name in FOUND]
 HEAVY = (
     "torch",
@@ -58,7 +58,7 @@ def test_a_plug_in_offers_what_its_group_asks_for(group: plugins.Group, name: st
         assert list(inspect.signature(module.run).parameters) == ["inputs", "out", "params"]
 
 
-@pytest.mark.parametrize("name", plugins.names("runtimes"))
+@pytest.mark.parametrize("name", plugins.list_names("runtimes"))
 def test_a_runtime_knows_its_targets(name: str) -> None:
     """Every one of its devices and precisions is a target; nothing else is; none needs anything to be asked."""
     runtime = load_runtime(name)
@@ -94,13 +94,13 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 from packager import plugins
 for group in plugins.GROUPS:
-    for name in plugins.names(group): plugins.load(group, name)
+    for name in plugins.list_names(group): plugins.load(group, name)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", verbs())
+@pytest.mark.parametrize("name", list_verbs())
 def test_a_verb_explains_itself_with_examples(name: str) -> None:
     module = load_verb(name)
     assert module.HELP[0].islower()

@@ -73,7 +73,7 @@ def prose(text: str) -> str:
 
 def cli_page() -> str:
     """Return the page of all verbs."""
-    verbs = {name: cli.load(name) for name in cli.verbs()}
+    verbs = {name: cli.load(name) for name in cli.list_verbs()}
     rows = [
         "# Command line",
         "",
@@ -87,7 +87,7 @@ def cli_page() -> str:
         rows += [f"**{title[0].upper()}{title[1:]}**", ""]
         rows += table(("verb", "does"), ((f"[`{name}`](#packager-{name})", verbs[name].HELP) for name in found))
     common = argparse.ArgumentParser(add_help=False)
-    options.common(common)
+    options.add_common(common)
     rows += ["**Options of every verb**", "", *arguments(common, set())]
     known = {action.dest for action in common._actions} | {"help"}
     for name, module in verbs.items():
@@ -436,7 +436,7 @@ def runtime_chapter() -> str:
         rows += [f"### {title}", ""]
         rows += table(
             ("member", "what it is", "default"),
-            ((code(item.name), item.about, item.default or "required") for item in runtime.members(record)),
+            ((code(item.name), item.about, item.default or "required") for item in runtime.list_members(record)),
         )
     return "\n".join(rows)
 

@@ -29,7 +29,7 @@ def scan(source: Tree, runner: Runner, kind: str, consented: str | None) -> JSON
     """
     files = [path for path, blob in source if scanners.is_candidate(path, _head(runner, blob.digest))]
     asked = runner.store.put_tree(Tree(tuple((path, blob) for path, blob in source if path in files)))
-    names = plugins.names("scanners") if files else ()
+    names = plugins.list_names("scanners") if files else ()
     if files:
         choose_confinement(wanted=runner.confined)  # where nothing can be confined it is not the scanners that failed
     own = _own_modules(source)

@@ -77,7 +77,7 @@ def list_rules() -> dict[str, str]:
     from packager import plugins
     from packager.policy import report
 
-    return {name: report.find_title(name) for name in plugins.names("policies")}
+    return {name: report.find_title(name) for name in plugins.list_names("policies")}
 
 
 def list_profiles() -> dict[str, list[str]]:

@@ -153,4 +153,4 @@ def show_edits(text: str, changes: Sequence[Change]) -> list[tuple[int | None, s
     """
     from packager import edits
 
-    return edits.blocks(text, changes)
+    return edits.changed_blocks(text, changes)

@@ -116,7 +116,7 @@ def load_recipe(path: Path) -> Recipe:
         raise UsageError(
             f"cannot read recipe `{path}`: {error.strerror}", hint="write one with `packager init SOURCE`"
         ) from None
-    return recipe.parse(data, str(path), plugins.names("runtimes"))
+    return recipe.parse(data, str(path), plugins.list_names("runtimes"))
 
 
 def explain_unmoved_source(project: Project, lock: Lock, *, asking: bool) -> str | None:

@@ -430,11 +430,11 @@ def _pins(bundle: Bundle, runtime: str) -> dict[str, str]:
 
 def compare_versions(before: str, after: str) -> Level:
     """Return how large the step between two semantic versions is; `none` for a step back or none at all."""
-    if semver.precedence(after) <= semver.precedence(before):
+    if semver.precedence_key(after) <= semver.precedence_key(before):
         return "none"
     if semver.is_prerelease(before):
         return "major"  # a pre-release promises no stable interface
-    old, new = semver.numbers(before), semver.numbers(after)
+    old, new = semver.read_numbers(before), semver.read_numbers(after)
     position = next(index for index in range(3) if old[index] != new[index])
     leading = next((index for index in range(3) if old[index]), 2)  # 0.y.z: y is what breaks; 0.0.z: z is
     return _LEVELS[3 - max(0, position - leading)]
@@ -442,7 +442,7 @@ def compare_versions(before: str, after: str) -> Level:
 
 def next_version(before: str, level: Level) -> str:
     """Return the lowest version that is a step of `level` from `before`."""
-    major, minor, patch = semver.numbers(before)
+    major, minor, patch = semver.read_numbers(before)
     release = f"{major}.{minor}.{patch}"  # the next one only after a pre-release
     candidates = [before, release, f"{major}.{minor}.{patch + 1}", f"{major}.{minor + 1}.0", f"{major + 1}.0.0"]
     return next(v for v in candidates if _LEVELS.index(compare_versions(before, v)) >= _LEVELS.index(level))
@@ -500,9 +500,9 @@ def release_before(recipe: Recipe, store: Store, base: Path) -> Bundle | None:
     if named == NONE:
         return None
     if named is None:
-        limit = semver.precedence(recipe.version)
-        older = [v for name, v in store.bundles() if name == recipe.name and semver.precedence(v) < limit]
-        newest = max(older, key=semver.precedence, default=None)
+        limit = semver.precedence_key(recipe.version)
+        older = [v for name, v in store.bundles() if name == recipe.name and semver.precedence_key(v) < limit]
+        newest = max(older, key=semver.precedence_key, default=None)
         return open_bundle(f"{recipe.name}:{newest}", lambda: store) if newest else None
     if re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+\S*", named):
         return open_bundle(f"{recipe.name}:{named}", lambda: store)

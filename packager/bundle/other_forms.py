@@ -27,7 +27,7 @@ from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, blob_path
 from packager.canonical import JSON
 from packager.errors import IntegrityError, UsageError
 from packager.events import OnEvent, Progress, ignore
-from packager.files import copy, exchange_directories, staging, storage_errors, write_atomically
+from packager.files import copy, exchange_directories, make_staging, storage_errors, write_atomically
 from packager.formats import modelpack, oci
 from packager.types import Blob
 
@@ -47,7 +47,7 @@ _IMAGE_LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 def export(bundle: Bundle, profile: Profile, target: Path, on_event: OnEvent = ignore) -> str:
     """Write `bundle` in another shape to `target`, an OCI layout or a tar of one; return the manifest's digest."""
-    with staging(target) as scratch, storage_errors(target.parent):
+    with make_staging(target) as scratch, storage_errors(target.parent):
         layout = scratch / "layout"
         (layout / "blobs" / "sha256").mkdir(parents=True)
         digest = _write(bundle, profile, layout, on_event)

@@ -86,7 +86,7 @@ def _answer(argv: Sequence[str], console: Console) -> int:
 
 def _run(argv: Sequence[str], console: Console) -> int:
     if not argv and "_ARGCOMPLETE" not in os.environ:
-        print(build_parser(verbs()).format_help(), end="")
+        print(build_parser(list_verbs()).format_help(), end="")
         return 0
     if argv and argv[0] == "--version":  # without a parser, and so without the verbs
         print(f"packager {api.__version__}")
@@ -133,7 +133,7 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def verbs() -> list[str]:
+def list_verbs() -> list[str]:
     """Return the names of all verbs, sorted; a verb is a file in this folder, `sign-image` the file `sign_image.py`."""
     files = {entry.name for folder in __path__ for entry in os.scandir(folder)}
     named = {
@@ -148,9 +148,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
-        argcomplete.autocomplete(build_parser(verbs()))
+        argcomplete.autocomplete(build_parser(list_verbs()))
     named = next((word for word in argv if not word.startswith("-")), None)
-    known = verbs()
+    known = list_verbs()
     if named is not None and named not in known and not {"-h", "--help", "--version"} & set(argv[: argv.index(named)]):
         raise UsageError(f"`{named}` is not a command", hint=did_you_mean(named, known))
     return build_parser([named] if named in known else known).parse_args(argv)
@@ -203,7 +203,7 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
         module.arguments(command)
         if len(names) == 1 and hasattr(module, "own_arguments"):
             module.own_arguments(command)  # those that plug-ins declare: they are imported for their own verb only
-        options.common(command)
+        options.add_common(command)
         command.set_defaults(module=module)
     return parser
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 Completer = Callable[..., Iterable[str]]
 
 
-def completed(action: argparse.Action, completer: Completer) -> None:
+def complete_with(action: argparse.Action, completer: Completer) -> None:
     """Let a shell complete the values of an argument."""
     action.completer = completer  # type: ignore[attr-defined]
 
 
-def bundles(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
+def list_bundles(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
     """Return what BUNDLE may go on as: `name:version` of the store, and paths."""
     from argcomplete.completers import FilesCompleter
 
@@ -28,14 +28,14 @@ def bundles(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[s
     return [*(name for name in named if name.startswith(prefix)), *FilesCompleter()(prefix)]
 
 
-def kinds(prefix: str, **_: object) -> list[str]:
+def list_kinds(prefix: str, **_: object) -> list[str]:
     """Return what can be rendered."""
     from packager.api import deploy
 
     return [name for name in deploy.list_renderers() if name.startswith(prefix)]
 
 
-def runtimes(prefix: str, **_: object) -> list[str]:
+def list_runtimes(prefix: str, **_: object) -> list[str]:
     """Return the runtimes of which something is known, with their versions once one is named."""
     from packager.api import runtimes
 
@@ -47,8 +47,8 @@ def runtimes(prefix: str, **_: object) -> list[str]:
     return [text for text in found if text.startswith(prefix)]
 
 
-def verbs(prefix: str, **_: object) -> list[str]:
+def list_verbs(prefix: str, **_: object) -> list[str]:
     """Return the verbs."""
     from packager import cli
 
-    return [name for name in cli.verbs() if name.startswith(prefix)]
+    return [name for name in cli.list_verbs() if name.startswith(prefix)]

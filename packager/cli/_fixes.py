@@ -21,7 +21,7 @@ _ROUNDS = 12  # builds of one `--fix`; a recipe has seldom more than three thing
 _DAYS = 90  # that a waiver is proposed for
 
 
-def attempt(
+def run_with_fixes(
     path: Path, console: Console, run: Callable[[], tuple[int, Sequence[Finding]]], *, fix: bool = False
 ) -> int:
     """Run a verb on the recipe at `path`; show what its refusal proposes, or write that and run again.
@@ -105,7 +105,7 @@ def _rows(path: Path, text: str, proposed: Sequence[Change]) -> Iterator[str]:
         yield from (f"    {row}" for row in block.splitlines())
 
 
-def waivers(policy: str, findings: Sequence[Finding], today: datetime.date | None) -> Iterator[str]:
+def propose_waivers(policy: str, findings: Sequence[Finding], today: datetime.date | None) -> Iterator[str]:
     """Yield the lines that waive findings: a profile that extends the recipe's, or what to add to its own."""
     from packager.api import policies
 

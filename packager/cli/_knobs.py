@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def sources(
+def read_sources(
     args: argparse.Namespace, *, environment: Mapping[str, str] | None = None, after: Iterable[Override] = ()
 ) -> KnobSources:
     """Return where the options of a verb say that values come from; `after` is over all of them."""

@@ -14,14 +14,14 @@ from typing import Any
 from packager.errors import UsageError, did_you_mean
 
 
-def schema() -> bytes:
+def build_schema() -> bytes:
     """Return the JSON Schema of all verbs: those are under `$defs/verbs`."""
     return resources.files("packager.cli").joinpath("output.schema.json").read_bytes()
 
 
 def of_verb(name: str) -> Any:
     """Return the schema of what one verb prints, an error included. Raises UsageError for a verb that there is not."""
-    whole = json.loads(schema())
+    whole = json.loads(build_schema())
     shared = whole["$defs"]
     verbs = shared.pop("verbs")
     if name not in verbs:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from packager import escape
-from packager.cli.console import size
+from packager.cli.console import format_size
 from packager.events import Cached, Event, Finished, Progress, Started
 
 _WINDOW = 5.0  # seconds over which a rate is taken
@@ -79,12 +79,14 @@ class Tracker:
         rate, parts = found.rate(), [escape.line(label)]
         share = min(found.done / found.total, 1.0) if found.total else None
         parts += (
-            [size(found.done)]
+            [format_size(found.done)]
             if share is None
-            else [f"{100 * share:3.0f} %", f"{size(found.done)} of {size(found.total)}"]
+            else [f"{100 * share:3.0f} %", f"{format_size(found.done)} of {format_size(found.total)}"]
         )
-        parts += [f"{size(round(rate))}/s"] if rate else []
-        parts += [f"{duration((found.total - found.done) / rate)} left"] if rate and found.total > found.done else []
+        parts += [f"{format_size(round(rate))}/s"] if rate else []
+        parts += (
+            [f"{format_duration((found.total - found.done) / rate)} left"] if rate and found.total > found.done else []
+        )
         filled = int((share or 0) * _BAR)
         bar = f"[{'=' * filled}{' ' * (_BAR - filled)}]"
         wide = "  ".join([parts[0], bar, *parts[1:]])
@@ -93,12 +95,12 @@ class Tracker:
     def rows(self, width: int) -> list[str]:
         """Return what runs now, a line of at most `width` columns each, and a line that counts the steps."""
         now = self._clock()
-        found = [f"{escape.line(label)}  {duration(now - started)}" for label, started in self._steps.items()]
+        found = [f"{escape.line(label)}  {format_duration(now - started)}" for label, started in self._steps.items()]
         found += [self.line(label, width=width) for label in self._transfers]
         if self._done + len(self._steps) > 1:
             cached = f" ({self._cached} cached)" if self._cached else ""
             counts = f"{self._done} steps done{cached}, {len(self._steps)} running"
-            found.append(f"{counts}  {duration(now - self._began)} in all")
+            found.append(f"{counts}  {format_duration(now - self._began)} in all")
         return [row[:width] for row in found]
 
     def _move(self, label: str, done: int, total: int) -> str | None:
@@ -109,11 +111,11 @@ class Tracker:
             return None
         del self._transfers[label]
         seconds = now - found.started
-        rate = f", {size(round(done / seconds))}/s" if seconds else ""
-        return f"{escape.line(label)}: {size(done)} in {seconds:.1f} s{rate}"
+        rate = f", {format_size(round(done / seconds))}/s" if seconds else ""
+        return f"{escape.line(label)}: {format_size(done)} in {seconds:.1f} s{rate}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Write a number of seconds as a person reads it."""
     whole = int(seconds)
     if whole < 60:

@@ -39,10 +39,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "else the CI system's)",
     )
     group.add_argument("--signer", metavar="URI", help="any signer, for example key:release.pem")
-    options.secrets(parser)
+    options.add_secrets(parser)
 
 
-def uri(args: argparse.Namespace) -> str:
+def choose_uri(args: argparse.Namespace) -> str:
     """Return the one signer that the options name. Raises UsageError unless it is exactly one."""
     ways = {
         "--signer": args.signer is not None,
@@ -75,13 +75,13 @@ def open_own(args: argparse.Namespace, console: Console) -> Bundle:
     """
     from packager.api import signing
 
-    return signing.open_bundle_to_sign(args.bundle, options.workspace(args, console))
+    return signing.open_bundle_to_sign(args.bundle, options.open_workspace(args, console))
 
 
 def open_signer(uri: str, args: argparse.Namespace) -> Signer:
     """Open the signer that a URI names."""
     scheme, _, location = uri.partition(":")
-    secret = (lambda: _token(args)) if scheme == "keyless" else options.secret(args, location.partition("?")[0])
+    secret = (lambda: _token(args)) if scheme == "keyless" else options.secret_reader(args, location.partition("?")[0])
     return api.open_signer(uri, secret)
 
 
@@ -110,7 +110,7 @@ def secrets_of(args: argparse.Namespace, file: ReleaseFile) -> dict[str, bytes]:
     from packager.api import releases
 
     found = {
-        uri: identity_token() if whose == "keyless" else options.secret(args, whose)()
+        uri: identity_token() if whose == "keyless" else options.secret_reader(args, whose)()
         for uri, whose in releases.list_secrets(file)
     }
     return {uri: value for uri, value in found.items() if value is not None}

@@ -36,7 +36,7 @@ def verifier_for_admission(args: argparse.Namespace) -> Verifier | None:
     return None
 
 
-def unvouched(bundle: Bundle) -> str:
+def explain_unverified(bundle: Bundle) -> str:
     """Return where an unverified bundle is, and how to verify it."""
     return (
         f"its name is not verified: it is `{bundle.digest}` in the local store; "
@@ -48,7 +48,7 @@ def state_file(args: argparse.Namespace) -> Path | None:
     """Return the file that remembers accepted versions, None for `--state none`."""
     if args.state is not None:
         return None if str(args.state) == "none" else args.state
-    return options.workspace(args).seen
+    return options.open_workspace(args).seen
 
 
 def _from_options(args: argparse.Namespace) -> Verifier:

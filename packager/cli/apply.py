@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from packager.cli import options
-from packager.cli.console import Console, size
+from packager.cli.console import Console, format_size
 
 FOR = "site"
 HELP = "make a bundle from a delta"
@@ -23,21 +23,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("delta", metavar="DELTA", type=Path, help="what `packager delta` wrote")
     options.a_bundle(parser.add_argument("old", metavar="OLD", help="the bundle it was made against"))
     parser.add_argument("-o", "--output", type=Path, metavar="NEW", help="a directory, or a file that ends in .tar")
-    options.registry(parser)
-    options.admission(parser)
+    options.add_registry(parser)
+    options.add_admission(parser)
     parser.set_defaults(jobs=4)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager import api
     from packager.api import bundles
-    from packager.cli._trust import unvouched, verifier_for_admission
+    from packager.cli._trust import explain_unverified, verifier_for_admission
 
     judge = verifier_for_admission(args)
     with console:
         bundle = bundles.open_delta(args.delta, options.open_reference(args.old, args, console))
         if not args.output:
-            here = options.workspace(args, console)
+            here = options.open_workspace(args, console)
             api.import_bundle(bundle, here, judge, replace=args.replace, label="applying")
         else:
             if judge:
@@ -53,6 +53,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "output": str(args.output) if args.output else None,
     }
     place = args.output or "the local store"
-    text = f"made {bundle.name}:{bundle.version} {bundle.digest} in {place} ({size(max(saved, 0))} not transferred)"
-    console.result(value, text if judge or args.output else f"{text}\n{unvouched(bundle)}")
+    text = (
+        f"made {bundle.name}:{bundle.version} {bundle.digest} in {place} ({format_size(max(saved, 0))} not transferred)"
+    )
+    console.result(value, text if judge or args.output else f"{text}\n{explain_unverified(bundle)}")
     return 0

@@ -21,7 +21,7 @@ EXAMPLES = """  packager attest digits:1.4.0 --key release.pem --predicate resul
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
+    options.add_bundle(parser)
     parser.add_argument("--predicate", type=Path, metavar="FILE", required=True, help="JSON file with the predicate")
     parser.add_argument("--type", metavar="URI", required=True, help="predicate type, a URI")
     _signer.arguments(parser)
@@ -38,7 +38,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.api import signing
 
     predicate = signing.read_predicate(args.predicate)
-    signer = _signer.open_signer(_signer.uri(args), args)
+    signer = _signer.open_signer(_signer.choose_uri(args), args)
     with console:
         bundle = _signer.open_own(args, console)
         bundle = signing.attest_bundle(bundle, args.type, predicate, signer, args.output, console)

@@ -43,8 +43,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KNOB=VALUE", dest="knobs", help="set a knob meanwhile"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write the curves as an SVG")
-    options.trust(parser, "whom to trust; an installation was verified when it was made")
-    options.registry(parser)
+    options.add_trust(parser, "whom to trust; an installation was verified when it was made")
+    options.add_registry(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -76,7 +76,7 @@ def _open(name: str, args: argparse.Namespace, console: Console, stack: contextl
     values = values_of(args.knobs)
     if deploy.is_installation(Path(name)):
         return [performance.open_subject(name, Path(name), values, rows=args.rows)]
-    workspace, found = options.workspace(args, console), []
+    workspace, found = options.open_workspace(args, console), []
     bundle, verifier = api.open_bundle(name, workspace), verifier_of(args)
     for target in args.target or [None]:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="packager-bench-")))

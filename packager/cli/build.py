@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packager.cli import options
-from packager.cli.console import Console, size
+from packager.cli.console import Console, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ EXAMPLES = """  packager build
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.recipe(parser)
+    options.add_recipe(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
     parser.add_argument("--locked", action="store_true", help="refuse a missing or stale lock instead of renewing it")
     parser.add_argument(
@@ -58,13 +58,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="who builds, for the provenance (default: $PACKAGER_BUILDER, else the CI workflow, else "
         "urn:packager:builder:local)",
     )
-    options.secrets(parser)
+    options.add_secrets(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.cli import _fixes
 
-    return _fixes.attempt(_fixes.recipe_of(args), console, lambda: _build(args, console), fix=args.fix)
+    return _fixes.run_with_fixes(_fixes.recipe_of(args), console, lambda: _build(args, console), fix=args.fix)
 
 
 def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Finding]]:
@@ -101,14 +101,14 @@ def _signed(bundle: Bundle, args: argparse.Namespace) -> Bundle:
 
 def _refused(built: BuildResult, project: Project, console: Console) -> int:
     from packager.api import recipes
-    from packager.cli._fixes import waivers
+    from packager.cli._fixes import propose_waivers
 
     _say(built, console)
     if folder := recipes.save_misses(project, built):
         console.message(f"wrote the rows that differ most to `{folder.name}/`, as bodies of inference requests")
     errors = [finding for finding in built.verdict.findings if finding.level == "error"]
     console.message(f"no bundle was made: {len(errors)} findings")
-    for row in waivers(project.policy, errors, project.today):
+    for row in propose_waivers(project.policy, errors, project.today):
         console.message(row)
     if console.json:
         console.result(built.verdict.to_json(), "")
@@ -137,7 +137,7 @@ def _report(bundle: Bundle, built: BuildResult, executed: int, output: Path | No
         "verdict": built.verdict.to_json(),
         "output": str(output) if output else None,
     }
-    text = f"{bundle.name}:{bundle.version} {bundle.digest}\n{len(bundle.tree.files)} files, {size(bundle.size)}"
+    text = f"{bundle.name}:{bundle.version} {bundle.digest}\n{len(bundle.tree.files)} files, {format_size(bundle.size)}"
     text += f", {executed} steps run, policy: {', '.join(built.verdict.held)} hold"
     warnings = sum(finding.level == "warning" for finding in built.verdict.findings)
     text += f", with {warnings} warnings above" if warnings else ""

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from packager.cli import options
-from packager.cli.console import Console, size
+from packager.cli.console import Console, format_size
 
 if TYPE_CHECKING:
     from packager.api import Workspace
@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    here = options.workspace(args, console)
+    here = options.open_workspace(args, console)
     with console:
         if args.action == "gc":
             return _collect(here, args, console)
@@ -45,8 +45,8 @@ def _size(here: Workspace, console: Console) -> int:
     from packager.api import bundles
 
     found = bundles.measure_store(here)
-    rows = [f"{size(count):>10}  {name.replace('_', ' ')}" for name, count in asdict(found).items()]
-    console.result({**asdict(found), "total": found.total}, [*rows, f"{size(found.total):>10}  total"])
+    rows = [f"{format_size(count):>10}  {name.replace('_', ' ')}" for name, count in asdict(found).items()]
+    console.result({**asdict(found), "total": found.total}, [*rows, f"{format_size(found.total):>10}  total"])
     return 0
 
 
@@ -55,7 +55,7 @@ def _collect(here: Workspace, args: argparse.Namespace, console: Console) -> int
 
     freed = bundles.collect_store(here, steps=args.steps)
     what = f"{freed.blobs} blobs, {freed.steps} remembered steps, {freed.environments} environments"
-    console.result(asdict(freed), f"freed {size(freed.size)}: {what}")
+    console.result(asdict(freed), f"freed {format_size(freed.size)}: {what}")
     return 0
 
 
@@ -76,8 +76,8 @@ def _verify(here: Workspace, args: argparse.Namespace, console: Console) -> int:
             subject=found.incomplete[0],
             hint="build, pull or import it again",
         )
-    text = f"{found.blobs} blobs, {size(found.size)}: every one is what its name says"
+    text = f"{found.blobs} blobs, {format_size(found.size)}: every one is what its name says"
     if found.damaged:
-        text = f"{found.blobs} blobs, {size(found.size)}: {len(found.damaged)} damaged ones removed"
+        text = f"{found.blobs} blobs, {format_size(found.size)}: {len(found.damaged)} damaged ones removed"
     console.result(asdict(found), text)
     return 0

@@ -35,8 +35,8 @@ EXAMPLES = """  packager chat smollm.bundle.tar --key release.pub
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
-    options.trust(parser, "whom to trust; an installation was verified when it was made")
+    options.add_bundle(parser)
+    options.add_trust(parser, "whom to trust; an installation was verified when it was made")
     parser.add_argument("--prompt", metavar="TEXT", help="answer this and end")
     parser.add_argument("--system", metavar="TEXT", help="what the conversation begins with, of the role `system`")
     parser.add_argument(
@@ -77,7 +77,7 @@ def _open(args: argparse.Namespace, console: Console) -> AbstractContextManager[
     from packager.api import deploy
     from packager.cli._trust import verifier_of
 
-    workspace = options.workspace(args, console)
+    workspace = options.open_workspace(args, console)
     if deploy.is_installation(Path(args.bundle)):
         return deploy.chat_with_installation(Path(args.bundle), workspace, threads=args.threads)
     judge = verifier_of(args)

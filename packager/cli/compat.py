@@ -28,11 +28,11 @@ EXAMPLES = """  packager compat digits.bundle.tar
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
+    options.add_bundle(parser)
     asked = parser.add_argument(
         "--runtime", action="append", default=[], metavar="NAME==V", help="ask about this version"
     )
-    _completers.completed(asked, _completers.runtimes)
+    _completers.complete_with(asked, _completers.list_runtimes)
     parser.add_argument("--fleet", type=Path, metavar="FILE", help="ask about every site of a fleet file")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the answer as one self-contained page")
 
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.errors import exit_code_of
     from packager.files import write_atomically
 
-    runtimes.use_tables(options.workspace(args))
+    runtimes.use_tables(options.open_workspace(args))
     bundle = options.open_bundle(args, console)
     asked = [_asked(text) for text in args.runtime]
     sites = runtimes.read_fleet(args.fleet) if args.fleet else ()

@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     _knobs.arguments(parser)
     parser.add_argument("--env", action="store_true", help="also read the variables PACKAGER_KNOB__…")
     parser.add_argument("--explain", action="store_true", help="show what each knob means and allows instead")
-    options.registry(parser)
+    options.add_registry(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 def _resolved(reference: str, args: argparse.Namespace, console: Console) -> Resolved:
     from packager.api import deploy
 
-    sources = _knobs.sources(args, environment=os.environ if args.env else None)
+    sources = _knobs.read_sources(args, environment=os.environ if args.env else None)
     if deploy.is_installation(Path(reference)):
         return deploy.Installation.open(Path(reference)).resolve_knobs(sources)
     return sources.resolve(options.open_reference(reference, args, console))

@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     from packager.api import conformance
 
     parser.set_defaults(jobs=conformance.count_processors())
-    options.bundle(parser)
+    options.add_bundle(parser)
     parser.add_argument("results", metavar="RESULT", nargs="*", type=Path, help="after `merge`: results to join")
     asked = parser.add_argument(
         "--runtime",
@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[==V]",
         help="test this runtime; `==*` is every minor version; repeat it for another one",
     )
-    _completers.completed(asked, _completers.runtimes)
+    _completers.complete_with(asked, _completers.list_runtimes)
     parser.add_argument(
         "--adapter", metavar="COMMAND", help="test a runtime through your own program (see conformance/README.md)"
     )
@@ -84,8 +84,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="work in this new directory and keep it, logs included"
     )
-    options.secrets(parser)
-    options.trust(parser, "who must have signed the bundle; with merge, whose results count (--key)")
+    options.add_secrets(parser)
+    options.add_trust(parser, "who must have signed the bundle; with merge, whose results count (--key)")
     _endpoint_arguments(parser.add_argument_group("a server that already runs (Open Inference Protocol)"))
 
 
@@ -139,7 +139,7 @@ def _run(args: argparse.Namespace, console: Console) -> tuple[Bundle, Any]:
     bundle = options.open_bundle(args, console)
     result = conformance.run_conformance(
         bundle,
-        options.workspace(args, console),
+        options.open_workspace(args, console),
         verifier_of(args) if options.wants_trust(args) else None,
         runtimes=args.runtime,
         adapter=shlex.split(args.adapter) if args.adapter else (),

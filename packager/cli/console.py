@@ -178,7 +178,7 @@ class Console:
                     self._draw()
 
 
-def size(count: int) -> str:
+def format_size(count: int) -> str:
     """Write a number of bytes as a person reads it."""
     amount, unit = float(count), "B"
     for unit in ("B", "kB", "MB", "GB", "TB"):

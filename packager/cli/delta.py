@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from packager.cli import options
-from packager.cli.console import Console, size
+from packager.cli.console import Console, format_size
 
 FOR = "release"
 HELP = "write the difference between two bundles"
@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.a_bundle(parser.add_argument("old", metavar="OLD", help="the bundle the other side has"))
     options.a_bundle(parser.add_argument("new", metavar="NEW", help="the bundle it shall get"))
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="the file to write")
-    options.registry(parser)
+    options.add_registry(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -44,7 +44,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     share = 100 * made.size / made.full
     console.result(
         value,
-        f"wrote {args.output}: {size(made.size)} instead of {size(made.full)} ({share:.1f} %), "
-        f"{size(made.full - made.size)} saved",
+        f"wrote {args.output}: {format_size(made.size)} instead of {format_size(made.full)} ({share:.1f} %), "
+        f"{format_size(made.full - made.size)} saved",
     )
     return 0

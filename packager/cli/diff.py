@@ -20,13 +20,13 @@ EXAMPLES = """  packager diff digits:1.3.0 digits:1.4.0
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.a_bundle(parser.add_argument("before", metavar="A", help="the older bundle, as every BUNDLE"))
     options.a_bundle(parser.add_argument("after", metavar="B", help="the newer bundle"))
-    options.registry(parser)
+    options.add_registry(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.api import bundles, runtimes
 
-    runtimes.use_tables(options.workspace(args))
+    runtimes.use_tables(options.open_workspace(args))
     before, after = (options.open_reference(text, args, console) for text in (args.before, args.after))
     found = bundles.compare_bundles(before, after)
     rows = [f"{change.level:5}  {change.area}: {change.subject}: {change.message}" for change in found.changes]

@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="SITE", help="name of the site (default: the host's name)")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the entry to a new fleet file")
     parser.add_argument("--wheelhouse", type=Path, metavar="DIR", help="where an installation would take wheels from")
-    options.registry(parser)
+    options.add_registry(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.errors import exit_code_of
     from packager.files import write_atomically
 
-    runtimes.use_tables(options.workspace(args))
+    runtimes.use_tables(options.open_workspace(args))
     site = runtimes.describe_host(args.name)
     if args.output:
         write_atomically(args.output, runtimes.write_site(site).encode())
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     outcome: Outcome = "ok"
     if args.bundle:
         bundle = options.open_bundle(args, console)
-        found = runtimes.report_host(bundle, site, options.workspace(args), wheelhouse=args.wheelhouse)
+        found = runtimes.report_host(bundle, site, options.open_workspace(args), wheelhouse=args.wheelhouse)
         outcome, value["bundle"] = found.outcome, found.to_json()
         for row in () if args.json else _rows(args.bundle, found):
             console.message(row)

@@ -24,8 +24,8 @@ EXAMPLES = """  packager dossier digits.bundle.tar --key release.pub
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
-    options.trust(parser)
+    options.add_bundle(parser)
+    options.add_trust(parser)
     parser.add_argument("--form", choices=("annex-iv", "gpai"), default="annex-iv", help="default: annex-iv")
     parser.add_argument("--policy", metavar="P", help="judge it too: the name of one of our profiles, or a .yaml file")
     previous = parser.add_argument("--previous", metavar="BUNDLE", help="the release before, to say what changed")
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     with console:
         bundle = options.open_bundle(args, console)
         previous = options.open_reference(args.previous, args, console) if args.previous else None
-        workspace = options.workspace(args, console)
+        workspace = options.open_workspace(args, console)
         made = passports.make_dossier(bundle, workspace, verifier_of(args), args.form, args.policy, previous=previous)
     if args.output is None:
         console.result(made.to_json(), made.to_markdown().rstrip())

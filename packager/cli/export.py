@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from packager.cli import options
-from packager.cli.console import Console, size
+from packager.cli.console import Console, format_size
 
 FOR = "everybody"
 HELP = "write a bundle to a file or directory"
@@ -25,7 +25,7 @@ EXAMPLES = """  packager export digits:1.4.0 digits-1.4.0.bundle.tar
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
+    options.add_bundle(parser)
     parser.add_argument("output", type=Path, metavar="OUT", help="a directory, or a file that ends in .tar")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--layers", choices=("raw", "tar"), default="raw", help="one tar per file, for older KitOps")
@@ -53,5 +53,5 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "written": written,
         "output": str(args.output),
     }
-    console.result(value, f"wrote {bundle.name}:{bundle.version} ({size(bundle.size)}) to {args.output}")
+    console.result(value, f"wrote {bundle.name}:{bundle.version} ({format_size(bundle.size)}) to {args.output}")
     return 0

@@ -18,13 +18,13 @@ EXAMPLES = """  packager help
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     verb = parser.add_argument("verb", metavar="VERB", nargs="?", help="what is explained")
-    _completers.completed(verb, _completers.verbs)
+    _completers.complete_with(verb, _completers.list_verbs)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.errors import UsageError, did_you_mean
 
-    names = cli.verbs()
+    names = cli.list_verbs()
     if args.verb is not None and args.verb not in names:
         raise UsageError(f"`{args.verb}` is not a command", hint=did_you_mean(args.verb, names))
     text = cli.help_of(args.verb) if args.verb else cli.build_parser(names).format_help()

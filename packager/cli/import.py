@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 from packager.cli import options
-from packager.cli.console import Console, size
+from packager.cli.console import Console, format_size
 
 FOR = "site"
 HELP = "copy a bundle into the local store"
@@ -22,19 +22,19 @@ EXAMPLES = """  packager import digits-1.4.0.bundle.tar
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
-    options.admission(parser)
+    options.add_bundle(parser)
+    options.add_admission(parser)
     parser.set_defaults(jobs=4)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager import api
-    from packager.cli._trust import unvouched, verifier_for_admission
+    from packager.cli._trust import explain_unverified, verifier_for_admission
 
     judge = verifier_for_admission(args)
     with console:
         bundle = options.open_bundle(args, console)
-        stored = api.import_bundle(bundle, options.workspace(args, console), judge, replace=args.replace)
+        stored = api.import_bundle(bundle, options.open_workspace(args, console), judge, replace=args.replace)
     value = {
         "name": bundle.name,
         "version": bundle.version,
@@ -43,6 +43,6 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "size": bundle.size,
         "vouched": judge is not None,
     }
-    text = f"imported {bundle.name}:{bundle.version} {bundle.digest} ({size(stored)} were new)"
-    console.result(value, text if judge else f"{text}\n{unvouched(bundle)}")
+    text = f"imported {bundle.name}:{bundle.version} {bundle.digest} ({format_size(stored)} were new)"
+    console.result(value, text if judge else f"{text}\n{explain_unverified(bundle)}")
     return 0

@@ -35,7 +35,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
     if args.output.exists() and not args.force:
         raise UsageError(f"`{args.output}` exists already", hint="give another name with -o, or --force")
     with console:
-        draft = recipes.draft_recipe(args.source, args.output, options.workspace(args, console), look=not args.no_look)
+        draft = recipes.draft_recipe(
+            args.source, args.output, options.open_workspace(args, console), look=not args.no_look
+        )
     found = draft.found
     seen = "".join(f"{line}\n" for line in draft.describe())
     args.output.parent.mkdir(parents=True, exist_ok=True)

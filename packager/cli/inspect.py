@@ -7,7 +7,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from packager.cli import options
-from packager.cli.console import Console, size
+from packager.cli.console import Console, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ _CACHE = ("past_key_values.", "present.")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
+    options.add_bundle(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -64,7 +64,7 @@ def _inspect_source(files: Mapping[str, Path], args: argparse.Namespace, console
     from packager.api import recipes
 
     with console:
-        model = recipes.inspect_model(files, options.workspace(args, console))
+        model = recipes.inspect_model(files, options.open_workspace(args, console))
     value = {"kind": model.kind, "payload": model.payload, **model.found}
     console.result(value, [f"{model.payload}: a source, read by `{model.kind}`", *model.describe()])
     return 0
@@ -90,7 +90,7 @@ def _text(
         f"{bundle.name} {bundle.version}",
         f"  manifest   {bundle.digest}",
         f"  file set   {bundle.set_digest}",
-        f"  size       {size(bundle.size)} in {len(bundle.tree.files)} files",
+        f"  size       {format_size(bundle.size)} in {len(bundle.tree.files)} files",
     ]
     opset = ", ".join(f"{domain} {version}" for domain, version in contract["graph"]["opset"].items())
     rows.append(f"  graph      opset {opset}; IR {contract['graph']['ir']}")
@@ -152,8 +152,8 @@ def _files(bundle: Bundle) -> list[str]:
     rows = []
     for folder, files in folders.items():
         if folder and len(files) > _MANY:
-            total = size(sum(count for _, _, count in files))
+            total = format_size(sum(count for _, _, count in files))
             rows.append(f"  {f'{len(files)} files':12}  {total:>9}  {folder}/")
         else:
-            rows += [f"  {digest[7:19]}  {size(count):>9}  {path}" for path, digest, count in files]
+            rows += [f"  {digest[7:19]}  {format_size(count):>9}  {path}" for path, digest, count in files]
     return rows

@@ -24,9 +24,9 @@ EXAMPLES = """  packager install digits.bundle.tar /srv/digits --key release.pub
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
+    options.add_bundle(parser)
     parser.add_argument("directory", metavar="DIR", type=Path, help="where releases are kept")
-    options.trust(parser)
+    options.add_trust(parser)
     _knobs.arguments(parser)
     parser.add_argument("--target", metavar="NAME", help="target to serve (default: the most exact one)")
     parser.add_argument("--allow-downgrade", action="store_true", help="over a newer version, too")
@@ -46,8 +46,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
             bundle,
             args.directory,
             judge,
-            options.workspace(args, console),
-            knobs=_knobs.sources(args),
+            options.open_workspace(args, console),
+            knobs=_knobs.read_sources(args),
             target=args.target,
             wheelhouse=args.wheelhouse,
             allow_downgrade=args.allow_downgrade,

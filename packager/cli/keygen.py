@@ -21,13 +21,13 @@ EXAMPLES = """  packager keygen release
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", type=Path, metavar="NAME", help="path of the key pair, without suffix")
     parser.add_argument("--curve", choices=("p256", "p384"), default="p256", help="elliptic curve (default: p256)")
-    options.secrets(parser, asks=False)
+    options.add_secrets(parser, asks=False)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.api import signing
 
-    secret = options.passphrase(args)
+    secret = options.read_passphrase(args)
     pair = signing.create_key_pair(args.name, args.curve, secret)
     value = {
         "private": str(pair.private),

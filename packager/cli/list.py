@@ -11,7 +11,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from packager.cli import options
-from packager.cli.console import Console, size
+from packager.cli.console import Console, format_size
 
 if TYPE_CHECKING:
     from packager.api.bundles import ListedBundle
@@ -27,14 +27,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "place", metavar="WHERE", nargs="?", help="NAME in the store, or oci://host[:port]/name (default: the store)"
     )
-    options.registry(parser)
+    options.add_registry(parser)
     parser.set_defaults(jobs=4)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.api import bundles
 
-    place, here = args.place or "", options.workspace(args)
+    place, here = args.place or "", options.open_workspace(args)
     if place.startswith("oci://"):
         found, none = bundles.list_tags(place, here), f"`{place}` has no tag"
     else:
@@ -51,7 +51,7 @@ def _text(found: list[ListedBundle]) -> list[str]:
 
 
 def _about(item: ListedBundle) -> str:
-    held = "?" if item.size is None else size(item.size)
+    held = "?" if item.size is None else format_size(item.size)
     said = item.problem or ("signed" if item.signed else "unsigned")
     origin = f", {item.origin}" if item.origin else ""
     return f"{held:>9}  {said}{origin}" + (f"  {item.digest}" if item.name else "")

@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from packager.cli import options
-from packager.cli.console import Console, size
+from packager.cli.console import Console, format_size
 
 FOR = "release"
 HELP = "pin the source, tools and dependencies of a recipe"
@@ -27,7 +27,7 @@ EXAMPLES = """  packager lock
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.recipe(parser)
+    options.add_recipe(parser)
     parser.add_argument(
         "--check",
         nargs="+",
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     if args.check:
         return _check(args, console)
-    return _fixes.attempt(_fixes.recipe_of(args), console, lambda: _lock(args, console))
+    return _fixes.run_with_fixes(_fixes.recipe_of(args), console, lambda: _lock(args, console))
 
 
 def _lock(args: argparse.Namespace, console: Console) -> tuple[int, tuple[()]]:
@@ -59,7 +59,9 @@ def _lock(args: argparse.Namespace, console: Console) -> tuple[int, tuple[()]]:
         project = options.open_project(args, console)
         lock = api.lock_recipe(project, engine=args.engine)
     because = recipes.explain_level(project, lock)
-    text = f"locked {lock.source['uri']} ({size(lock.tree.size)}) at opset {lock.level.opset}, IR {lock.level.ir}"
+    text = (
+        f"locked {lock.source['uri']} ({format_size(lock.tree.size)}) at opset {lock.level.opset}, IR {lock.level.ir}"
+    )
     rows_signed = [f"source signed by {lock.signed['signer']} ({lock.signed['form']})"] if lock.signed else []
     value = {
         "lock": str(project.lock_file),
@@ -80,7 +82,7 @@ def _check(args: argparse.Namespace, console: Console) -> int:
     from packager import api
     from packager.errors import PackagerError
 
-    workspace, code, rows = options.workspace(args, console), 0, []
+    workspace, code, rows = options.open_workspace(args, console), 0, []
     recipes = dict.fromkeys(path.with_suffix(".yaml") if path.suffix == ".lock" else path for path in args.check)
     for recipe in recipes:
         try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OUTPUT = "write the bundle there, a directory or .tar file; a BUNDLE that is itself a file stays as it is"
 
 
-def common(parser: argparse.ArgumentParser) -> None:
+def add_common(parser: argparse.ArgumentParser) -> None:
     """Add what every verb understands."""
     group = parser.add_argument_group("common options")
     group.add_argument("--json", action="store_true", help="print exactly one JSON document on stdout")
@@ -42,7 +42,7 @@ def _positive(text: str) -> int:
     return number
 
 
-def bundle(parser: argparse.ArgumentParser) -> None:
+def add_bundle(parser: argparse.ArgumentParser) -> None:
     """Add the BUNDLE argument."""
     a_bundle(
         parser.add_argument(
@@ -52,14 +52,14 @@ def bundle(parser: argparse.ArgumentParser) -> None:
             "(or another place that fsspec reaches), or name:version in the store",
         )
     )
-    registry(parser)
+    add_registry(parser)
 
 
 def a_bundle(action: argparse.Action) -> None:
     """Let a shell complete an argument that names a bundle."""
     from packager.cli import _completers
 
-    _completers.completed(action, _completers.bundles)
+    _completers.complete_with(action, _completers.list_bundles)
 
 
 def release_file(parser: argparse.ArgumentParser) -> None:
@@ -74,14 +74,14 @@ def release_file(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def registry(parser: argparse.ArgumentParser) -> None:
+def add_registry(parser: argparse.ArgumentParser) -> None:
     """Add how registries are reached; credentials come from Docker's and Podman's files, never from arguments."""
     group = parser.add_argument_group("registry options, for oci://…")
     group.add_argument("--registry-ca", type=Path, metavar="PEM", help="also trust this certificate authority")
     group.add_argument("--plain-http", action="store_true", help="allow a registry without TLS on another machine")
 
 
-def workspace(args: argparse.Namespace, on_event: OnEvent | None = None) -> Workspace:
+def open_workspace(args: argparse.Namespace, on_event: OnEvent | None = None) -> Workspace:
     """Return the workspace that the options and the environment describe."""
     from packager import api
     from packager.events import ignore
@@ -90,7 +90,7 @@ def workspace(args: argparse.Namespace, on_event: OnEvent | None = None) -> Work
     return replace(made, registry_ca=getattr(args, "registry_ca", None), plain_http=getattr(args, "plain_http", False))
 
 
-def recipe(parser: argparse.ArgumentParser) -> None:
+def add_recipe(parser: argparse.ArgumentParser) -> None:
     """Add the RECIPE argument."""
     parser.add_argument(
         "recipe",
@@ -100,10 +100,10 @@ def recipe(parser: argparse.ArgumentParser) -> None:
         default=Path("bundle.yaml"),
         help="the recipe, or the directory that holds `bundle.yaml` (default: here)",
     )
-    registry(parser)
+    add_registry(parser)
 
 
-def trust(parser: argparse.ArgumentParser, purpose: str = "whom to trust") -> None:
+def add_trust(parser: argparse.ArgumentParser, purpose: str = "whom to trust") -> None:
     """Add the options that say whom to trust; `_trust.Judge.of` reads them."""
     group = parser.add_argument_group(purpose)
     group.add_argument("--trust", type=Path, metavar="FILE", help="signed trust file, see `packager trust`")
@@ -139,9 +139,9 @@ def trust(parser: argparse.ArgumentParser, purpose: str = "whom to trust") -> No
     )
 
 
-def admission(parser: argparse.ArgumentParser) -> None:
+def add_admission(parser: argparse.ArgumentParser) -> None:
     """Add what decides whether a bundle from elsewhere gets its name in the local store."""
-    trust(parser, "whom to trust; without any of these the bundle lies in quarantine, under its digest")
+    add_trust(parser, "whom to trust; without any of these the bundle lies in quarantine, under its digest")
     parser.add_argument(
         "--replace", action="store_true", help="with one of these: another bundle of that name and version gives way"
     )
@@ -152,7 +152,7 @@ def wants_trust(args: argparse.Namespace) -> bool:
     return bool(args.trust or args.key or args.ca or args.identity)
 
 
-def secrets(parser: argparse.ArgumentParser, *, asks: bool = True) -> None:
+def add_secrets(parser: argparse.ArgumentParser, *, asks: bool = True) -> None:
     """Add where a passphrase comes from; it is never an argument, because arguments are public."""
     parser.add_argument(
         "--passphrase-file",
@@ -163,7 +163,7 @@ def secrets(parser: argparse.ArgumentParser, *, asks: bool = True) -> None:
     )
 
 
-def passphrase(args: argparse.Namespace) -> bytes | None:
+def read_passphrase(args: argparse.Namespace) -> bytes | None:
     """Return the passphrase from the file or the environment, or None."""
     if args.passphrase_file is not None:
         from packager.errors import UsageError
@@ -176,7 +176,7 @@ def passphrase(args: argparse.Namespace) -> bytes | None:
     return text.encode() if text else None
 
 
-def secret(args: argparse.Namespace, whose: str) -> Callable[[], bytes | None]:
+def secret_reader(args: argparse.Namespace, whose: str) -> Callable[[], bytes | None]:
     """Return what gives the passphrase or PIN of a key: the file, the environment, or the person at a terminal.
 
     The prompt appears once for each key, however often a command needs it.
@@ -189,7 +189,7 @@ def secret(args: argparse.Namespace, whose: str) -> Callable[[], bytes | None]:
         return asked[whose]
 
     def find() -> bytes | None:
-        given = passphrase(args)
+        given = read_passphrase(args)
         if given is not None or not (sys.stdin.isatty() and sys.stderr.isatty()):
             return given
         import getpass
@@ -207,7 +207,7 @@ def open_project(args: argparse.Namespace, on_event: OnEvent) -> Project:
     from packager import api
     from packager.cli import _fixes
 
-    return api.open_project(_fixes.recipe_of(args), workspace(args, on_event))
+    return api.open_project(_fixes.recipe_of(args), open_workspace(args, on_event))
 
 
 def open_bundle(args: argparse.Namespace, on_event: OnEvent | None = None) -> Bundle:
@@ -219,7 +219,7 @@ def open_reference(text: str, args: argparse.Namespace, on_event: OnEvent | None
     """Open any bundle; the store and the network are only touched if they are the place."""
     from packager import api
 
-    return api.open_bundle(text, workspace(args, on_event))
+    return api.open_bundle(text, open_workspace(args, on_event))
 
 
 def trusted_keys(args: argparse.Namespace) -> list[PublicKey]:

@@ -45,8 +45,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=_FORMATS, default="table", help="check: form of the verdict")
     parser.add_argument("--facts", type=Path, metavar="FILE", help="check: also write the facts that were judged")
-    options.trust(parser)
-    options.registry(parser)
+    options.add_trust(parser)
+    options.add_registry(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -88,7 +88,7 @@ def _facts(bundle: Bundle, profile: Profile, args: argparse.Namespace, console: 
     if options.wants_trust(args):
         verification = verifier_of(args).verify(bundle, console)
         verification.raise_for_failure()
-    known = options.workspace(args).advisories_to_read
+    known = options.open_workspace(args).advisories_to_read
     return policies.gather_facts(bundle, profile, verification, advisories=known)
 
 

@@ -22,7 +22,7 @@ EXAMPLES = """  packager promise digits:1.4.0 --runtime 'triton>=24.04' --key re
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
+    options.add_bundle(parser)
     parser.add_argument("--runtime", metavar="NAME>=V", required=True, help="the runtime and the range of its versions")
     _signer.arguments(parser)
     parser.add_argument(
@@ -38,14 +38,14 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.api import runtimes, signing
     from packager.errors import exit_code_of
 
-    runtimes.use_tables(options.workspace(args))
+    runtimes.use_tables(options.open_workspace(args))
     runtime, versions = _asked(args.runtime)
     with console:
         bundle = _signer.open_own(args, console)
         draft = signing.draft_promise(bundle, runtime, versions)
         cells, outcome = draft.cells, draft.outcome
         if outcome == "ok":
-            signer = _signer.open_signer(_signer.uri(args), args)
+            signer = _signer.open_signer(_signer.choose_uri(args), args)
             bundle = signing.attest_bundle(bundle, draft.predicate_type, draft.predicate, signer, args.output, console)
     value = {
         "name": bundle.name,

@@ -27,7 +27,7 @@ EXAMPLES = """  packager promote digits:1.4.0 --to staging --profile release --t
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
+    options.add_bundle(parser)
     parser.add_argument("--to", metavar="STAGE", required=True, help="for example staging or production")
     parser.add_argument("--profile", default="release", help="policy: the name of one of ours, or a .yaml file")
     parser.add_argument("--trust", type=Path, metavar="FILE", help="signed trust file: whose statements count")
@@ -46,9 +46,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.api import signing
 
-    judge, here = _judge(args), options.workspace(args, console)
+    judge, here = _judge(args), options.open_workspace(args, console)
     gate = signing.open_gate(args.to, args.profile, here, verifier=args.verifier)
-    signer = _signer.open_signer(_signer.uri(args), args)
+    signer = _signer.open_signer(_signer.choose_uri(args), args)
     with console:
         bundle = options.open_bundle(args, console)
         made = signing.promote_bundle(bundle, gate, judge, signer, args.output, console)

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from packager.cli import options
-from packager.cli.console import Console, size
+from packager.cli.console import Console, format_size
 
 FOR = "site"
 HELP = "copy a bundle from a registry or bucket into the store"
@@ -28,19 +28,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "source", metavar="FROM", help="oci://host[:port]/name:tag or …@sha256:…, s3://bucket/name:version, …"
     )
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
-    options.registry(parser)
-    options.admission(parser)
+    options.add_registry(parser)
+    options.add_admission(parser)
     parser.set_defaults(jobs=4)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager import api
-    from packager.cli._trust import unvouched, verifier_for_admission
+    from packager.cli._trust import explain_unverified, verifier_for_admission
     from packager.errors import UsageError
 
     if "://" not in args.source:
         raise UsageError(f"`{args.source}` is no address", hint="`packager import` takes what lies on this machine")
-    judge, here = verifier_for_admission(args), options.workspace(args, console)
+    judge, here = verifier_for_admission(args), options.open_workspace(args, console)
     with console:
         bundle = options.open_reference(args.source, args, console)
         fetched = api.import_bundle(bundle, here, judge, replace=args.replace, label="pulling")
@@ -56,9 +56,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "output": str(args.output) if args.output else None,
         "vouched": judge is not None,
     }
-    text = (
-        f"pulled {bundle.name}:{bundle.version} {bundle.digest} ({size(fetched)} of {size(bundle.size)} were missing)"
-    )
-    told = "" if judge else f"\n{unvouched(bundle)}"
+    missing = f"{format_size(fetched)} of {format_size(bundle.size)} were missing"
+    text = f"pulled {bundle.name}:{bundle.version} {bundle.digest} ({missing})"
+    told = "" if judge else f"\n{explain_unverified(bundle)}"
     console.result(value, text + (f"\nwrote {args.output}" if args.output else "") + told)
     return 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 
 from packager.cli import options
-from packager.cli.console import Console, size
+from packager.cli.console import Console, format_size
 
 FOR = "release"
 HELP = "copy a bundle to a registry or bucket"
@@ -21,7 +21,7 @@ EXAMPLES = """  packager push digits:1.4.0 oci://registry.example.com/models/dig
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
+    options.add_bundle(parser)
     parser.add_argument("target", metavar="TO", help="oci://host[:port]/name[:tag], s3://bucket/name[:version], …")
     parser.add_argument(
         "--mount-from", metavar="NAME", help="a repository of that registry, or bundle of that bucket, with its blobs"
@@ -35,7 +35,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     with console:
         bundle = options.open_bundle(args, console)
-        here = options.workspace(args, console)
+        here = options.open_workspace(args, console)
         done = bundles.push_bundle(bundle, args.target, here, mount_from=args.mount_from, force=args.force)
     value = {
         "name": bundle.name,
@@ -46,6 +46,6 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "size": bundle.size,
         "statements": bundle.statements,
     }
-    text = f"pushed {bundle.name}:{bundle.version} ({size(done.sent)} of {size(bundle.size)} were missing there)"
-    console.result(value, f"{text}\n{done.reference}")
+    missing = f"{format_size(done.sent)} of {format_size(bundle.size)} were missing there"
+    console.result(value, f"pushed {bundle.name}:{bundle.version} ({missing})\n{done.reference}")
     return 0

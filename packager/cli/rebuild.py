@@ -28,8 +28,8 @@ EXAMPLES = """  packager rebuild digits.bundle.tar --key release.pub
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
-    options.trust(parser)
+    options.add_bundle(parser)
+    options.add_trust(parser)
     parser.add_argument("--source", metavar="SOURCE", help="where the source is now, in any form that a recipe takes")
     parser.add_argument(
         "--files",
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     judge = verifier_of(args)
     with console:
         bundle = options.open_bundle(args, console)
-        here = options.workspace(args, console)
+        here = options.open_workspace(args, console)
         found = signing.rebuild_bundle(bundle, judge, here, source=args.source, files=args.files, output=args.output)
     return _report(found, args, console)
 

@@ -50,8 +50,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--builder", metavar="URI", help="who builds, for the provenance (default: as `packager build`)"
     )
-    options.secrets(parser)
-    options.registry(parser)
+    options.add_secrets(parser)
+    options.add_registry(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     with console:
         rows = releases.release_models(
             file,
-            options.workspace(args, console),
+            options.open_workspace(args, console),
             secrets={} if args.dry_run else _signer.secrets_of(args, file),
             again=args.again,
             until=args.until,

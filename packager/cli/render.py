@@ -50,12 +50,12 @@ EXAMPLES = """  packager render triton digits.bundle.tar models/ --key release.p
 def arguments(parser: argparse.ArgumentParser) -> None:
     listed = "bentoml, container, ensemble, kubernetes, mlflow, observability, systemd or triton"
     kind = parser.add_argument("kind", metavar="KIND", help=listed)
-    _completers.completed(kind, _completers.kinds)
-    options.bundle(parser)
+    _completers.complete_with(kind, _completers.list_kinds)
+    options.add_bundle(parser)
     parser.add_argument(
         "out", metavar="OUT", help="directory; for triton and ensemble the repository, or s3://bucket/folder"
     )
-    options.trust(parser)
+    options.add_trust(parser)
     _knobs.arguments(parser)
     own = parser.add_argument_group("triton")
     own.add_argument("--site", metavar="NAME", help="write the knobs to configs/NAME.pbtxt, not to config.pbtxt")
@@ -126,9 +126,9 @@ def _directory(args: argparse.Namespace, console: Console) -> int:
     }
     with console:
         bundle = options.open_bundle(args, console)
-        here = options.workspace(args, console)
+        here = options.open_workspace(args, console)
         made = deploy.render_files(
-            args.kind, bundle, Path(args.out), judge, here, knobs=_knobs.sources(args), options=given
+            args.kind, bundle, Path(args.out), judge, here, knobs=_knobs.read_sources(args), options=given
         )
         found = (
             deploy.register_model(bundle, Path(args.out), args.register, here, registry=args.registry)
@@ -163,8 +163,8 @@ def _triton(args: argparse.Namespace, console: Console) -> int:
             bundle,
             args.out,
             judge,
-            options.workspace(args, console),
-            knobs=_knobs.sources(args),
+            options.open_workspace(args, console),
+            knobs=_knobs.read_sources(args),
             backend=args.backend or "native",
             site=args.site,
             swap=args.swap,

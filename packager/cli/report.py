@@ -25,8 +25,8 @@ EXAMPLES = """  packager report digits.bundle.tar --key release.pub
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
-    options.trust(parser)
+    options.add_bundle(parser)
+    options.add_trust(parser)
     parser.add_argument("--policy", metavar="P", help="judge it too: the name of one of our profiles, or a .yaml file")
     previous = parser.add_argument("--previous", metavar="BUNDLE", help="the release before, to say what changed")
     options.a_bundle(previous)
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         previous = options.open_reference(args.previous, args, console) if args.previous else None
         made = passports.make_passport(
             bundle,
-            options.workspace(args, console),
+            options.open_workspace(args, console),
             verifier_of(args) if trusts else None,
             args.policy,
             previous=previous,

@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="name:version, sha256:… in quarantine, oci://host/name:tag or …@sha256:…",
     )
     parser.add_argument("--force", action="store_true", help="remove the other tags of a digest as well")
-    options.registry(parser)
+    options.add_registry(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -36,7 +36,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     rows = []
     for text in args.bundles:
-        gone = bundles.remove_bundle(text, options.workspace(args), force=args.force)
+        gone = bundles.remove_bundle(text, options.open_workspace(args), force=args.force)
         rows.append({"bundle": text, "digest": gone.digest, "left": list(gone.left)})
         if not console.json:
             left = f"; the registry keeps {len(gone.left)} manifests that referred to it" if gone.left else ""

@@ -27,7 +27,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.api import deploy
 
     before = deploy.Installation.open(args.directory.absolute()).release
-    release = deploy.roll_back(args.directory, options.workspace(args))
+    release = deploy.roll_back(args.directory, options.open_workspace(args))
     value = {"release": str(release), "before": before.name}
     console.result(value, f"current is {release.name}, it was {before.name}; a running `packager serve` follows")
     return 0

@@ -54,15 +54,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="update: public key to trust; sign: private key",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="probe, sign: write the table there")
-    options.secrets(parser)
-    options.registry(parser)
+    options.add_secrets(parser)
+    options.add_registry(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.api import runtimes
     from packager.errors import UsageError
 
-    runtimes.use_tables(options.workspace(args))
+    runtimes.use_tables(options.open_workspace(args))
     if args.action != "list" and not args.subject:
         raise UsageError(f"`packager runtimes {args.action}` needs to know of what", hint="see its examples in --help")
     actions = {"list": _list, "show": _show, "probe": _probe, "update": _update, "sign": _sign}
@@ -131,7 +131,7 @@ def _probe(args: argparse.Namespace, console: Console) -> int:
     name, equals, version = args.subject.partition("==")
     if not equals or not version:
         raise UsageError(f"expected NAME==VERSION, got `{args.subject:.80}`", hint="as in `onnxruntime==1.31.1`")
-    here = options.workspace(args, console)
+    here = options.open_workspace(args, console)
     if args.bundle:
         with console:
             bundle = options.open_reference(args.bundle, args, console)
@@ -173,7 +173,7 @@ def _update(args: argparse.Namespace, console: Console) -> int:
 
     if not args.key:
         raise UsageError("a table is taken only from whom you trust", hint="give the publisher's key with `--key`")
-    table = runtimes.update_table(Path(args.subject), options.trusted_keys(args), options.workspace(args))
+    table = runtimes.update_table(Path(args.subject), options.trusted_keys(args), options.open_workspace(args))
     value = {"runtime": table.runtime, "serial": table.serial, "versions": list(table.rows)}
     console.result(value, f"took {len(table.rows)} rows about {table.runtime}, serial {table.serial}")
     return 0

@@ -30,7 +30,7 @@ EXAMPLES = """  packager sbom digits.bundle.tar
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
+    options.add_bundle(parser)
     parser.add_argument(
         "--format", choices=("cyclonedx", "spdx"), default="cyclonedx", help="cyclonedx (default), or spdx"
     )

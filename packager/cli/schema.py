@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(_DOCUMENTS)} (default: recipe)",
     )
     verb = parser.add_argument("verb", metavar="VERB", nargs="?", help="with output: of this verb alone")
-    _completers.completed(verb, _completers.verbs)
+    _completers.complete_with(verb, _completers.list_verbs)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         value = _output_schemas.of_verb(args.verb)
         text = json.dumps(value, indent=1, ensure_ascii=False)
     else:
-        found = _output_schemas.schema() if args.document == "output" else api.read_schema(args.document)
+        found = _output_schemas.build_schema() if args.document == "output" else api.read_schema(args.document)
         text = found.decode()
     console.result(json.loads(text), text.rstrip())
     return 0

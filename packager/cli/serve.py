@@ -43,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     _knobs.arguments(parser)
     for flag, knob in _FLAGS.items():
         parser.add_argument(f"--{flag}", metavar=flag.upper(), help=f"short for --set {knob}={flag.upper()}")
-    trust.trust(parser, "whom to trust; without any of these nothing is verified again")
+    trust.add_trust(parser, "whom to trust; without any of these nothing is verified again")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     short = [deploy.Override(knob, text, flag) for knob, (text, flag) in given.items() if text is not None]
     service = deploy.Service(
         args.directory,
-        _knobs.sources(args, environment=os.environ, after=short),
+        _knobs.read_sources(args, environment=os.environ, after=short),
         dict(os.environ),
         (lambda bundle: _verify(bundle, args, console)) if trust.wants_trust(args) else None,
     )

@@ -41,7 +41,7 @@ EXAMPLES = """  packager sign digits:1.4.0 --key release.pem
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
+    options.add_bundle(parser)
     _signer.arguments(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write a signed directory or .tar file")
     parser.add_argument("--alone", action="store_true", help="with -o: leave out what others signed")
@@ -63,8 +63,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     if args.alone and not args.output:
         raise UsageError("--alone says what OUT carries", hint="give -o OUT as well")
-    signer = open_signer(_signer.uri(args), args)
-    legacy = signing.prepare_legacy_signature(args.bundle, signer, options.workspace(args)) if args.also else None
+    signer = open_signer(_signer.choose_uri(args), args)
+    legacy = signing.prepare_legacy_signature(args.bundle, signer, options.open_workspace(args)) if args.also else None
     with console:
         before = _signer.open_own(args, console)
         left = signing.list_drafts(before)

@@ -34,19 +34,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--also", choices=("cosign-legacy",), metavar="FORM", help="add cosign's first form as well, `cosign-legacy`"
     )
     _signer.arguments(parser)
-    options.registry(parser)
+    options.add_registry(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.api import signing
 
-    signer = _signer.open_signer(_signer.uri(args), args)
+    signer = _signer.open_signer(_signer.choose_uri(args), args)
     with console:
         made = signing.sign_image(
             args.image,
             args.rendering,
             signer,
-            options.workspace(args, console),
+            options.open_workspace(args, console),
             made_of=args.made_of,
             legacy=bool(args.also),
         )

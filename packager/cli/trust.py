@@ -60,7 +60,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     roots.add_argument("--threshold", type=int, metavar="N", help="how many root keys must sign")
     roots.add_argument("--days", type=int, metavar="N", help="expire so many days from now (init: 365)")
-    options.secrets(parser)
+    options.add_secrets(parser)
     what = parser.add_argument_group("what is added or revoked")
     what.add_argument("--name", help="init: name of the trust, kept for ever")
     what.add_argument("--signer", metavar="NAME", help="name of a signer in the file")
@@ -188,7 +188,7 @@ def _signers(args: argparse.Namespace) -> list[PrivateKey]:
 
     if not args.root_key:
         raise UsageError("a trust file is signed", hint="give --root-key; `packager keygen root` makes one")
-    return [signing.load_private_key(path, options.secret(args, str(path))) for path in args.root_key]
+    return [signing.load_private_key(path, options.secret_reader(args, str(path))) for path in args.root_key]
 
 
 def _publics(args: argparse.Namespace) -> list[PublicKey]:

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from packager.cli import options
-from packager.cli.console import Console, size
+from packager.cli.console import Console, format_size
 
 FOR = "site"
 HELP = "write the plain files of a bundle"
@@ -21,11 +21,11 @@ EXAMPLES = """  packager unpack digits.bundle.tar digits/ --key release.pub"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
+    options.add_bundle(parser)
     parser.add_argument(
         "directory", metavar="DIR", type=Path, help="a directory that does not exist yet, or holds this bundle"
     )
-    options.trust(parser, "whom to trust; without any of these no signature is checked")
+    options.add_trust(parser, "whom to trust; without any of these no signature is checked")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "model_signing": signatures,
     }
     checked = "signature checked" if judge else "signature not asked for"
-    rows = [f"unpacked {bundle.name}:{bundle.version} to {args.directory} ({size(bundle.size)}, {checked})"]
+    rows = [f"unpacked {bundle.name}:{bundle.version} to {args.directory} ({format_size(bundle.size)}, {checked})"]
     for path in signatures:
         rows.append(f"also: model_signing verify key --public_key PUB --signature {path} {args.directory}")
     console.result(value, rows)

@@ -23,8 +23,8 @@ EXAMPLES = """  packager upgrade /srv/digits digits-1.5.0.bundle.tar --trust acm
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", type=Path, help="directory given to `packager install`")
-    options.bundle(parser)
-    options.trust(parser)
+    options.add_bundle(parser)
+    options.add_trust(parser)
     _knobs.arguments(parser)
     parser.add_argument("--allow-downgrade", action="store_true", help="to an older version, too")
     parser.add_argument(
@@ -44,8 +44,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
             bundle,
             args.directory,
             judge,
-            options.workspace(args, console),
-            knobs=_knobs.sources(args),
+            options.open_workspace(args, console),
+            knobs=_knobs.read_sources(args),
             wheelhouse=args.wheelhouse,
             allow_downgrade=args.allow_downgrade,
         )

@@ -38,8 +38,8 @@ EXAMPLES = """  packager verify digits.bundle.tar --key release.pub
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.bundle(parser)
-    options.trust(parser)
+    options.add_bundle(parser)
+    options.add_trust(parser)
     parser.add_argument(
         "--statements",
         metavar="BUNDLE",
@@ -75,14 +75,14 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     def passes(seen: Verification, bundle: Bundle) -> bool:
         if profile is not None:
-            known = options.workspace(args).advisories_to_read
+            known = options.open_workspace(args).advisories_to_read
             judged.append(api.judge_bundle(bundle, profile, seen, advisories=known))
         return all(verdict.ok for verdict in judged)
 
     with console:
         opened = _opened_or_image(args, console)
         if opened is None:
-            here = options.workspace(args, console)
+            here = options.open_workspace(args, console)
             image = signing.verify_image(args.bundle, judge, here, made_of=args.made_of, passes=passes)
         else:
             verification = judge.verify(opened, console, passes=lambda seen: passes(seen, opened))
@@ -143,7 +143,7 @@ def _opened(args: argparse.Namespace, console: Console) -> Bundle:
         return options.open_bundle(args, console)
     from packager.api import bundles
 
-    return bundles.open_extracted(Path(args.bundle), args.statements, options.workspace(args, console))
+    return bundles.open_extracted(Path(args.bundle), args.statements, options.open_workspace(args, console))
 
 
 def _say(

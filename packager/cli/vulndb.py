@@ -35,13 +35,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", metavar="ACTION", choices=_ACTIONS, help=", ".join(_ACTIONS))
     parser.add_argument("subject", metavar="FILE|BUNDLE", nargs="?", help="what is imported or looked up")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="check: write the predicate of a statement")
-    options.registry(parser)
+    options.add_registry(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.api import policies
 
-    here = options.workspace(args, console)
+    here = options.open_workspace(args, console)
     if args.action == "show":
         known = policies.read_advisories(here)
         if known is None:

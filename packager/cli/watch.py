@@ -44,8 +44,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--tls-certificate", type=Path, metavar="PEM", help="speak TLS with this certificate chain")
     group.add_argument("--tls-key", type=Path, metavar="PEM", help="the key of the certificate")
-    options.secrets(parser)
-    options.registry(parser)
+    options.add_secrets(parser)
+    options.add_registry(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     with console:
         done = releases.watch_registries(
             file,
-            options.workspace(args, console),
+            options.open_workspace(args, console),
             secrets=_signer.secrets_of(args, file),
             interval=_interval(args),
             tag=tag,

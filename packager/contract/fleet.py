@@ -99,16 +99,16 @@ def _says(part: str) -> bool:
 
 
 def _sites(data: str, file: str) -> Iterator[Site]:
-    members = strictyaml.fields(strictyaml.parse(data, file), "fleet", ("sites",), required=("sites",))
-    entries = strictyaml.table(members["sites"], "sites", least=1).entries
+    members = strictyaml.read_fields(strictyaml.parse(data, file), "fleet", ("sites",), required=("sites",))
+    entries = strictyaml.read_table(members["sites"], "sites", least=1).entries
     yield from (_site(fields.entry_name(key, "sites", _NAME), member) for key, member in entries)
 
 
 def _site(name: str, node: Node) -> Site:
-    members = strictyaml.fields(node, f"sites.{name}", _MEMBERS, required=("runtimes",))
-    entries = strictyaml.table(members["runtimes"], f"sites.{name}.runtimes").entries
+    members = strictyaml.read_fields(node, f"sites.{name}", _MEMBERS, required=("runtimes",))
+    entries = strictyaml.read_table(members["runtimes"], f"sites.{name}.runtimes").entries
     runtimes = {fields.entry_name(key, "runtimes", RUNTIME): _version(v, key.text) for key, v in entries}
-    knobs = strictyaml.table(members["knobs"], "knobs").entries if "knobs" in members else ()
+    knobs = strictyaml.read_table(members["knobs"], "knobs").entries if "knobs" in members else ()
     return Site(
         name,
         runtimes,
@@ -120,7 +120,7 @@ def _site(name: str, node: Node) -> Site:
         devices=tuple(_device(item, name) for item in _items(members.get("devices"), name)),
         driver=_version(members["driver"], "driver") if "driver" in members else None,
         knobs={key.text: value.value() if isinstance(value, Scalar) else None for key, value in knobs},
-        sandbox=strictyaml.boolean(members["sandbox"], "sandbox") if "sandbox" in members else None,
+        sandbox=strictyaml.read_boolean(members["sandbox"], "sandbox") if "sandbox" in members else None,
     )
 
 
@@ -129,24 +129,24 @@ def _size(members: Mapping[str, Node], key: str) -> int | None:
 
 
 def _items(node: Node | None, name: str) -> list[Node]:
-    return [] if node is None else list(strictyaml.items(node, f"sites.{name}.devices", most=64))
+    return [] if node is None else list(strictyaml.read_items(node, f"sites.{name}.devices", most=64))
 
 
 def _features(node: Node | None, name: str) -> tuple[str, ...]:
-    items = [] if node is None else strictyaml.items(node, f"sites.{name}.cpu", most=512)
+    items = [] if node is None else strictyaml.read_items(node, f"sites.{name}.cpu", most=512)
     return tuple(sorted({_word(item, f"sites.{name}.cpu") for item in items}))
 
 
 def _device(node: Node, name: str) -> Device:
     what = f"sites.{name}.devices"
-    members = strictyaml.fields(node, what, ("name", "capability", "memory"), required=("capability",))
+    members = strictyaml.read_fields(node, what, ("name", "capability", "memory"), required=("capability",))
     memory = fields.read_memory(members["memory"], f"{what}.memory") if "memory" in members else None
-    title = strictyaml.text(members["name"], f"{what}.name", limit=256) if "name" in members else "GPU"
+    title = strictyaml.read_text(members["name"], f"{what}.name", limit=256) if "name" in members else "GPU"
     return Device(title, _version(members["capability"], "capability"), memory)
 
 
 def _word(node: Node, what: str) -> str:
-    return strictyaml.text(node, what, pattern=_WORD, expect="one word", limit=_MAX_WORD)
+    return strictyaml.read_text(node, what, pattern=_WORD, expect="one word", limit=_MAX_WORD)
 
 
 def _version(node: Node, what: str) -> str:
@@ -154,7 +154,7 @@ def _version(node: Node, what: str) -> str:
     written = node.text if isinstance(node, Scalar) else ""
     if isinstance(node, Scalar) and node.kind in ("int", "float"):
         return written
-    return strictyaml.text(node, what, pattern=_VERSION, expect="a version such as `1.16.3`", limit=64)
+    return strictyaml.read_text(node, what, pattern=_VERSION, expect="a version such as `1.16.3`", limit=64)
 
 
 def check_name(name: str) -> None:

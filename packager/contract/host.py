@@ -53,13 +53,13 @@ def _memory() -> int:
 
 def list_distributions(runtime: str) -> tuple[str, ...]:
     """Return the names of the distributions that a runtime is installed from."""
-    return load_runtime(runtime).distributions if runtime in plugins.names("runtimes") else (runtime,)
+    return load_runtime(runtime).distributions if runtime in plugins.list_names("runtimes") else (runtime,)
 
 
 def find_installed() -> dict[str, str]:
     """Return the runtimes installed beside this program, with their versions."""
     found = {}
-    for runtime in (*plugins.names("runtimes"), *_SERVERS):
+    for runtime in (*plugins.list_names("runtimes"), *_SERVERS):
         version = next(filter(None, map(_version, list_distributions(runtime))), None)
         if version:
             found[runtime] = _TRITON.get(version, version) if runtime == "triton" else version

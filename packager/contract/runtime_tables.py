@@ -130,7 +130,7 @@ def version_key(version: str) -> Order:
 
 def list_runtimes() -> tuple[str, ...]:
     """Return the runtimes that knowledge ships for, by their published names."""
-    found = plugins.locations("runtimes")
+    found = plugins.find_locations("runtimes")
     return tuple(sorted(name for name, at in found.items() if (at.path / "versions.json").is_file()))
 
 

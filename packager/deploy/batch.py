@@ -33,7 +33,7 @@ from packager.deploy.server_files import CONFIG
 from packager.deploy.table_files import ANSWER, Row, Unreadable
 from packager.errors import StepError, UsageError
 from packager.events import Note, OnEvent, ignore
-from packager.files import locked, storage_errors, write_atomically
+from packager.files import hold_lock, storage_errors, write_atomically
 
 _STATE = "state.json"
 _FORMAT = 1
@@ -100,7 +100,7 @@ def run_batch(
     with storage_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
     lock = target.with_name(f".{target.name}.lock")
-    with storage_errors(target.parent), locked(lock):
+    with storage_errors(target.parent), hold_lock(lock):
         _prepare(folder, state, restart=settings.restart)
         with _workers(release, settings.processes) as free:
             resumed = _answer_all(source, folder, settings, free, on_event)

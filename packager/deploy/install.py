@@ -31,8 +31,16 @@ from packager.deploy import served_environment, server_files, wheels
 from packager.deploy.journal import Clock, no_clock, record_action
 from packager.deploy.server_files import CONFIG
 from packager.errors import StorageError, UsageError
-from packager.events import Cached, OnEvent, ignore, timed
-from packager.files import locked, read_own, shared_modes, staging, storage_errors, sync_directory, write_atomically
+from packager.events import Cached, OnEvent, ignore, report_duration
+from packager.files import (
+    hold_lock,
+    make_staging,
+    read_own,
+    shared_modes,
+    storage_errors,
+    sync_directory,
+    write_atomically,
+)
 from packager.knobs.knobs import Override, Resolved, resolve
 from packager.transport import copy
 
@@ -89,7 +97,7 @@ def install(
         (directory / RELEASES).mkdir(parents=True, exist_ok=True)
     release = place_of(directory, bundle).name
     with (
-        locked(directory / LOCK),
+        hold_lock(directory / LOCK),
         record_action(directory, clock, "install", release, **describe_deployment(resolved)) as note,
     ):
         done = prepare(bundle, directory, target, index, environment, on_event)
@@ -155,11 +163,11 @@ def _stage(
     on_event: OnEvent,
 ) -> None:
     runtime = bundle.contract.targets[chosen].target.runtime
-    with staging(release) as fresh:
+    with make_staging(release) as fresh:
         (fresh / "bundle").mkdir()
         copy.write_unpacked(bundle, fresh / "bundle", on_event)
         supply = wheels.choose(fresh / "bundle" / "deps" / runtime, index.wheelhouse)
-        with timed(f"environment for {runtime}", on_event):
+        with report_duration(f"environment for {runtime}", on_event):
             served_environment.make_environment(fresh / "env", supply, environment, index.environments, on_event)
         _copy_server(fresh / "app", runtime)
         _configure(bundle, fresh, chosen)

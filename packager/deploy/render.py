@@ -20,7 +20,7 @@ from packager.deploy import wheel_files
 from packager.deploy.renderers import _deployment
 from packager.deploy.triton.repository import Signed, write_content
 from packager.errors import IntegrityError, UsageError
-from packager.files import exchange_directories, read_own, staging, storage_errors, sync_file_system
+from packager.files import exchange_directories, make_staging, read_own, storage_errors, sync_file_system
 from packager.knobs.knobs import Override, Resolved
 from packager.trust.model import Trust
 
@@ -29,7 +29,7 @@ _EPOCH = 315532800  # 1980-01-01, the first day that zip archives know
 
 def list_kinds() -> tuple[str, ...]:
     """Return what can be rendered; `triton` and `ensemble` go into a repository, all others are directories."""
-    return plugins.names("renderers")
+    return plugins.list_names("renderers")
 
 
 def list_options(kind: str) -> tuple[_deployment.Option, ...]:
@@ -80,7 +80,7 @@ def render_directory(
     if trust is not None and hasattr(renderer, "with_policy"):
         rendered = renderer.with_policy(rendered, bundle, chosen, trust)
     _check_place(out, kind, bundle.name)
-    with storage_errors(out.parent), staging(out) as fresh:
+    with storage_errors(out.parent), make_staging(out) as fresh:
         for path, (origin, _) in rendered.copied.items():
             _copy(bundle, origin, fresh / path)
         for path, data in rendered.made.items():

@@ -20,7 +20,7 @@ from packager.deploy.install import (
 from packager.deploy.journal import Clock, cut_off, list_earlier, no_clock, record_action
 from packager.deploy.server_files import CONFIG
 from packager.errors import UsageError
-from packager.files import locked, sync_directory
+from packager.files import hold_lock, sync_directory
 
 
 def roll_back(directory: Path, clock: Clock = no_clock) -> Path:
@@ -30,7 +30,7 @@ def roll_back(directory: Path, clock: Clock = no_clock) -> Path:
     Raises UsageError if nothing is further back.
     """
     now = find_current(directory)
-    with locked(directory / LOCK):
+    with hold_lock(directory / LOCK):
         back = _further_back(directory, now)
         if cut_off(directory, "rollback", now.name):
             with record_action(directory, clock, "rollback", now.name, **_known(now)) as note:

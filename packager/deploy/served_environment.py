@@ -29,7 +29,7 @@ from packager import canonical
 from packager.deploy.wheels import Supply
 from packager.errors import SourceError, StorageError
 from packager.events import Note, OnEvent, ignore
-from packager.files import locked, staging
+from packager.files import hold_lock, make_staging
 from packager.formats.index_addresses import REFUSED, redact, refusal
 from packager.formats.wheel_locks import further_indexes
 from packager.store.environments import GATE, RECORD
@@ -72,7 +72,7 @@ def make_environment(
     copied = None
     while copied is None:  # a collector may take it away before it is linked
         _keep(kept, supply, variables)
-        with locked(shared / GATE, shared=True):
+        with hold_lock(shared / GATE, shared=True):
             copied = _link(kept, target) if (kept / RECORD).is_file() else None
     if copied:
         on_event(Note(f"{copied / 1e6:.0f} MB copied: hard links do not reach from `{shared}` to here"))
@@ -94,7 +94,7 @@ def _text_of(supply: Supply) -> str:
 def _keep(kept: Path, supply: Supply, variables: Mapping[str, str]) -> None:
     if (kept / RECORD).is_file():
         return
-    with staging(kept) as fresh:
+    with make_staging(kept) as fresh:
         if not (kept / RECORD).is_file():  # another process may have built it while this one waited
             _build(fresh / "env", supply, variables)
             (fresh / "env").rename(kept)

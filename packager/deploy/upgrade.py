@@ -38,7 +38,7 @@ from packager.deploy.journal import Clock, no_clock, read_entries, record_action
 from packager.deploy.server_files import CONFIG
 from packager.errors import PackagerError, StorageError, UsageError
 from packager.events import Note, OnEvent, ignore
-from packager.files import locked, remove_tree, shared_modes, storage_errors, sync_directory
+from packager.files import hold_lock, remove_tree, shared_modes, storage_errors, sync_directory
 from packager.knobs.knobs import Resolved
 
 _SHOWN = 10
@@ -85,8 +85,8 @@ def check_step(directory: Path, bundle: Bundle, *, allow_downgrade: bool) -> Non
             f"`{directory}` holds `{there['name']}`, not `{bundle.name}`", hint="install it in a directory of its own"
         )
     new, old = bundle.version, there["version"]
-    same_order = new != old and semver.precedence(new) == semver.precedence(old)
-    if (same_order or semver.precedence(new) < semver.precedence(old)) and not allow_downgrade:
+    same_order = new != old and semver.precedence_key(new) == semver.precedence_key(old)
+    if (same_order or semver.precedence_key(new) < semver.precedence_key(old)) and not allow_downgrade:
         raise UsageError(
             f"`{new}` is {'neither older nor newer' if same_order else 'older'} than the installed `{old}`",
             hint="`packager rollback` returns to the previous release; --allow-downgrade installs an older one",
@@ -113,7 +113,7 @@ def upgrade(
     check_step(directory, bundle, allow_downgrade=allow_downgrade)
     release = place_of(directory, bundle)
     with (
-        locked(directory / LOCK),
+        hold_lock(directory / LOCK),
         record_action(directory, clock, "upgrade", release.name, **describe_deployment(knobs)) as note,
     ):
         fresh = not (release / CONFIG).is_file()
@@ -180,7 +180,7 @@ def uninstall(directory: Path, *, force: bool = False) -> list[str]:
         raise UsageError(f"`{directory}` holds no installation")
     if not force:
         _check_unused(directory)
-    with locked(directory / LOCK), storage_errors(directory):
+    with hold_lock(directory / LOCK), storage_errors(directory):
         for name in ours:
             path = directory / name
             if path.is_dir() and not path.is_symlink():

@@ -487,7 +487,7 @@ def detect_kind(paths: Collection[str], read: Callable[[str], bytes]) -> tuple[s
     """
     from packager.exporters._files import unknown  # it reads what MLflow says, in terms of the classes above
 
-    known = {kind: exporter(kind) for kind in plugins.names("exporters")}
+    known = {kind: exporter(kind) for kind in plugins.list_names("exporters")}
     if named := bentoml.detect(paths, read, known):
         return named
     for kind in sorted(known, key=lambda name: (known[name].EXECUTES, name)):

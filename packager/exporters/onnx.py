@@ -18,7 +18,7 @@ from typing import Any
 
 from packager import error_causes
 from packager.canonical import JSON
-from packager.edits import Edit, flow
+from packager.edits import Edit, write_flow
 from packager.errors import StepError, TooNewError
 from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, pair_ports
 from packager.exporters._files import mlflow
@@ -115,7 +115,9 @@ def _merged(port: Port, request: Port | None) -> Port:
     if request.dtype != port.dtype or len(request.shape) != len(port.shape):
         got = f"{request.dtype} with {len(request.shape)} axes"
         told = f"input `{port.name}` is {port.dtype} with {len(port.shape)} axes, got {got} from the recipe"
-        raise StepError(told, hint=f"write `{port.name}: {flow(_said(port))}` under `inputs`", edits=_as_found(port))
+        raise StepError(
+            told, hint=f"write `{port.name}: {write_flow(_said(port))}` under `inputs`", edits=_as_found(port)
+        )
     for index, (axis, asked) in enumerate(zip(port.shape, request.shape, strict=True)):
         if isinstance(axis, int) and asked != axis:
             where = f"axis {index} of `{port.name}`"
@@ -250,7 +252,7 @@ def _converted(model: Any, opset: int) -> Any:
     try:
         converted = converter.convert_version(model, opset)
     except Exception as error:  # the converter is C++ behind a plain RuntimeError
-        first = error_causes.words(str(error))
+        first = error_causes.find_cause_line(str(error))
         stuck = re.search(r"(?:No Adapter .* for|Op) (\w+)", first)
         if stuck:
             raise TooNewError(stuck[1], found, opset) from error

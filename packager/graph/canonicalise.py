@@ -79,7 +79,9 @@ def read(path: Path, *, infer: bool = False) -> Proto:
             model = onnx.shape_inference.infer_shapes(model)
         onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # protobuf, onnx and the operating system raise a dozen classes for a bad file
-        raise StepError(f"`{path.name}` is not a readable ONNX file: {error_causes.words(str(error))}") from error
+        raise StepError(
+            f"`{path.name}` is not a readable ONNX file: {error_causes.find_cause_line(str(error))}"
+        ) from error
     if not model.graph.output or not model.opset_import:
         raise StepError(f"`{path.name}` holds no ONNX graph")
     _merge_imports(model)
@@ -277,7 +279,7 @@ def check(path: Path) -> None:
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
-        raise StepError(f"the graph is not valid ONNX: {error_causes.words(str(error))}") from error
+        raise StepError(f"the graph is not valid ONNX: {error_causes.find_cause_line(str(error))}") from error
 
 
 def list_facts(model: Proto) -> JSON:

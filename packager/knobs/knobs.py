@@ -211,8 +211,8 @@ def _find_knob(schema: Schema, override: Override) -> tuple[Knob, JSON]:
 
 def from_values(data: bytes, file: str, schema: Schema) -> Iterator[Override]:
     """Yield the overrides of a values file: YAML, one mapping per group. Raises UsageError with the line."""
-    for group, members in strictyaml.table(strictyaml.parse(data, file), "values").entries:
-        for name, node in strictyaml.table(members, group.text).entries:
+    for group, members in strictyaml.read_table(strictyaml.parse(data, file), "values").entries:
+        for name, node in strictyaml.read_table(members, group.text).entries:
             full = f"{group.text}.{name.text}"
             labels = full in schema and schema[full].kind == "labels"
             if isinstance(node, strictyaml.Table) and not labels:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from packager import canonical
 from packager.errors import MissingToolError, SourceError
-from packager.events import OnEvent, ignore, timed
-from packager.files import exchange_directories, staging
+from packager.events import OnEvent, ignore, report_duration
+from packager.files import exchange_directories, make_staging
 from packager.formats.index_addresses import redact, shared
 
 _FORM = 1  # of the directory: bump it when the same requirements have to be installed in another way
@@ -47,7 +47,7 @@ def ensure(
     executable = directory / "bin" / "python"
     if executable.exists():
         return executable
-    with staging(directory) as fresh:
+    with make_staging(directory) as fresh:
         if not executable.exists():  # another process may have built it while this one waited
             _build(requirements, python, fresh, on_event, environment, options, label)
             exchange_directories(fresh, directory)
@@ -108,7 +108,7 @@ def _build(
     label: str,
 ) -> None:
     label = label or f"install {' '.join(requirements)} for Python {python}"[:120]
-    with timed(label, on_event):
+    with report_duration(label, on_event):
         # relocatable: the scripts inside find their interpreter after the directory got its final name
         _uv(
             ["venv", "--relocatable", "--no-python-downloads", "--allow-existing", "--python", python, str(fresh)],

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 from packager.canonical import JSON
 from packager.errors import IntegrityError, UsageError
-from packager.events import Note, OnEvent, Warned, timed
+from packager.events import Note, OnEvent, Warned, report_duration
 from packager.formats import index_addresses, platforms
 from packager.formats.index_addresses import redact
 from packager.formats.platforms import Platform
@@ -56,7 +56,7 @@ def lock(request: LockRequest, environment: Mapping[str, str], remember: Remembe
     names = tuple(dict.fromkeys((*request.required, *request.optional)))
     tasks = [(runtime, name) for runtime in request.runtimes for name in names]
     label = f"lock {', '.join(request.runtimes)} for {len(names)} platforms"
-    with timed(label, on_event), ThreadPoolExecutor(_JOBS) as pool:
+    with report_duration(label, on_event), ThreadPoolExecutor(_JOBS) as pool:
         answers = list(pool.map(lambda task: _resolve(task[0], task[1], request, environment), tasks))
     found = dict(zip(tasks, answers, strict=True))
     chosen = {runtime: _choose_platforms(runtime, found, request, on_event) for runtime in request.runtimes}

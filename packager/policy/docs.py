@@ -54,4 +54,4 @@ def _settings(settings: JSON) -> str:
 
 def render_chapter() -> str:
     """Return the entries of all shipped rules, for `docs/reference/policies.md`."""
-    return "\n\n".join(render_text(rule) for rule in plugins.names("policies")) + "\n"
+    return "\n\n".join(render_text(rule) for rule in plugins.list_names("policies")) + "\n"

@@ -173,13 +173,13 @@ def read_program(path: Path, settings: RuleSettings | None = None) -> str:
 
 def _parse(data: bytes, label: str, name: str, folder: Path) -> Profile:
     node = strictyaml.parse(data, label)
-    members = strictyaml.fields(node, "policy", ("extends", "rules", "waivers"))
+    members = strictyaml.read_fields(node, "policy", ("extends", "rules", "waivers"))
     if not {"extends", "rules"} & set(members):
         raise node.where.error("`policy` has no `rules`", hint="add a line `rules: …`, or `extends: release`")
     base = _base(members["extends"]) if "extends" in members else None
     own: dict[str, RuleSettings] = {}
-    known = plugins.names("policies")
-    for item in strictyaml.items(members["rules"], "rules", least=1) if "rules" in members else ():
+    known = plugins.list_names("policies")
+    for item in strictyaml.read_items(members["rules"], "rules", least=1) if "rules" in members else ():
         rule, settings = _parse_rule(item, known)
         if rego.is_rego(rule):
             settings = replace(settings, program=read_program(folder / rule, settings))
@@ -196,30 +196,30 @@ def _parse(data: bytes, label: str, name: str, folder: Path) -> Profile:
 
 def _base(node: Node) -> Profile:
     """Return the shipped profile that another extends: its rules come first, its settings are the defaults."""
-    return load_profile(strictyaml.choice(node, "extends", list_profiles()), Path())
+    return load_profile(strictyaml.read_choice(node, "extends", list_profiles()), Path())
 
 
 def _parse_rule(item: Node, known: Sequence[str]) -> tuple[str, RuleSettings]:
     """Read one item of `rules`: a name, or a name with settings and parameters."""
     if isinstance(item, Scalar):
-        return _known(strictyaml.text(item, "rules"), item, known), RuleSettings()
-    entries = strictyaml.table(item, "rules", least=1).entries
+        return _known(strictyaml.read_text(item, "rules"), item, known), RuleSettings()
+    entries = strictyaml.read_table(item, "rules", least=1).entries
     if len(entries) != 1:
         raise item.where.error("expected one rule per item", hint="write `- name: {parameter: value}`")
     key, node = entries[0]
     rule = _known(key.text, item, known)
     flags = _FLAGS if rego.is_rego(rule) else ()
-    members = strictyaml.fields(node, rule, (*_written(rule), *_SETTINGS, *flags))
+    members = strictyaml.read_fields(node, rule, (*_written(rule), *_SETTINGS, *flags))
     params = _params(rule, members)
-    level: Level = strictyaml.choice(members["level"], "level", _LEVELS) if "level" in members else "error"  # type: ignore[assignment]
+    level: Level = strictyaml.read_choice(members["level"], "level", _LEVELS) if "level" in members else "error"  # type: ignore[assignment]
     day = waivers.parse_day(members["effective-on"], "effective-on") if "effective-on" in members else None
-    stated = {flag: strictyaml.boolean(members[flag], flag) for flag in flags if flag in members}
+    stated = {flag: strictyaml.read_boolean(members[flag], flag) for flag in flags if flag in members}
     return rule, RuleSettings(params, level, day, opa=stated.get("opa", False), clock=stated.get("clock", False))
 
 
 def parse_parameters(rule: str, node: Node) -> dict[str, JSON]:
     """Read the parameters of a rule. Raises UsageError with the line."""
-    return _params(rule, strictyaml.fields(node, rule, _written(rule)))
+    return _params(rule, strictyaml.read_fields(node, rule, _written(rule)))
 
 
 def _written(rule: str) -> dict[str, str]:

@@ -59,28 +59,30 @@ def load(folder: Path) -> tuple[Case, ...]:
 
 
 def _read(path: Path) -> Iterator[Case]:
-    members = strictyaml.fields(
+    members = strictyaml.read_fields(
         strictyaml.parse(strictyaml.load(path), str(path)), "test", ("rule", "cases"), required=("rule", "cases")
     )
-    rule = strictyaml.text(members["rule"], "rule")
+    rule = strictyaml.read_text(members["rule"], "rule")
     program = engine.read_program(path.parent / rule) if rego.is_rego(rule) else ""
-    if not program and rule not in plugins.names("policies"):
+    if not program and rule not in plugins.list_names("policies"):
         raise members["rule"].where.error(
-            f"rule `{rule:.60}` is unknown", hint=did_you_mean(rule, plugins.names("policies"))
+            f"rule `{rule:.60}` is unknown", hint=did_you_mean(rule, plugins.list_names("policies"))
         )
-    for item in strictyaml.items(members["cases"], "cases", least=1):
+    for item in strictyaml.read_items(members["cases"], "cases", least=1):
         yield _case(rule, item, program)
 
 
 def _case(rule: str, item: Node, program: str) -> Case:
     keys = ("name", "facts", "params", "finds")
-    members = strictyaml.fields(item, "case", keys, required=("name", "facts", "finds"))
+    members = strictyaml.read_fields(item, "case", keys, required=("name", "facts", "finds"))
     params = engine.parse_parameters(rule, members["params"]) if "params" in members else {}
-    finds = tuple(sorted(strictyaml.text(node, "finds") for node in strictyaml.items(members["finds"], "finds")))
-    facts: Mapping[str, JSON] = strictyaml.table(members["facts"], "facts").value()
+    finds = tuple(
+        sorted(strictyaml.read_text(node, "finds") for node in strictyaml.read_items(members["finds"], "finds"))
+    )
+    facts: Mapping[str, JSON] = strictyaml.read_table(members["facts"], "facts").value()
     for problem in schema.find_problems(facts).values():
         raise members["facts"].where.error(f"no such facts: {problem}", hint="see `packager schema facts`")
-    return Case(rule, strictyaml.text(members["name"], "name"), facts, params, finds, program)
+    return Case(rule, strictyaml.read_text(members["name"], "name"), facts, params, finds, program)
 
 
 def run(case: Case) -> Iterator[Outcome]:

@@ -50,13 +50,14 @@ class Waiver:
 
 def parse(node: Node, rules: Collection[str]) -> tuple[Waiver, ...]:
     """Read the `waivers` of a profile with these `rules`. Raises UsageError with the line."""
-    return tuple(_waiver(item, rules) for item in strictyaml.items(node, "waivers", most=1000))
+    return tuple(_waiver(item, rules) for item in strictyaml.read_items(node, "waivers", most=1000))
 
 
 def _waiver(node: Node, rules: Collection[str]) -> Waiver:
-    members = strictyaml.fields(node, "waivers", _KEYS, required=_KEYS)
+    members = strictyaml.read_fields(node, "waivers", _KEYS, required=_KEYS)
     rule, subject, owner, reason = (
-        strictyaml.text(members[key], f"waivers.{key}", pattern=_LINE, expect="one line of text") for key in _KEYS[:4]
+        strictyaml.read_text(members[key], f"waivers.{key}", pattern=_LINE, expect="one line of text")
+        for key in _KEYS[:4]
     )
     if rule not in rules:
         raise members["rule"].where.error(
@@ -67,7 +68,7 @@ def _waiver(node: Node, rules: Collection[str]) -> Waiver:
 
 def parse_day(node: Node, what: str, hint: str | None = None) -> datetime.date:
     """Read a day such as `2026-12-31`. Raises UsageError with the line."""
-    text = strictyaml.text(node, what, pattern=_LINE, expect="a day such as `2026-12-31`", hint=hint)
+    text = strictyaml.read_text(node, what, pattern=_LINE, expect="a day such as `2026-12-31`", hint=hint)
     try:
         return datetime.date.fromisoformat(text)
     except ValueError:
@@ -111,4 +112,4 @@ def draft_waivers(findings: Sequence[Finding], expires: datetime.date) -> list[s
         for finding in findings
         if finding.level == "error" and finding.subject != FACTS
     ]
-    return [*dict.fromkeys(map(edits.flow, rows))]
+    return [*dict.fromkeys(map(edits.write_flow, rows))]

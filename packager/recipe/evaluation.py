@@ -49,9 +49,9 @@ _KEYS = ("data", "label", "metric", "bound", "slices", "slice-bound", "output")
 
 def read(node: Node) -> EvaluationSpec:
     """Read the key. Raises UsageError."""
-    members = strictyaml.fields(node, "evaluation", _KEYS, required=_KEYS[:4])
+    members = strictyaml.read_fields(node, "evaluation", _KEYS, required=_KEYS[:4])
     names = members.get("slices")
-    slices = strictyaml.items(names, "evaluation.slices", least=1, most=_MOST_SLICES) if names else ()
+    slices = strictyaml.read_items(names, "evaluation.slices", least=1, most=_MOST_SLICES) if names else ()
     if "slice-bound" in members and not slices:
         raise members["slice-bound"].where.error(
             "`evaluation.slice-bound` is for the columns under `slices`, and there are none",
@@ -60,7 +60,7 @@ def read(node: Node) -> EvaluationSpec:
     return EvaluationSpec(
         fields.data_file(members["data"], "evaluation.data", fields.LABELLED, "a `.parquet`, `.csv` or `.jsonl` file"),
         _column(members["label"], "evaluation.label"),
-        strictyaml.text(
+        strictyaml.read_text(
             members["metric"],
             "evaluation.metric",
             pattern=fields.METRIC,
@@ -74,8 +74,8 @@ def read(node: Node) -> EvaluationSpec:
 
 
 def _column(node: Node, what: str) -> str:
-    return strictyaml.text(node, what, limit=255)
+    return strictyaml.read_text(node, what, limit=255)
 
 
 def _bound(node: Node, what: str) -> float:
-    return float(strictyaml.number(node, what, -1e12, 1e12))
+    return float(strictyaml.read_number(node, what, -1e12, 1e12))

@@ -100,7 +100,7 @@ def read_name(node: Node) -> str:
     fitting = "-".join(words)[:63].rstrip("-")
     hint = f"write `{fitting}`" if words else None
     change = (node.text, fitting) if words and isinstance(node, Scalar) else None
-    return strictyaml.text(
+    return strictyaml.read_text(
         node, "name", pattern=names.NAME, expect=expect, limit=names.MAX_NAME, hint=hint, change=change
     )
 
@@ -113,7 +113,7 @@ def read_version(node: Node) -> str:
         full = ".".join([*found.removeprefix("v").split("."), "0", "0"][:3])
         problem = f"`version`: expected a semantic version, got `{found}`"
         raise node.where.error(problem, hint=f"write `{full}`", change=(found, full))
-    return strictyaml.text(
+    return strictyaml.read_text(
         node,
         "version",
         pattern=semver.SEMVER,
@@ -123,12 +123,12 @@ def read_version(node: Node) -> str:
 
 
 def read_source(node: Node) -> str:
-    return _without_secret(node, strictyaml.text(node, "source", pattern=LINE, expect="one line of text"))
+    return _without_secret(node, strictyaml.read_text(node, "source", pattern=LINE, expect="one line of text"))
 
 
 def read_registry(node: Node) -> str:
     expect = "an address such as `sqlite:///mlflow.db` or `https://host`"
-    return _without_secret(node, strictyaml.text(node, "registry", pattern=REGISTRY, expect=expect))
+    return _without_secret(node, strictyaml.read_text(node, "registry", pattern=REGISTRY, expect=expect))
 
 
 def _without_secret(node: Node, address: str) -> str:
@@ -142,7 +142,7 @@ def _without_secret(node: Node, address: str) -> str:
 
 def read_licence(node: Node) -> str:
     """Read an SPDX expression in its canonical spelling."""
-    written = strictyaml.text(node, "license", pattern=LINE, expect="an SPDX licence expression", limit=512)
+    written = strictyaml.read_text(node, "license", pattern=LINE, expect="an SPDX licence expression", limit=512)
     try:
         return canonicalize_license_expression(written)
     except InvalidLicenseExpression:
@@ -154,41 +154,41 @@ def read_licence(node: Node) -> str:
 
 
 def read_description(node: Node) -> str:
-    return strictyaml.text(node, "description", limit=4096)
+    return strictyaml.read_text(node, "description", limit=4096)
 
 
 def read_authors(node: Node) -> tuple[str, ...]:
-    found = strictyaml.items(node, "authors", most=100)
-    return tuple(strictyaml.text(item, "authors", pattern=LINE, expect="a name", limit=256) for item in found)
+    found = strictyaml.read_items(node, "authors", most=100)
+    return tuple(strictyaml.read_text(item, "authors", pattern=LINE, expect="a name", limit=256) for item in found)
 
 
 def read_card(node: Node) -> str:
-    return _path(node, strictyaml.text(node, "card", pattern=CARD, expect="a `.md` or `.txt` file", limit=255))
+    return _path(node, strictyaml.read_text(node, "card", pattern=CARD, expect="a `.md` or `.txt` file", limit=255))
 
 
 def trust_member(node: Node, member: str) -> str:
     """Read a member of `trust`: a name or address, or the path of a file."""
-    found = strictyaml.text(node, f"trust.{member}", pattern=LINE, expect="one line of text", limit=1024)
+    found = strictyaml.read_text(node, f"trust.{member}", pattern=LINE, expect="one line of text", limit=1024)
     return found if member in ("identity", "issuer") else _path(node, found)
 
 
 def read_samples(node: Node) -> str:
     expect = "a `.parquet`, `.csv`, `.npz`, `.npy` or `.jsonl` file"
-    return _path(node, strictyaml.text(node, "samples", pattern=SAMPLES, expect=expect, limit=255))
+    return _path(node, strictyaml.read_text(node, "samples", pattern=SAMPLES, expect=expect, limit=255))
 
 
 def read_calibration(node: Node) -> str:
     expect = "a `.npz`, `.npy` or `.jsonl` file"
-    return _path(node, strictyaml.text(node, "calibration", pattern=CALIBRATION, expect=expect, limit=255))
+    return _path(node, strictyaml.read_text(node, "calibration", pattern=CALIBRATION, expect=expect, limit=255))
 
 
 def data_file(node: Node, what: str, pattern: str, expect: str) -> str:
     """Return the path of a file at or below the recipe's directory."""
-    return _path(node, strictyaml.text(node, what, pattern=pattern, expect=expect, limit=255))
+    return _path(node, strictyaml.read_text(node, what, pattern=pattern, expect=expect, limit=255))
 
 
 def timing_cache(node: Node, what: str) -> str:
-    return _path(node, strictyaml.text(node, what, pattern=TIMING_CACHE, expect="a `.cache` file", limit=255))
+    return _path(node, strictyaml.read_text(node, what, pattern=TIMING_CACHE, expect="a `.cache` file", limit=255))
 
 
 def _path(node: Node, path: str) -> str:
@@ -210,10 +210,10 @@ def entry_name(key: Scalar, what: str, pattern: str = TENSOR) -> str:
 def read_dimension(node: Node, what: str) -> int | str:
     if isinstance(node, Scalar) and node.kind == "text":
         expect = "a size or the name of a dimension"
-        return strictyaml.text(
+        return strictyaml.read_text(
             node, what, pattern=DIMENSION, expect=expect, limit=MAX_NAME, hint="letters, digits and `_`"
         )
-    return strictyaml.integer(node, what, 1, MAX_SIZE)
+    return strictyaml.read_integer(node, what, 1, MAX_SIZE)
 
 
 def _check_order(node: Node, what: str, low: float, high: float) -> None:
@@ -226,21 +226,23 @@ def read_axis(name: str, node: Node) -> Axis:
     what = f"dynamic.{name}"
     if isinstance(node, Scalar) and node.kind == "text":
         expect = "`[1, 64]`, `default`, `= batch`, `= 4 * width` or `{step: 32}`"
-        return Axis.from_json(strictyaml.text(node, what, pattern=AXIS, expect=expect, limit=MAX_NAME))
+        return Axis.from_json(strictyaml.read_text(node, what, pattern=AXIS, expect=expect, limit=MAX_NAME))
     if not isinstance(node, Table):
         return Axis.span(*_span(node, what))
     span = ("min", "max", "step", "remainders", "also")
-    members = strictyaml.fields(node, what, (*span, "values", "measure"))
+    members = strictyaml.read_fields(node, what, (*span, "values", "measure"))
     measure = _span(members["measure"], f"{what}.measure") if "measure" in members else None
     if "values" in members:
         for other in [key for key in span if key in members]:
             raise node.where.error(
                 f"`{what}`: `values` lists every length, so `{other}` has no meaning", hint="remove it"
             )
-        listed = strictyaml.items(members["values"], f"{what}.values", least=1, most=MAX_LISTED)
-        return Axis(Lengths.of(strictyaml.integer(item, f"{what}.values", 1, MAX_SIZE) for item in listed), measure)
+        listed = strictyaml.read_items(members["values"], f"{what}.values", least=1, most=MAX_LISTED)
+        return Axis(
+            Lengths.of(strictyaml.read_integer(item, f"{what}.values", 1, MAX_SIZE) for item in listed), measure
+        )
     numbers = {
-        key: strictyaml.integer(members[key], f"{what}.{key}", 1, MAX_SIZE) for key in span[:3] if key in members
+        key: strictyaml.read_integer(members[key], f"{what}.{key}", 1, MAX_SIZE) for key in span[:3] if key in members
     }
     limit = Lengths(numbers.get("min", 1), numbers.get("max"), numbers.get("step", 1))
     if limit.high is not None and limit.near(limit.high) > limit.high:
@@ -256,8 +258,8 @@ def read_axis(name: str, node: Node) -> Axis:
 
 def _beside(node: Node, what: str, limit: Lengths, most: int) -> tuple[int, ...]:
     """Read remainders of the step, or single lengths, that are taken besides those of `limit`."""
-    items = strictyaml.items(node, what, least=1, most=MAX_LISTED)
-    found = [(item, strictyaml.integer(item, what, 1, most)) for item in items]
+    items = strictyaml.read_items(node, what, least=1, most=MAX_LISTED)
+    found = [(item, strictyaml.read_integer(item, what, 1, most)) for item in items]
     for item, length in found if most == MAX_SIZE else ():
         if length in limit:
             raise item.where.error(f"`{what}`: {length} is taken anyway ({limit})", hint="remove it")
@@ -265,7 +267,9 @@ def _beside(node: Node, what: str, limit: Lengths, most: int) -> tuple[int, ...]
 
 
 def _span(node: Node, what: str) -> tuple[int, int]:
-    low, high = (strictyaml.integer(item, what, 1, MAX_SIZE) for item in strictyaml.items(node, what, least=2, most=2))
+    low, high = (
+        strictyaml.read_integer(item, what, 1, MAX_SIZE) for item in strictyaml.read_items(node, what, least=2, most=2)
+    )
     _check_order(node, what, low, high)
     return low, high
 
@@ -275,11 +279,11 @@ def read_values(node: Node, what: str, dtype: str | None) -> tuple[float | int |
     if dtype == "bool":
         raise node.where.error(f"`{what}`: a bool takes true and false", hint="remove it")
     found: list[float | int | str] = []
-    for item in strictyaml.items(node, what, least=1, most=_MOST_VALUES):
+    for item in strictyaml.read_items(node, what, least=1, most=_MOST_VALUES):
         text = isinstance(item, Scalar) and item.kind == "text"
         if text != (dtype == "string" if dtype else isinstance(found[0] if found else item.value(), str)):
             raise item.where.error(f"`{what}`: expected {'texts' if dtype == 'string' else 'numbers'} of one kind")
-        number = None if text else strictyaml.number(item, what, -MAX_NUMBER, MAX_NUMBER)
+        number = None if text else strictyaml.read_number(item, what, -MAX_NUMBER, MAX_NUMBER)
         found.append(item.value() if number is None else int(number) if number == int(number) else number)
     return tuple(sorted(set(found), key=lambda value: (str(type(value)), value)))
 
@@ -291,7 +295,9 @@ def read_versions(node: Node, what: str) -> str:
         problem = f"`{what}`: expected a range of versions, got the one version `{found:.60}`"
         quoted = isinstance(node, Scalar) and not node.plain
         raise node.where.error(problem, hint=hint, change=(found, f"=={found}.*" if quoted else f'"=={found}.*"'))
-    found = strictyaml.text(node, what, pattern=VERSIONS, expect='a range of versions such as ">=1.17,<2"', limit=128)
+    found = strictyaml.read_text(
+        node, what, pattern=VERSIONS, expect='a range of versions such as ">=1.17,<2"', limit=128
+    )
     clauses = (clause.strip() for clause in found.split(","))
     return str(SpecifierSet(",".join(clause if clause[0] in "<>=!~" else f"=={clause}" for clause in clauses)))
 
@@ -300,10 +306,12 @@ def read_words(node: Node | None, what: str, default: tuple[str, ...], pattern: 
     """Read one word or a list of different words, sorted."""
     if node is None:
         return default
-    listed = (node,) if isinstance(node, Scalar) else strictyaml.items(node, what, least=1, most=64)
+    listed = (node,) if isinstance(node, Scalar) else strictyaml.read_items(node, what, least=1, most=64)
     expect = f"one of {pattern.replace('|', ', ')}" if "|" in pattern else "a device such as `cpu` or `sm_86`"
     hint = None if "|" in pattern else "lower-case letters and digits, joined by `_`"
-    words = [strictyaml.text(item, what, pattern=pattern, expect=expect, limit=MAX_NAME, hint=hint) for item in listed]
+    words = [
+        strictyaml.read_text(item, what, pattern=pattern, expect=expect, limit=MAX_NAME, hint=hint) for item in listed
+    ]
     for item, word in zip(listed, words, strict=True):
         if words.count(word) > 1:
             raise item.where.error(f"`{what}`: `{word}` is there twice", hint="remove one of the two")
@@ -313,77 +321,84 @@ def read_words(node: Node | None, what: str, default: tuple[str, ...], pattern: 
 def read_memory(node: Node, what: str = "limits.memory") -> int:
     expect = "an amount with a binary unit such as `16GiB`"
     hint = "units are `KiB`, `MiB`, `GiB` and `TiB`"
-    written = strictyaml.text(node, what, pattern=MEMORY, expect=expect, hint=hint)
+    written = strictyaml.read_text(node, what, pattern=MEMORY, expect=expect, hint=hint)
     digits = written.rstrip("BiKMGT")
     return int(digits) << 10 * ("B", "KiB", "MiB", "GiB", "TiB").index(written.removeprefix(digits))
 
 
 def read_previous(node: Node) -> str:
     expect = "`none`, a version, `name:version`, or the path of a bundle"
-    return strictyaml.text(node, "previous", pattern=LINE, expect=expect, limit=1024)
+    return strictyaml.read_text(node, "previous", pattern=LINE, expect=expect, limit=1024)
 
 
 def read_policy(node: Node) -> str:
     expect = "the name of a profile, or a `.yaml` file"
-    return _path(node, strictyaml.text(node, "policy", pattern=POLICY, expect=expect, limit=255))
+    return _path(node, strictyaml.read_text(node, "policy", pattern=POLICY, expect=expect, limit=255))
 
 
 def value_range(node: Node, what: str, dtype: str | None) -> tuple[float, float]:
     if dtype in ("bool", "string"):
         raise node.where.error(f"`{what}`: a {dtype} has no range", hint="remove it")
     low, high = (
-        strictyaml.number(item, what, -MAX_NUMBER, MAX_NUMBER) for item in strictyaml.items(node, what, least=2, most=2)
+        strictyaml.read_number(item, what, -MAX_NUMBER, MAX_NUMBER)
+        for item in strictyaml.read_items(node, what, least=2, most=2)
     )
     _check_order(node, what, low, high)
     return low, high
 
 
 def custom_domains(node: Node) -> tuple[str, ...]:
-    found = strictyaml.items(node, "custom-domains", most=16)
+    found = strictyaml.read_items(node, "custom-domains", most=16)
     expect = "an operator domain such as `com.microsoft`"
-    words = (strictyaml.text(item, "custom-domains", pattern=DOMAIN, expect=expect, limit=MAX_NAME) for item in found)
+    words = (
+        strictyaml.read_text(item, "custom-domains", pattern=DOMAIN, expect=expect, limit=MAX_NAME) for item in found
+    )
     return tuple(sorted(set(words)))
 
 
 def allow_pickle(node: Node) -> bool:
-    return strictyaml.boolean(node, "allow-pickle")
+    return strictyaml.read_boolean(node, "allow-pickle")
 
 
 def allow_code(node: Node) -> str:
-    return strictyaml.text(node, "allow-code", pattern=DIGEST, expect="a digest such as `sha256:…`", limit=MAX_NAME)
+    return strictyaml.read_text(
+        node, "allow-code", pattern=DIGEST, expect="a digest such as `sha256:…`", limit=MAX_NAME
+    )
 
 
 def read_toolchain(node: Node) -> str:
-    return strictyaml.choice(node, "toolchain", TOOLCHAINS)
+    return strictyaml.read_choice(node, "toolchain", TOOLCHAINS)
 
 
 def read_signature(node: Node) -> str:
-    return strictyaml.text(node, "export.signature", pattern=LINE, expect="the name of a signature", limit=MAX_NAME)
+    return strictyaml.read_text(
+        node, "export.signature", pattern=LINE, expect="the name of a signature", limit=MAX_NAME
+    )
 
 
 def read_task(node: Node) -> str:
-    return strictyaml.choice(node, "task", TASKS)
+    return strictyaml.read_choice(node, "task", TASKS)
 
 
 def read_sandbox(node: Node) -> str:
-    return strictyaml.choice(node, "sandbox", SANDBOXES)
+    return strictyaml.read_choice(node, "sandbox", SANDBOXES)
 
 
 def read_minutes(node: Node) -> int:
-    return strictyaml.integer(node, "limits.minutes", 1, 7 * 24 * 60)
+    return strictyaml.read_integer(node, "limits.minutes", 1, 7 * 24 * 60)
 
 
 def platform_names(what: str) -> Callable[[Node], tuple[str, ...]]:
     """Return the reader of a list of platforms such as `linux_x86_64-cp311`, sorted."""
 
     def read(node: Node) -> tuple[str, ...]:
-        listed = strictyaml.items(node, what, least=1, most=64)
+        listed = strictyaml.read_items(node, what, least=1, most=64)
         expect, hint = (
             "a platform such as `linux_x86_64-cp311`",
             "`manylinux_2_17_x86_64-cp311` means an older glibc",
         )
         return tuple(
-            sorted({strictyaml.text(item, what, pattern=PLATFORM, expect=expect, hint=hint) for item in listed})
+            sorted({strictyaml.read_text(item, what, pattern=PLATFORM, expect=expect, hint=hint) for item in listed})
         )
 
     return read
@@ -392,11 +407,13 @@ def platform_names(what: str) -> Callable[[Node], tuple[str, ...]]:
 def read_dependencies(node: Node) -> str:
     expect = "a lock file: `requirements.txt`, `pylock.toml`, or that of uv, Poetry, PDM or Pipenv"
     hint = "where there is none, as with conda, run `pip list --format=freeze > requirements.txt` in that environment"
-    return _path(node, strictyaml.text(node, "dependencies", pattern=LOCK_FILE, expect=expect, hint=hint, limit=255))
+    return _path(
+        node, strictyaml.read_text(node, "dependencies", pattern=LOCK_FILE, expect=expect, hint=hint, limit=255)
+    )
 
 
 def _line(what: str, pattern: str = LINE, expect: str = "one line of text") -> Callable[[Node], str]:
-    return lambda node: strictyaml.text(node, what, pattern=pattern, expect=expect, limit=2048)
+    return lambda node: strictyaml.read_text(node, what, pattern=pattern, expect=expect, limit=2048)
 
 
 DATASET: Mapping[str, Callable[[Node], str]] = {

@@ -48,17 +48,17 @@ class PipelineSpec:
 
 
 def _labels(node: Node, what: str) -> tuple[str, ...]:
-    return tuple(strictyaml.text(item, what, limit=1024) for item in strictyaml.items(node, what, least=1))
+    return tuple(strictyaml.read_text(item, what, limit=1024) for item in strictyaml.read_items(node, what, least=1))
 
 
 _READERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Node, str], Any]]] = {
-    "max-length": ("longest", _TEXTS, lambda node, what: strictyaml.integer(node, what, 1, LONGEST)),
-    "function": ("function", _CLASSES, lambda node, what: strictyaml.choice(node, what, FUNCTIONS)),
+    "max-length": ("longest", _TEXTS, lambda node, what: strictyaml.read_integer(node, what, 1, LONGEST)),
+    "function": ("function", _CLASSES, lambda node, what: strictyaml.read_choice(node, what, FUNCTIONS)),
     "labels": ("labels", (*_CLASSES, "token-classification"), _labels),
-    "top": ("top", _CLASSES, lambda node, what: strictyaml.integer(node, what, 1, MAX_LABELS)),
-    "pooling": ("pooling", _TEXTS[:1], lambda node, what: strictyaml.choice(node, what, POOLINGS)),
-    "normalize": ("normalize", _TEXTS[:1], strictyaml.boolean),
-    "grouping": ("grouping", _TEXTS[2:], lambda node, what: strictyaml.choice(node, what, GROUPINGS)),
+    "top": ("top", _CLASSES, lambda node, what: strictyaml.read_integer(node, what, 1, MAX_LABELS)),
+    "pooling": ("pooling", _TEXTS[:1], lambda node, what: strictyaml.read_choice(node, what, POOLINGS)),
+    "normalize": ("normalize", _TEXTS[:1], strictyaml.read_boolean),
+    "grouping": ("grouping", _TEXTS[2:], lambda node, what: strictyaml.read_choice(node, what, GROUPINGS)),
 }
 
 
@@ -66,7 +66,7 @@ def read(node: Node) -> PipelineSpec:
     """Read the key: the name of a task, or a mapping with it. Raises UsageError."""
     if isinstance(node, Scalar):
         return PipelineSpec(_task(node, "pipeline"))
-    members = strictyaml.fields(node, "pipeline", ("task", *_READERS), required=("task",))
+    members = strictyaml.read_fields(node, "pipeline", ("task", *_READERS), required=("task",))
     task = _task(members.pop("task"), "pipeline.task")
     values: dict[str, Any] = {}
     for key, member in members.items():
@@ -80,5 +80,5 @@ def read(node: Node) -> PipelineSpec:
 
 
 def _task(node: Node, what: str) -> Task:
-    found = strictyaml.choice(node, what, TASKS)
+    found = strictyaml.read_choice(node, what, TASKS)
     return next(task for task in get_args(Task) if task == found)

@@ -336,9 +336,9 @@ def parse(data: bytes | str, file: str, known_runtimes: Collection[str] | None =
     With `known_runtimes` an unknown runtime is an error with its line. Raises UsageError.
     """
     node = strictyaml.parse(data, file)
-    members = strictyaml.fields(node, "recipe", _READERS, required=("name", "version", "source"))
+    members = strictyaml.read_fields(node, "recipe", _READERS, required=("name", "version", "source"))
     if known_runtimes is not None and "runs-on" in members:
-        _check_runtimes(strictyaml.table(members["runs-on"], "runs-on"), known_runtimes)
+        _check_runtimes(strictyaml.read_table(members["runs-on"], "runs-on"), known_runtimes)
     if "task" in members:
         _check_task(members)
     values = {key.replace("-", "_"): _READERS[key](member) for key, member in members.items()}
@@ -368,7 +368,7 @@ def from_json(value: JSON) -> Recipe:
 
 def _inputs(node: Node) -> dict[str, InputSpec]:
     """Sorted by name, so that nothing can come to depend on the order in which they were written."""
-    entries = strictyaml.table(node, "inputs", least=1).entries
+    entries = strictyaml.read_table(node, "inputs", least=1).entries
     return {fields.entry_name(key, "inputs"): _input(key.text, member) for key, member in _by_name(entries)}
 
 
@@ -378,13 +378,13 @@ def _by_name(entries: tuple[tuple[Scalar, Node], ...]) -> list[tuple[Scalar, Nod
 
 def _input(name: str, node: Node) -> InputSpec:
     what = f"inputs.{name}"
-    members = strictyaml.fields(node, what, ("dtype", "shape", "range", "values"))
+    members = strictyaml.read_fields(node, what, ("dtype", "shape", "range", "values"))
     if not members:
         raise node.where.error(f"`{what}` states nothing", hint="write its `dtype`, `shape`, `range` or `values`")
     if {"range", "values"} <= set(members):
         raise node.where.error(f"`{what}`: `values` lists every value, so `range` has no meaning", hint="remove it")
-    dtype = strictyaml.choice(members["dtype"], f"{what}.dtype", DTYPES) if "dtype" in members else None
-    sizes = strictyaml.items(members["shape"], f"{what}.shape", most=64) if "shape" in members else None
+    dtype = strictyaml.read_choice(members["dtype"], f"{what}.dtype", DTYPES) if "dtype" in members else None
+    sizes = strictyaml.read_items(members["shape"], f"{what}.shape", most=64) if "shape" in members else None
     shape = None if sizes is None else tuple(fields.read_dimension(size, f"{what}.shape") for size in sizes)
     span = fields.value_range(members["range"], f"{what}.range", dtype) if "range" in members else None
     listed = fields.read_values(members["values"], f"{what}.values", dtype) if "values" in members else ()
@@ -392,7 +392,7 @@ def _input(name: str, node: Node) -> InputSpec:
 
 
 def _dynamic(node: Node) -> dict[str, Axis]:
-    entries = strictyaml.table(node, "dynamic").entries
+    entries = strictyaml.read_table(node, "dynamic").entries
     found = {
         fields.entry_name(key, "dynamic", DIMENSION): fields.read_axis(key.text, member)
         for key, member in _by_name(entries)
@@ -406,7 +406,7 @@ def _dynamic(node: Node) -> dict[str, Axis]:
 
 
 def _runs_on(node: Node) -> tuple[RunsOn, ...]:
-    entries = strictyaml.table(node, "runs-on", least=1).entries
+    entries = strictyaml.read_table(node, "runs-on", least=1).entries
     return tuple(_promise(fields.entry_name(key, "runs-on", RUNTIME), member) for key, member in _by_name(entries))
 
 
@@ -414,7 +414,7 @@ def _promise(runtime: str, node: Node) -> RunsOn:
     what = f"runs-on.{runtime}"
     if isinstance(node, Scalar):
         return RunsOn(runtime, fields.read_versions(node, what))
-    members = strictyaml.fields(node, what, _PROMISE, required=("versions",))
+    members = strictyaml.read_fields(node, what, _PROMISE, required=("versions",))
     versions = fields.read_versions(members.pop("versions"), f"{what}.versions")
     precision = fields.read_words(members.get("precision"), f"{what}.precision", ("fp32",), "|".join(PRECISIONS))
     devices = fields.read_words(members.get("devices"), f"{what}.devices", ("cpu",), DEVICE)
@@ -437,34 +437,36 @@ def _check_runtimes(promises: Table, known: Collection[str]) -> None:
 def _tolerance(node: Node) -> dict[str, Tolerance]:
     """What an entry leaves out comes from the built-in entry of that name, else from `default`."""
     found = built_in_tolerance()
-    entries = sorted(strictyaml.table(node, "tolerance").entries, key=lambda e: (e[0].text != "default", e[0].text))
+    entries = sorted(
+        strictyaml.read_table(node, "tolerance").entries, key=lambda e: (e[0].text != "default", e[0].text)
+    )
     for key, member in entries:
         what = f"tolerance.{fields.entry_name(key, 'tolerance')}"
-        members = strictyaml.fields(member, what, ("atol", "rtol"))
+        members = strictyaml.read_fields(member, what, ("atol", "rtol"))
         base = found.get(key.text, found["default"]).to_json()
-        written = {part: strictyaml.number(value, f"{what}.{part}", 0, 1e6) for part, value in members.items()}
+        written = {part: strictyaml.read_number(value, f"{what}.{part}", 0, 1e6) for part, value in members.items()}
         found[key.text] = Tolerance(**{**base, **written})
     return found
 
 
 def _export(node: Node) -> ExportSettings:
-    members = strictyaml.fields(node, "export", ("opset", "seed", "signature"))
+    members = strictyaml.read_fields(node, "export", ("opset", "seed", "signature"))
     named = members.pop("signature", None)
     bounds = {"opset": (7, 99), "seed": (0, 2**32 - 1)}
-    found = {key: strictyaml.integer(part, f"export.{key}", *bounds[key]) for key, part in members.items()}
+    found = {key: strictyaml.read_integer(part, f"export.{key}", *bounds[key]) for key, part in members.items()}
     return ExportSettings(**found, signature=None if named is None else fields.read_signature(named))
 
 
 def _limits(node: Node) -> Limits:
-    members = strictyaml.fields(node, "limits", ("memory", "minutes"))
+    members = strictyaml.read_fields(node, "limits", ("memory", "minutes"))
     readers = {"memory": fields.read_memory, "minutes": fields.read_minutes}
     return Limits(**{key: readers[key](part) for key, part in members.items()})
 
 
 def _slo(node: Node) -> Objectives:
-    members = strictyaml.fields(node, "slo", ("p50_ms", "p99_ms", "at_rps", "cold_start_s", "memory"))
+    members = strictyaml.read_fields(node, "slo", ("p50_ms", "p99_ms", "at_rps", "cold_start_s", "memory"))
     memory = fields.read_memory(members.pop("memory"), "slo.memory") if "memory" in members else None
-    found = {key: strictyaml.number(part, f"slo.{key}", 1e-3, 1e9) for key, part in members.items()}
+    found = {key: strictyaml.read_number(part, f"slo.{key}", 1e-3, 1e9) for key, part in members.items()}
     if "at_rps" in found and not {"p50_ms", "p99_ms"} & set(found):
         raise node.where.error("`slo`: `at_rps` says at which rate a latency holds", hint="add `p99_ms`")
     return Objectives(**found, memory=memory)
@@ -472,8 +474,8 @@ def _slo(node: Node) -> Objectives:
 
 def _datasets(node: Node) -> tuple[Dataset, ...]:
     found = []
-    for item in strictyaml.items(node, "datasets", least=1, most=1000):
-        members = strictyaml.fields(item, "datasets", tuple(fields.DATASET), required=("name",))
+    for item in strictyaml.read_items(node, "datasets", least=1, most=1000):
+        members = strictyaml.read_fields(item, "datasets", tuple(fields.DATASET), required=("name",))
         found.append(Dataset(**{key: fields.DATASET[key](part) for key, part in members.items()}))
     return tuple(sorted(found, key=lambda dataset: (dataset.name, dataset.uri or "")))
 
@@ -487,7 +489,7 @@ _TRUST_WAYS = (
 
 def _trust(node: Node) -> SourceTrust:
     names = tuple(name.replace("_", "-") for name in SourceTrust.__slots__)
-    members = strictyaml.fields(node, "trust", names)
+    members = strictyaml.read_fields(node, "trust", names)
     said = set(members) - {"signature"}
     if not any(need <= said <= need | may for need, may in _TRUST_WAYS):
         raise node.where.error(

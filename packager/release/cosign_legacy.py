@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from packager import canonical
 from packager.bundle.bundle import Bundle
 from packager.errors import UsageError
-from packager.files import unwatched
+from packager.files import ignore_count
 from packager.formats import oci, simple_signing
 from packager.transport.registry import reference
 from packager.transport.registry.reference import SCHEME
@@ -69,4 +69,4 @@ def add_legacy(digest: str, repository: Repository, signer: RawSigner) -> str:
 def _push(repository: Repository, content: bytes) -> None:
     blob = Blob(canonical.sha256(content), len(content))
     if not repository.has(blob, push=True):
-        upload(repository, blob, lambda: io.BytesIO(content), unwatched)
+        upload(repository, blob, lambda: io.BytesIO(content), ignore_count)

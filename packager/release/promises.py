@@ -64,7 +64,7 @@ def build_predicate(told: JSON, runtime: str, versions: str) -> dict[str, JSON]:
         raise UsageError(f"the contract promises `{runtime}` {told['runs-on'][runtime]['versions']} already")
     like = told["targets"].get(Target(engine, _DEVICE, _PRECISION).name)
     if engine == runtime or like is None:
-        able = ", ".join(name for name in plugins.names("runtimes") if load_runtime(name).engine != name)
+        able = ", ".join(name for name in plugins.list_names("runtimes") if load_runtime(name).engine != name)
         raise UsageError(
             f"`{runtime}` cannot be promised afterwards: the bundle holds nothing compiled for it",
             hint=f"what runs another runtime's graph can be added: {able}; anything else is built, from `runs-on`",

@@ -145,7 +145,7 @@ def rebuild(
 
 
 def _parsed(made: Provenance) -> tuple[Recipe, Lock]:
-    recipe = recipes.parse(canonical.dump(made.recipe), "recipe of the provenance", plugins.names("runtimes"))
+    recipe = recipes.parse(canonical.dump(made.recipe), "recipe of the provenance", plugins.list_names("runtimes"))
     return recipe, locks.of_json(made.lock, "lock of the provenance")
 
 

@@ -22,7 +22,7 @@ from packager import canonical
 from packager.canonical import JSON
 from packager.contract import runtime_tables
 from packager.events import Event
-from packager.files import locked, write_atomically
+from packager.files import hold_lock, write_atomically
 from packager.release_plan import tasks
 from packager.release_plan.journal import Journal
 from packager.release_plan.plan import stopped_row
@@ -96,7 +96,7 @@ def share_below(folder: Path) -> tasks.Share:
 
     def share(key: JSON, find: Callable[[], JSON]) -> JSON:
         file = folder / canonical.sha256(canonical.dump(key)).removeprefix("sha256:")
-        with locked(file.with_suffix(".lock")):
+        with hold_lock(file.with_suffix(".lock")):
             if file.is_file():
                 return json.loads(file.read_bytes())
             value = find()

@@ -168,8 +168,8 @@ def load(path: Path) -> ReleaseFile:
     data = strictyaml.load(path, missing="it names the recipes: `recipes: [models/*/bundle.yaml]`")
     base, file = path.absolute().parent, str(path)
     known = ("recipes", "defaults", "models")
-    members = strictyaml.fields(strictyaml.parse(data, file), "release", known, required=("recipes",))
-    defaults = strictyaml.fields(members["defaults"], "defaults", SETTINGS) if "defaults" in members else {}
+    members = strictyaml.read_fields(strictyaml.parse(data, file), "release", known, required=("recipes",))
+    defaults = strictyaml.read_fields(members["defaults"], "defaults", SETTINGS) if "defaults" in members else {}
     common = _settings(Settings(), defaults, "defaults", base)
     entries = _entries(members["models"]) if "models" in members else {}
     found = _named(_recipes(members["recipes"], base, path.absolute()), base)
@@ -184,11 +184,13 @@ def load(path: Path) -> ReleaseFile:
 
 def _entries(node: Node) -> dict[str, _Entry]:
     found = {}
-    for key, member in strictyaml.table(node, "models").entries:
+    for key, member in strictyaml.read_table(node, "models").entries:
         what = f"models.{key.text:.80}"
-        members = strictyaml.fields(member, what, (*SETTINGS, "after"))
-        after = strictyaml.items(members.pop("after"), f"{what}.after", most=MOST_MODELS) if "after" in members else ()
-        waits = tuple((strictyaml.text(item, f"{what}.after", pattern=_LINE), item.where) for item in after)
+        members = strictyaml.read_fields(member, what, (*SETTINGS, "after"))
+        after = (
+            strictyaml.read_items(members.pop("after"), f"{what}.after", most=MOST_MODELS) if "after" in members else ()
+        )
+        waits = tuple((strictyaml.read_text(item, f"{what}.after", pattern=_LINE), item.where) for item in after)
         found[key.text] = _Entry(key.where, members, waits)
     return found
 
@@ -196,8 +198,8 @@ def _entries(node: Node) -> dict[str, _Entry]:
 def _recipes(node: Node, base: Path, own: Path) -> dict[Path, None]:
     """Return the paths that the patterns name, each once, in their order; the release file, `own`, is no recipe."""
     found: dict[Path, None] = {}
-    for item in strictyaml.items(node, "recipes", least=1):
-        pattern = strictyaml.text(item, "recipes", pattern=_LINE, expect="a path or a pattern such as `models/*`")
+    for item in strictyaml.read_items(node, "recipes", least=1):
+        pattern = strictyaml.read_text(item, "recipes", pattern=_LINE, expect="a path or a pattern such as `models/*`")
         matched = [Path(name) for name in sorted(glob.glob(str(base / pattern), recursive=True))]  # noqa: PTH207 - may be absolute
         recipes = [path / _RECIPE if path.is_dir() else path for path in matched]
         there = [path for path in recipes if path.is_file() and path.suffix in (".yaml", ".yml") and path != own]
@@ -262,37 +264,39 @@ def _optional(node: Node, read: Callable[[], Value]) -> Value | None:
 
 
 def _word(node: Node, what: str, known: Sequence[str]) -> str | None:
-    found = strictyaml.choice(node, what, (*known, NONE))
+    found = strictyaml.read_choice(node, what, (*known, NONE))
     return None if found == NONE else found
 
 
 def _vendor(node: Node, what: str) -> tuple[str, ...]:
     if _is_none(node):
         return ()
-    listed = strictyaml.items(node, what, most=64)
+    listed = strictyaml.read_items(node, what, most=64)
     expect = "a platform such as `linux_x86_64-cp311`"
-    return tuple(sorted({strictyaml.text(item, what, pattern=_PLATFORM, expect=expect) for item in listed}))
+    return tuple(sorted({strictyaml.read_text(item, what, pattern=_PLATFORM, expect=expect) for item in listed}))
 
 
 def _profile(node: Node, what: str, base: Path) -> str:
-    name = strictyaml.text(node, what, pattern=_LINE, expect="the name of a profile, or a `.yaml` file", limit=1024)
+    name = strictyaml.read_text(
+        node, what, pattern=_LINE, expect="the name of a profile, or a `.yaml` file", limit=1024
+    )
     return str(base / name) if name.endswith((".yaml", ".yml")) else name
 
 
 def _conform(node: Node, what: str) -> Conform:
-    members = strictyaml.fields(node, what, ("runtimes", "level", "strict"))
-    listed = strictyaml.items(members["runtimes"], f"{what}.runtimes", most=256) if "runtimes" in members else ()
+    members = strictyaml.read_fields(node, what, ("runtimes", "level", "strict"))
+    listed = strictyaml.read_items(members["runtimes"], f"{what}.runtimes", most=256) if "runtimes" in members else ()
     expect = "a runtime such as `onnxruntime==1.31.1`, or `onnxruntime==*`"
-    runtimes = tuple(strictyaml.text(item, f"{what}.runtimes", pattern=_LINE, expect=expect) for item in listed)
+    runtimes = tuple(strictyaml.read_text(item, f"{what}.runtimes", pattern=_LINE, expect=expect) for item in listed)
     level = "L5"
     if "level" in members:
-        level = strictyaml.text(members["level"], f"{what}.level", pattern=_LEVEL, expect="`L0` to `L5`")
-    strict = strictyaml.boolean(members["strict"], f"{what}.strict") if "strict" in members else False
+        level = strictyaml.read_text(members["level"], f"{what}.level", pattern=_LEVEL, expect="`L0` to `L5`")
+    strict = strictyaml.read_boolean(members["strict"], f"{what}.strict") if "strict" in members else False
     return Conform(runtimes, int(level[1]), strict)
 
 
 def _signer(node: Node, what: str, base: Path) -> str:
-    uri = strictyaml.text(node, what, pattern=_URI, expect="a signer such as `key:release.pem`", limit=4096)
+    uri = strictyaml.read_text(node, what, pattern=_URI, expect="a signer such as `key:release.pem`", limit=4096)
     scheme, _, location = uri.partition(":")
     if scheme == "key" or (scheme == "keyless" and location):
         return f"{scheme}:{base / location}"
@@ -305,7 +309,7 @@ def _signer(node: Node, what: str, base: Path) -> str:
 
 def _push(node: Node, what: str) -> str:
     expect = "an address such as `oci://registry.example.com/models/{name}:{version}`"
-    address = strictyaml.text(node, what, pattern=_PUSH, expect=expect, limit=2048)
+    address = strictyaml.read_text(node, what, pattern=_PUSH, expect=expect, limit=2048)
     for word in _PLACEHOLDERS.findall(address):
         if word not in ("name", "version"):
             raise node.where.error(f"`{what}`: `{{{word:.40}}}` is unknown", hint="known: `{name}`, `{version}`")
@@ -314,9 +318,9 @@ def _push(node: Node, what: str) -> str:
 
 def _promote(node: Node, what: str, base: Path) -> Promote:
     known = ("stage", "profile", "trust", "sign")
-    members = strictyaml.fields(node, what, known, required=("stage", "trust", "sign"))
-    stage = strictyaml.text(members["stage"], f"{what}.stage", pattern=_STAGE, expect="a stage such as `staging`")
-    trust = strictyaml.text(members["trust"], f"{what}.trust", pattern=_LINE, expect="the path of a trust file")
+    members = strictyaml.read_fields(node, what, known, required=("stage", "trust", "sign"))
+    stage = strictyaml.read_text(members["stage"], f"{what}.stage", pattern=_STAGE, expect="a stage such as `staging`")
+    trust = strictyaml.read_text(members["trust"], f"{what}.trust", pattern=_LINE, expect="the path of a trust file")
     profile = _profile(members["profile"], f"{what}.profile", base) if "profile" in members else "release"
     return Promote(stage, profile, str(base / trust), _signer(members["sign"], f"{what}.sign", base))
 

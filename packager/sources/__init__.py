@@ -158,7 +158,7 @@ def load(kind: str) -> SourceModule:
 
 def load_for(ref: str) -> SourceModule:
     """Return the one source that reads `ref`. Raises UsageError."""
-    found = {kind: module for kind in plugins.names("sources") if (module := load(kind)).matches(ref)}
+    found = {kind: module for kind in plugins.list_names("sources") if (module := load(kind)).matches(ref)}
     if len(found) == 1:
         return next(iter(found.values()))
     if found:

@@ -36,7 +36,7 @@ from packager.errors import (
     UsageError,
 )
 from packager.events import OnEvent
-from packager.files import CHUNK, storage_errors, unwatched
+from packager.files import CHUNK, ignore_count, storage_errors
 from packager.sources import IGNORED, Pin, Settings, byte_counter, redact_address
 from packager.types import Blob, check_path, check_paths
 
@@ -221,7 +221,7 @@ class _Hub:
     def small(self, commit: str, path: str, object_id: str) -> Blob:
         """Hash a file that git holds itself; its object id says whether it is that of the commit."""
         kept = io.BytesIO()
-        got = self.download(commit, path, None, kept, unwatched)
+        got = self.download(commit, path, None, kept, ignore_count)
         data = kept.getvalue()
         if hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() != object_id:
             raise IntegrityError(

@@ -77,7 +77,7 @@ def _read(folder: Path, ports: Mapping[str, JSON]) -> dict[str, Any]:
     try:
         return _lines(path, ports) if path.suffix == ".jsonl" else _arrays(path, ports)
     except (ValueError, OSError, KeyError, TypeError, EOFError) as error:
-        reason = error_causes.words(str(error))
+        reason = error_causes.find_cause_line(str(error))
         raise StepError(f"calibration data `{path.name}` cannot be read: {reason:.200}", hint=_HINT) from error
 
 

@@ -322,7 +322,7 @@ def run_or_explain(
     except PackagerError:
         raise
     except Exception as error:  # model code and runtimes raise whatever they like
-        raise _failed(who, case, run, given, interface, error_causes.cause(error)) from error
+        raise _failed(who, case, run, given, interface, error_causes.find_cause(error)) from error
 
 
 def _failed(who: str, case: Case, run: Run, given: Mapping[str, Any], interface: JSON | None, line: str) -> StepError:

@@ -75,7 +75,7 @@ def _read(folder: Path) -> list[dict[str, JSON]]:
         raise
     except Exception as error:  # a file of a user: the readers raise what they like
         raise StepError(
-            f"evaluation: `{path.name}` cannot be read: {error_causes.words(str(error)):.300}", hint=_HINT
+            f"evaluation: `{path.name}` cannot be read: {error_causes.find_cause_line(str(error)):.300}", hint=_HINT
         ) from error
     if not rows or len(rows) > _MOST_ROWS:
         raise StepError(f"evaluation: `{path.name}` has {len(rows)} rows, expected 1 to {_MOST_ROWS}", hint=_HINT)

@@ -30,7 +30,7 @@ def read(folder: Path, interface: JSON) -> dict[str, Any]:
     except PackagerError:
         raise
     except Exception as error:  # a file of a user: pandas, pyarrow and numpy raise what they like
-        reason = error_causes.words(str(error))
+        reason = error_causes.find_cause_line(str(error))
         raise StepError(f"samples: `{path.name}` cannot be read: {reason:.300}", hint=_HINT) from error
 
 

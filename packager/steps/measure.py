@@ -116,7 +116,7 @@ def open_session(runtime: str, path: Path, device: str = "cpu") -> Session:
     except PackagerError:
         raise
     except Exception as error:  # each runtime has its own tree of exceptions
-        raise StepError(f"`{path.name}` does not load in {runtime}: {error_causes.cause(error)}") from error
+        raise StepError(f"`{path.name}` does not load in {runtime}: {error_causes.find_cause(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,9 @@ def _session(path: Path, params: Mapping[str, JSON]) -> Any:
     except PackagerError:
         raise
     except Exception as error:  # each runtime has its own tree of exceptions
-        raise StepError(f"`{path.name}` does not load in {params['runtime']}: {error_causes.cause(error)}") from error
+        raise StepError(
+            f"`{path.name}` does not load in {params['runtime']}: {error_causes.find_cause(error)}"
+        ) from error
 
 
 def _read(folder: Path) -> list[_Expected]:
@@ -146,7 +148,7 @@ def _run(decoder: Any, ids: Sequence[int], tokens: Sequence[int], name: str) -> 
         rows += [decoder.step(numpy.array([[token]]), cache)[0, -1] for token in tokens[:-1]]
     except Exception as error:  # each runtime has its own tree of exceptions
         raise StepError(
-            f"the artefact fails on a prompt that the source answers (`{name}`): {error_causes.cause(error)}"
+            f"the artefact fails on a prompt that the source answers (`{name}`): {error_causes.find_cause(error)}"
         ) from error
     return numpy.stack(rows)
 

@@ -61,7 +61,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     except PackagerError:
         raise
     except Exception as error:  # each runtime has its own tree of exceptions
-        raise StepError(f"the graphs do not load in {params['runtime']}: {error_causes.cause(error)}") from error
+        raise StepError(f"the graphs do not load in {params['runtime']}: {error_causes.find_cause(error)}") from error
     try:
         tokenizer = tokenizers.Tokenizer.open(inputs["graph"] / settings.TOKENIZER)
         about = settings.Generation.from_json(params["generation"])
@@ -106,8 +106,9 @@ def _case(site: _Site, item: _Expected) -> JSON:
         logits, own = _forced(site, cache, start, tokens)
         of_beams = _beams(site, _encoded(site, prompt, features), item) if "beams" in item.answer else nothing
     except Exception as error:  # each runtime has its own tree of exceptions
+        cause = error_causes.find_cause(error)
         raise StepError(
-            f"the artefact fails on a prompt that the source answers (`{prompt['name']}`): {error_causes.cause(error)}"
+            f"the artefact fails on a prompt that the source answers (`{prompt['name']}`): {cause}"
         ) from error
     gaps = abs(item.logits[numpy.arange(len(tokens)), tokens] - item.logits[numpy.arange(len(tokens)), own])
     outputs = {

@@ -35,7 +35,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     except PackagerError:
         raise
     except Exception as error:  # whatever breaks between releases that were never tried together
-        raise StepError(error_causes.cause(error)) from error
+        raise StepError(error_causes.find_cause(error)) from error
 
 
 def _modules(tools: Collection[str]) -> Iterator[str]:

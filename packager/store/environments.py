@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from packager.files import locked
+from packager.files import hold_lock
 
 TOOLCHAINS = "environments"
 SERVED = "served"
@@ -18,7 +18,7 @@ def move_unused(shared: Path, target: Path) -> list[Path]:
     """Move shared environments without links from an installation into `target`; return their new paths."""
     if not shared.is_dir() or shared.is_symlink():
         return []
-    with locked(shared / GATE):
+    with hold_lock(shared / GATE):
         unused = [path for path in shared.iterdir() if not path.name.startswith(".") and not _used(path)]
         return [path.rename(target / f"{SERVED}-{path.name}") for path in unused]
 

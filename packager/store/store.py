@@ -46,14 +46,14 @@ from packager.files import (
     copy,
     digest_of,
     hash_into,
+    hold_lock,
+    ignore_count,
     is_at,
-    locked,
     open_regular,
     read_own,
     remove_tree,
     storage_errors,
     sync_directory,
-    unwatched,
     walk_regular,
     write_atomically,
 )
@@ -162,7 +162,7 @@ class Store:
     @contextlib.contextmanager
     def collecting(self, *, shared: bool = False) -> Iterator[None]:
         """Lock the collector out (`shared`), or be the collector: then no process can extend its lease."""
-        with locked(self.root / "leases.gate", shared=shared):
+        with hold_lock(self.root / "leases.gate", shared=shared):
             yield
 
     def open(self, digest: str) -> BinaryIO:
@@ -204,7 +204,7 @@ class Store:
                 sync_directory(self._blobs)
         return list(blobs.values())
 
-    def add(self, source: BinaryIO, *, expect: Blob | None = None, moved: Moved = unwatched) -> Blob:
+    def add(self, source: BinaryIO, *, expect: Blob | None = None, moved: Moved = ignore_count) -> Blob:
         """Store a stream in one pass; with `expect`, anything else than that blob is an IntegrityError."""
         with self.scratch() as scratch, storage_errors(self.root):
             with (scratch / "blob").open("wb", buffering=0) as sink:
@@ -230,7 +230,7 @@ class Store:
             self._hold(blob.digest)
             file.replace(self.path(blob.digest))
 
-    def receive(self, blob: Blob, source: Callable[[], BinaryIO], moved: Moved = unwatched) -> None:
+    def receive(self, blob: Blob, source: Callable[[], BinaryIO], moved: Moved = ignore_count) -> None:
         """Store `blob` from a stream that may break: received bytes stay, and the next attempt requests only the rest.
 
         The digest of the whole is checked before the blob becomes visible. Where a resumed blob turns out wrong, its
@@ -389,7 +389,7 @@ class Store:
     @contextlib.contextmanager
     def single_flight(self, key: str) -> Iterator[None]:
         """Let one process at a time work on `key`."""
-        with locked(self.root / "locks" / key.removeprefix("sha256:")):
+        with hold_lock(self.root / "locks" / key.removeprefix("sha256:")):
             yield
 
     # bundles
@@ -524,10 +524,13 @@ class Store:
         """Yield a private directory on the store's file system; it is deleted with the process that made it."""
         gate, tmp = self.root / "tmp.gate", self.root / "tmp"
         with contextlib.ExitStack() as stack:
-            with storage_errors(self.root), locked(gate, shared=True):  # no sweeper may see it before its lock is held
+            with (
+                storage_errors(self.root),
+                hold_lock(gate, shared=True),
+            ):  # no sweeper may see it before its lock is held
                 directory = Path(tempfile.mkdtemp(dir=tmp))
                 lock = directory.with_suffix(".lock")
-                stack.enter_context(locked(lock))
+                stack.enter_context(hold_lock(lock))
             try:
                 yield directory
             finally:

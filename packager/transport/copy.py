@@ -19,7 +19,7 @@ from packager.bundle.bundle import Bundle, read
 from packager.bundle.readers import LayoutDirectory, StoredBundle, UnpackedTree, blob_path
 from packager.errors import IntegrityError, UsageError, WrongContentError
 from packager.events import OnEvent, Progress, ignore
-from packager.files import Moved, exchange_directories, staging
+from packager.files import Moved, exchange_directories, make_staging
 from packager.formats import oci
 from packager.formats.intoto import METADATA_DIRECTORY
 from packager.transport import writers
@@ -198,7 +198,7 @@ def _replace_metadata(bundle: Bundle, target: Path, linked: dict[str, str]) -> N
 
     Blobs are linked into the new directory instead of copied; once the old one is deleted, each has one link again.
     """
-    with staging(target) as fresh:
+    with make_staging(target) as fresh:
         writers.write_metadata(bundle, fresh)
         for digest in linked:
             os.link(target / blob_path(digest), fresh / blob_path(digest))

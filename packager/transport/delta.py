@@ -29,7 +29,7 @@ from packager.bundle.bundle import MAX_RECORD, Bundle, read
 from packager.bundle.readers import INDEX_FILE, blob_path, compare_extent
 from packager.errors import IntegrityError, UsageError
 from packager.events import OnEvent, Progress, ignore
-from packager.files import copy, staging, storage_errors, sync_directory
+from packager.files import copy, make_staging, storage_errors, sync_directory
 from packager.formats import oci
 from packager.transport import patch
 from packager.types import Blob, Tree, check_digest
@@ -51,7 +51,7 @@ class DeltaSize:
 def write_delta(old: Bundle, new: Bundle, target: Path, on_event: OnEvent = ignore) -> DeltaSize:
     """Write the delta from `old` to `new`. All bytes read from both are checked before or while they are copied."""
     patch.load_zstd()
-    with staging(target) as scratch, storage_errors(target.parent):
+    with make_staging(target) as scratch, storage_errors(target.parent):
         plan = _Plan(old, new, scratch)
         plan.run(on_event)
         file = scratch / target.name

@@ -25,7 +25,7 @@ from packager.files import (
     Sink,
     copy,
     exchange_directories,
-    staging,
+    make_staging,
     storage_errors,
     sync_directory,
     write_all,
@@ -87,7 +87,7 @@ def write_layout(target: Path) -> Destination:
     def receive(bundle: Bundle) -> Iterator[Receiver]:
         if target.exists() and not ((target / LAYOUT_FILE).is_file() or _is_empty(target)):
             raise UsageError(f"`{target}` exists and is no bundle", hint="give a directory that does not exist yet")
-        with staging(target) as fresh:
+        with make_staging(target) as fresh:
             write_metadata(bundle, fresh)
             yield _Files(fresh, {blob: [blob_path(blob.digest)] for _, blob in bundle.tree})
             exchange_directories(fresh, target)
@@ -102,7 +102,7 @@ def write_unpacked(target: Path) -> Destination:
     def receive(bundle: Bundle) -> Iterator[Receiver]:
         if target.exists() and not _is_empty(target):
             raise UsageError(f"`{target}` is not empty", hint="give a directory that does not exist yet")
-        with staging(target) as fresh, write_plain(fresh)(bundle) as receiver:
+        with make_staging(target) as fresh, write_plain(fresh)(bundle) as receiver:
             yield receiver
             exchange_directories(fresh, target)
 
@@ -169,7 +169,7 @@ def single_file(target: Path) -> Destination:
 
     @contextlib.contextmanager
     def receive(bundle: Bundle) -> Iterator[Receiver]:
-        with staging(target) as scratch, storage_errors(target.parent):
+        with make_staging(target) as scratch, storage_errors(target.parent):
             file = scratch / target.name
             with file.open("xb", buffering=0) as sink:
                 yield _write_frame(bundle, sink.fileno())

@@ -289,7 +289,7 @@ def _lowest(value: JSON) -> str:
 
 def _version(value: JSON) -> str:
     text = _text(value)
-    semver.precedence(text)
+    semver.precedence_key(text)
     return text
 
 

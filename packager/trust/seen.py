@@ -17,7 +17,7 @@ from pathlib import Path
 from packager import canonical, semver
 from packager.canonical import JSON
 from packager.errors import MalformedError, RolledBackError, UsageError
-from packager.files import locked, read_own, storage_errors, write_atomically
+from packager.files import hold_lock, read_own, storage_errors, write_atomically
 from packager.formats.dsse import items, members
 from packager.trust.file import AcceptedFile
 from packager.types import DIGEST
@@ -37,12 +37,12 @@ class Seen:
         if name not in self.bundles:
             return
         highest, known = self.bundles[name]
-        if semver.precedence(version) < semver.precedence(highest):
+        if semver.precedence_key(version) < semver.precedence_key(highest):
             raise RolledBackError(
                 f"`{name}` {version} is older than what was seen here: expected at least {highest}",
                 hint="to accept an older version on purpose, use `--state none`",
             )
-        if version != highest and semver.precedence(version) == semver.precedence(highest):
+        if version != highest and semver.precedence_key(version) == semver.precedence_key(highest):
             raise RolledBackError(
                 f"`{name}` {version} is neither newer nor older than {highest}, which was seen here",
                 hint="build metadata after `+` has no order; get a bundle with another version from the publisher",
@@ -55,7 +55,7 @@ class Seen:
 
     def with_bundle(self, name: str, version: str, digest: str) -> Seen:
         """Return this record with one more accepted bundle; an older one changes nothing."""
-        if name in self.bundles and semver.precedence(version) <= semver.precedence(self.bundles[name][0]):
+        if name in self.bundles and semver.precedence_key(version) <= semver.precedence_key(self.bundles[name][0]):
             return self
         return replace(self, bundles={**self.bundles, name: (version, digest)})
 
@@ -77,7 +77,7 @@ def remember(path: Path, trust: str, new: Seen) -> None:
     try:
         with storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with locked(path.with_name(f".{path.name}.lock")):
+            with hold_lock(path.with_name(f".{path.name}.lock")):
                 _merge(path, trust, new)
     except (NotADirectoryError, FileExistsError):
         raise UsageError(f"`{path}` cannot be a state file", hint="give --state a file that may be written") from None
@@ -134,7 +134,7 @@ def _seen(value: JSON) -> Seen:
         raise ValueError("`bundles` is not an object")
     for name, pair in entry["bundles"].items():
         version, digest = (str(part) for part in items(pair, "parts", 2, 2))
-        semver.precedence(version)
+        semver.precedence_key(version)
         if not DIGEST.fullmatch(digest):
             raise ValueError("a digest is malformed")
         bundles[name] = (version, digest)

@@ -82,7 +82,7 @@ def write_recipe(target: Target, number: str) -> Model:
         text, count = _LINES[name].subn(f"{name}: {_quoted(value)}", text)
         if count != 1:
             raise UsageError(f"recipe `{path}`: `{name}` is not on a line of its own", hint=f"write `{name}: …`")
-    made = recipes.parse(text.encode(), str(path), plugins.names("runtimes"))
+    made = recipes.parse(text.encode(), str(path), plugins.list_names("runtimes"))
     if (made.name, made.version, made.source) != (target.model.name, version, source):
         raise UsageError(f"recipe `{path}` changed while it was watched", hint="start `packager watch` again")
     own = _beside(target, number)

@@ -46,7 +46,9 @@ def optimised(source: Path) -> Any:
                 str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
             )
         except Exception as error:  # the runtime's exceptions share no class
-            raise StepError(f"onnxruntime cannot optimise the graph: {error_causes.words(str(error))}") from error
+            raise StepError(
+                f"onnxruntime cannot optimise the graph: {error_causes.find_cause_line(str(error))}"
+            ) from error
         return canonicalise.read(file)
 
 
@@ -98,7 +100,7 @@ def _quantised(quantizer: Any) -> Any:
     try:
         quantizer.quantize_model()
     except Exception as error:  # assertions, ValueError, RuntimeError, onnx's own
-        raise StepError(f"the graph cannot be quantised: {error_causes.words(str(error))}") from error
+        raise StepError(f"the graph cannot be quantised: {error_causes.find_cause_line(str(error))}") from error
     if not any(node.op_type in _CONVERSIONS for node in quantizer.model.model.graph.node):
         raise _nothing()
     _precision.sort(quantizer.model.model.graph)
@@ -127,7 +129,7 @@ def _ranges(source: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
             calibrator.collect_data(_Reader(iter(batches)))
             found = calibrator.compute_data()
         except Exception as error:  # the runtime's exceptions share no class
-            raise StepError(f"the graph cannot be calibrated: {error_causes.words(str(error))}") from error
+            raise StepError(f"the graph cannot be calibrated: {error_causes.find_cause_line(str(error))}") from error
     for tensor in found.data.values():
         tensor.lowest, tensor.highest = (
             numpy.full_like(bound, rounded(float(numpy.ravel(bound)[0]), up=up))

@@ -84,4 +84,6 @@ def _check_loads(path: Path, form: str) -> None:
     try:
         session.open_session(path, threads=1)
     except Exception as error:  # the runtime's exceptions share no class
-        raise StepError(f"the {form} graph does not load in onnxruntime: {error_causes.words(str(error))}") from error
+        raise StepError(
+            f"the {form} graph does not load in onnxruntime: {error_causes.find_cause_line(str(error))}"
+        ) from error

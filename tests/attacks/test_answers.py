@@ -26,7 +26,7 @@ from packager.sandbox.sandbox import Limits
 from packager.steps import trial
 from tests.support import contracts
 
-RECIPE = recipe.parse(contracts.RECIPE.encode(), "bundle.yaml", plugins.names("runtimes"))
+RECIPE = recipe.parse(contracts.RECIPE.encode(), "bundle.yaml", plugins.list_names("runtimes"))
 STRANGE = [
     None,
     True,
@@ -110,7 +110,7 @@ def test_honest_facts_are_taken() -> None:
     assert answered("measure", MEASURED) == MEASURED
 
 
-@pytest.mark.parametrize("kind", plugins.names("exporters"))
+@pytest.mark.parametrize("kind", plugins.list_names("exporters"))
 def test_a_trial_of_a_kind_that_has_no_toy_is_taken(kind: str, tmp_path: Path) -> None:
     if _toys.toy_writer(kind) is None:
         found = trial.run({}, tmp_path, {"tools": {}, "kind": kind})

@@ -161,7 +161,7 @@ def acts(text: str) -> list[str]:
     return [ascii(row) for row in text.split("\n") if ACTS.search(row)]
 
 
-@pytest.mark.parametrize("verb", cli.verbs())
+@pytest.mark.parametrize("verb", cli.list_verbs())
 @pytest.mark.parametrize("form", [[], ["--json"], ["--quiet"]], ids=["text", "json", "quiet"])
 def test_no_verb_prints_control_characters(
     verb: str, form: list[str], place: Path, capfd: pytest.CaptureFixture[str]

@@ -35,7 +35,7 @@ except PackagerError as error:
 READERS: dict[str, Callable[[Path], object]] = {
     "seen": lambda path: seen.load(path, "acme"),
     "remember": lambda path: seen.remember(path, "acme", Seen().with_bundle("tiny", "1.0.0", DIGEST)),
-    "lock": lambda path: files.locked(path).__enter__(),
+    "lock": lambda path: files.hold_lock(path).__enter__(),
     "installation": lambda path: install._read_record(path),
     "journal": lambda path: list(journal.read_entries(path.parent)),
     "lock-file": lambda path: lock.load(path),

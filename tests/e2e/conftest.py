@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from packager.files import locked
+from packager.files import hold_lock
 from tests.support import forks, outputs
 from tests.support.tools import tool
 from tests.support.warm_store import WARM, shared_directory
@@ -90,7 +90,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     """Return a directory that `make` fills once for all processes of a run; nothing changes it afterwards."""
     root = shared_directory(factory)
     directory, done = root / f"once-{name}", root / f"once-{name}.done"
-    with locked(root / f"once-{name}.lock"):
+    with hold_lock(root / f"once-{name}.lock"):
         if not done.exists():
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir()

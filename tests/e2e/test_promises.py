@@ -72,7 +72,7 @@ def test_the_oldest_version_decides_also_where_a_newer_one_reads_less(kind: str)
 
 
 def test_every_runtime_that_explains_itself_knows_its_oldest() -> None:
-    for name in plugins.names("runtimes"):
+    for name in plugins.list_names("runtimes"):
         assert load_runtime(name).oldest_with(99) is None
 
     with pytest.raises(UsageError):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from packager import canonical
-from packager.files import unwatched
+from packager.files import ignore_count
 from packager.formats import modelpack, oci
 from packager.release.sign import sign
 from packager.store.store import Store
@@ -115,13 +115,13 @@ def test_a_killed_upload_sends_whole_pieces_once(
     log = plain.folder / "log"
     before = log.read_text().count("client disconnected")
     with pytest.raises(Killed):
-        upload.upload(Repository(there, settings), blob, lambda: Dying(data, int(pieces * size)), unwatched)
+        upload.upload(Repository(there, settings), blob, lambda: Dying(data, int(pieces * size)), ignore_count)
     deadline = time.monotonic() + 10
     while log.read_text().count("client disconnected") == before and time.monotonic() < deadline:
         time.sleep(0.05)
     start = plain.position()
     repository = Repository(there, settings)
-    upload.upload(repository, blob, lambda: io.BytesIO(data), unwatched)
+    upload.upload(repository, blob, lambda: io.BytesIO(data), ignore_count)
     assert repository.has(blob)
     deadline = time.monotonic() + 10
     while not any(row.method == "HEAD" for row in plain.rows(start)) and time.monotonic() < deadline:

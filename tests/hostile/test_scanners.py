@@ -46,7 +46,7 @@ def outcomes(folder: Path) -> dict[str, dict[str, Any]]:
     ]
     return {
         name: step.run({"source": folder}, folder, {"scanner": name, "files": files})
-        for name in plugins.names("scanners")
+        for name in plugins.list_names("scanners")
     }
 
 

@@ -262,7 +262,7 @@ def _built(place: Path, out: Path, seconds: float) -> contract.Contract | str:
             return look.run({"source": place}, out, {"kind": kind, "payload": payload, "seconds": seconds})
 
     known = draft.inspect_source("net.onnx", place, None, inside)
-    parsed = recipes.parse(draft.draft("net.onnx", known), "bundle.yaml", plugins.names("runtimes"))
+    parsed = recipes.parse(draft.draft("net.onnx", known), "bundle.yaml", plugins.list_names("runtimes"))
     params = {"kind": "onnx", "payload": "net.onnx", **LEVEL, **build._export_options(parsed)}
     facts = export.run({"source": place}, out, params)
     given = {**params, "interface": facts["interface"], "ranges": facts["ranges"], "runtime": "onnxruntime"}

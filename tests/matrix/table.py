@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from packager.files import locked
+from packager.files import hold_lock
 from tests.matrix.sources import SOURCES, TARGETS
 from tests.support.environments import CACHE
 
@@ -42,7 +42,7 @@ def keep(rows: list[dict[str, Any]]) -> None:
     """Replace what was run in the record, and write the page anew."""
     run = {(row["source"], row["target"]) for row in rows}
     CACHE.mkdir(parents=True, exist_ok=True)
-    with locked(CACHE / "table.lock"):
+    with hold_lock(CACHE / "table.lock"):
         known = json.loads(RECORD.read_text()) if RECORD.exists() else []
         write([row for row in known if (row["source"], row["target"]) not in run] + rows)
 

@@ -72,7 +72,7 @@ def promised(source: Source, folder: Path) -> tuple[Path, Path]:
     source.make(folder / "project" / "model")
     platforms = "platforms: [linux_x86_64-cp311]\n"
     text = f'name: m\nversion: 1.0.0\nsource: ./model\n{platforms}{source.recipe}runs-on: {{onnxruntime: ">=1.15"}}\n'
-    parsed = recipes.parse(text, "bundle.yaml", plugins.names("runtimes"))
+    parsed = recipes.parse(text, "bundle.yaml", plugins.list_names("runtimes"))
     store = Store(folder / "store")
     runner, memo = Runner(store, default_limits()), Memo(store.root / "memo")
     here = locking.BuildContext(folder / "project", None, dict(os.environ))

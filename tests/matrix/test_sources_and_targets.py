@@ -56,7 +56,7 @@ class Bench:
 
     def built(self, *targets: Target) -> tuple[build.Built, dict[str, Any]]:
         text = recipe(self.source, self.found, targets)
-        parsed = recipes.parse(text, "bundle.yaml", plugins.names("runtimes"))
+        parsed = recipes.parse(text, "bundle.yaml", plugins.list_names("runtimes"))
         store = Store(self.store)
         runner, memo = Runner(store, default_limits()), Memo(store.root / "memo")
         here = locking.BuildContext(self.folder, None, dict(os.environ), wire.Settings)
@@ -190,4 +190,4 @@ def test_every_form_of_source_has_a_row() -> None:
         places.bucket: {"fsspec"},
         places.artifact: {"oci"},
     }
-    assert set().union(*(forms[source.at] for source in SOURCES)) == set(plugins.names("sources"))
+    assert set().union(*(forms[source.at] for source in SOURCES)) == set(plugins.list_names("sources"))

@@ -17,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from packager.files import staging
+from packager.files import make_staging
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager-tests"
 
@@ -28,7 +28,7 @@ def python_with(*requirements: str, python: str = f"{sys.version_info.major}.{sy
     place = CACHE / name
     if not (place / "bin" / "python").exists():
         uv = Path(sys.executable).parent / "uv"
-        with staging(place) as directory:
+        with make_staging(place) as directory:
             fresh = directory / "environment"
             subprocess.run([uv, "venv", "--quiet", "--python", python, fresh], check=True)
             subprocess.run(
@@ -80,7 +80,7 @@ def node_with(*packages: str) -> Path:
             pytest.skip(f"{program} is not installed")
     place = CACHE / f"node-{hashlib.sha256(' '.join(packages).encode()).hexdigest()[:16]}"
     if not (place / "node_modules").is_dir():
-        with staging(place) as directory:
+        with make_staging(place) as directory:
             (directory / "package.json").write_text("{}")
             command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--save-exact", *packages]
             done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300, check=False)

@@ -14,7 +14,7 @@ import jsonschema
 from packager import cli
 from packager.cli import _output_schemas
 
-_VERBS = frozenset(cli.verbs())
+_VERBS = frozenset(cli.list_verbs())
 
 
 def check(arguments: Sequence[str | Path], text: str) -> Any:

@@ -54,7 +54,7 @@ def refusal(folder: Path, text: str) -> Refusal | None:
 
 
 def _judged(folder: Path, text: str) -> engine.Verdict:
-    parsed = recipe.parse(text, "bundle.yaml", plugins.names("runtimes"))
+    parsed = recipe.parse(text, "bundle.yaml", plugins.list_names("runtimes"))
     profile = engine.load_profile(parsed.policy, folder)
     locking.check_targets(parsed)
     locking.check_signature(parsed, "onnx")

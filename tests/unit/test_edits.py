@@ -92,7 +92,7 @@ def test_many_edits_one_after_the_other() -> None:
 
 
 def test_what_is_shown_can_be_pasted() -> None:
-    shown = edits.blocks(BLOCK, [Edit(("dynamic", "batch"), [1, 6]), Edit(("tolerance", "y"), {"atol": 0.1})])
+    shown = edits.changed_blocks(BLOCK, [Edit(("dynamic", "batch"), [1, 6]), Edit(("tolerance", "y"), {"atol": 0.1})])
     assert [line for line, _ in shown] == [5, None]
     assert shown[0][1].splitlines()[1] == "  batch: [1, 6]   # rows"
     assert shown[1][1] == "tolerance:\n  y: {atol: 0.1}"

@@ -66,11 +66,11 @@ KeyError: 'weights'"""
     ],
 )
 def test_the_cause_is_kept(text: str, expected: str) -> None:
-    assert error_causes.words(text) == expected
+    assert error_causes.find_cause_line(text) == expected
 
 
 def test_a_cause_is_one_bounded_line() -> None:
-    reply = error_causes.cause(ValueError("x" * 5000))
+    reply = error_causes.find_cause(ValueError("x" * 5000))
     assert reply.startswith("ValueError: xxx") and len(reply) < 350
 
 
@@ -78,6 +78,6 @@ def test_a_long_line_keeps_its_end() -> None:
     """ONNX Runtime names files and nodes first, and says last what is wrong."""
     node = "/decoder/" + "If_0/then_branch__Inlined_0__" * 12
     text = f"[ONNXRuntimeError] : 1 : FAIL : Load model from /tmp/a/model.onnx failed:Node ({node}) Op (Squeeze) [ShapeInferenceError] Dimension of input 0 must be 1 instead of 2"
-    reply = error_causes.words(text)
+    reply = error_causes.find_cause_line(text)
     assert reply.startswith("Node (/decoder/") and reply.endswith("Dimension of input 0 must be 1 instead of 2")
     assert len(reply) < 350 and "Load model" not in reply

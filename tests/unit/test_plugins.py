@@ -14,19 +14,19 @@ from packager.errors import UsageError
 
 
 def test_a_file_is_a_plug_in() -> None:
-    assert {"directory", "file", "mlflow"} <= set(plugins.names("sources"))
+    assert {"directory", "file", "mlflow"} <= set(plugins.list_names("sources"))
     assert plugins.load("sources", "file").__name__ == "packager.sources.file"
 
 
 @pytest.mark.parametrize("group", plugins.GROUPS)
 def test_names_are_sorted_published_names(group: plugins.Group) -> None:
-    names = plugins.names(group)
+    names = plugins.list_names(group)
     assert list(names) == sorted(set(names))
     assert not any("_" in name for name in names)
 
 
 @pytest.mark.parametrize(
-    ("group", "name"), [(group, name) for group in plugins.GROUPS for name in plugins.names(group)]
+    ("group", "name"), [(group, name) for group in plugins.GROUPS for name in plugins.list_names(group)]
 )
 def test_every_plug_in_imports_and_explains_itself(group: plugins.Group, name: str) -> None:
     """Without what its extra installs: heavy packages are imported where they are used."""
@@ -35,7 +35,7 @@ def test_every_plug_in_imports_and_explains_itself(group: plugins.Group, name: s
 
 
 def test_listing_imports_nothing() -> None:
-    code = "import sys; from packager import plugins; plugins.names('sources'); print(*sys.modules)"
+    code = "import sys; from packager import plugins; plugins.list_names('sources'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "packager.sources" in done.stdout.split()
     assert "packager.sources.file" not in done.stdout.split()
@@ -65,7 +65,7 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_third_parties_register_through_entry_points(third_party: Path) -> None:
-    assert "acme-store" in plugins.names("sources")
+    assert "acme-store" in plugins.list_names("sources")
     assert plugins.load("sources", "acme-store") is plugins.load("sources", "acme_store")
 
 

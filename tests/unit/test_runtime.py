@@ -26,9 +26,9 @@ from packager.runtime import (
     Runtime,
     adapter_file,
     find_testable,
+    list_members,
     load_conformance,
     load_runtime,
-    members,
 )
 from packager.sandbox import sandbox
 from packager.server.declaration import Knob
@@ -84,7 +84,7 @@ def test_distribution_of_a_third_party_joins_the_toolchain(acme: Write) -> None:
     assert "model-packager" not in load_runtime("onnxruntime").toolchain
 
 
-@pytest.mark.parametrize("lacking", [member.name for member in members(Runtime) if member.default is None])
+@pytest.mark.parametrize("lacking", [member.name for member in list_members(Runtime) if member.default is None])
 def test_missing_member_is_named(acme: Write, lacking: str) -> None:
     acme(LEAST.replace(lacking, f"no_{lacking}"))
     with pytest.raises(UsageError, match=f"`acme_runtime` of `acme-runtime` has no `{lacking}`") as caught:
@@ -118,8 +118,8 @@ def test_names_of_our_folders_are_taken(acme: Write, tmp_path: Path) -> None:
     points = tmp_path / "site" / "acme_runtime-1.0.dist-info" / "entry_points.txt"
     points.write_text("[packager.runtimes]\nmlserver = acme_runtime\n")
     acme()
-    assert "mlserver" not in plugins.names("runtimes")
-    assert plugins.locations("runtimes")["mlserver"].distribution is None
+    assert "mlserver" not in plugins.list_names("runtimes")
+    assert plugins.find_locations("runtimes")["mlserver"].distribution is None
 
 
 def test_broken_part_is_not_taken_for_a_missing_one(acme: Write) -> None:
@@ -172,7 +172,7 @@ def test_distributions_say_which_runtimes_are_installed(acme: Write) -> None:
     assert host.list_distributions("mlserver") == ("mlserver",)
 
 
-@pytest.mark.parametrize("name", plugins.names("runtimes"))
+@pytest.mark.parametrize("name", plugins.list_names("runtimes"))
 def test_own_runtimes_have_the_types_of_the_seam(name: str) -> None:
     """Constants are of the type that `Runtime` states, and functions take the parameters that it names."""
     runtime = load_runtime(name)
@@ -200,7 +200,7 @@ def parameters_of(file: Path, function: str) -> list[str]:
 def test_page_lists_the_members_that_exist() -> None:
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "add-a-runtime.md").read_text()
     for record in (Runtime, Conformance):
-        rows = [f"| `{row.name}` | {row.about} | {row.default or 'required'} |" for row in members(record)]
+        rows = [f"| `{row.name}` | {row.about} | {row.default or 'required'} |" for row in list_members(record)]
         assert "\n".join(rows) in page, "run `make reference`"
 
 

@@ -42,7 +42,7 @@ PAIRS = list(itertools.combinations(ORDERED, 2))
 
 @pytest.mark.parametrize(("lower", "higher"), PAIRS)
 def test_precedence_is_that_of_the_specification(lower: str, higher: str) -> None:
-    assert semver.precedence(lower) < semver.precedence(higher)
+    assert semver.precedence_key(lower) < semver.precedence_key(higher)
     assert semver.in_range(lower, f"<{higher}")
     assert not semver.in_range(higher, f"<={lower}")
     assert (semver_compare(lower, higher), semver_compare(higher, lower)) == (-1, 1)
@@ -54,7 +54,7 @@ def test_precedence_is_that_of_the_specification(lower: str, higher: str) -> Non
 def test_build_metadata_is_ignored(version: str) -> None:
     """§10: versions that differ only in build metadata have the same precedence."""
     first, second = f"{version}+20130313144700", f"{version}+exp.sha.5114f85"
-    assert semver.precedence(first) == semver.precedence(second) == semver.precedence(version)
+    assert semver.precedence_key(first) == semver.precedence_key(second) == semver.precedence_key(version)
     assert semver_compare(first, second) == 0
     assert diff.compare_versions(first, second) == diff.compare_versions(version, first) == "none"
 
@@ -63,7 +63,7 @@ def test_build_metadata_is_ignored(version: str) -> None:
 @pytest.mark.parametrize("level", ["patch", "minor", "major"])
 def test_next_version_is_higher(version: str, level: diff.Level) -> None:
     found = diff.next_version(version, level)
-    assert semver.precedence(found) > semver.precedence(version)
+    assert semver.precedence_key(found) > semver.precedence_key(version)
     assert not semver.is_prerelease(found)
 
 
@@ -78,12 +78,12 @@ def test_next_version_after_a_prerelease_is_its_release() -> None:
 )
 def test_malformed_versions_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a semantic version"):
-        semver.precedence(text)
+        semver.precedence_key(text)
     with pytest.raises(ValueError, match="is not a semantic version"):
         semver.is_prerelease(text)
 
 
 def test_numbers() -> None:
-    assert semver.numbers("10.20.30-rc.1+build") == (10, 20, 30)
+    assert semver.read_numbers("10.20.30-rc.1+build") == (10, 20, 30)
     assert semver.is_prerelease("10.20.30-rc.1+build")
     assert not semver.is_prerelease("10.20.30+rc.1")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from packager.deploy.triton.repository import CONFIG, RECORD, WARMUP, Content, not_signed
 from packager.errors import IntegrityError, SourceError, UsageError
-from packager.files import unwatched
+from packager.files import ignore_count
 from packager.transport.bucket.folder import FOLDERS, Folder
 from packager.transport.bucket.reference import folder_address, hide_credentials
 
@@ -104,6 +104,6 @@ def _send(version: Folder, name: str, content: Content, present: int | None) -> 
         version.put(name, content)
     elif present != content.blob.size:
         try:
-            version.send(name, content.blob, content.open, unwatched)
+            version.send(name, content.blob, content.open, ignore_count)
         except IntegrityError:
             raise not_signed(content) from None

@@ -65,10 +65,12 @@ class Pipeline:
 def parse(data: bytes, file: str) -> Pipeline:
     """Read a pipeline; `file` is what messages call it. Raises UsageError with the line."""
     node = strictyaml.parse(data, file)
-    found = strictyaml.fields(node, "the pipeline", ("name", "steps", "outputs"), ("name", "steps"))
-    name = strictyaml.text(found["name"], "name", pattern=NAME, expect="a name of lower-case words", limit=MAX_NAME)
-    steps = [_step(item) for item in strictyaml.items(found["steps"], "steps", least=1, most=MAX_STEPS)]
-    listed = strictyaml.items(found["outputs"], "outputs", least=1) if "outputs" in found else ()
+    found = strictyaml.read_fields(node, "the pipeline", ("name", "steps", "outputs"), ("name", "steps"))
+    name = strictyaml.read_text(
+        found["name"], "name", pattern=NAME, expect="a name of lower-case words", limit=MAX_NAME
+    )
+    steps = [_step(item) for item in strictyaml.read_items(found["steps"], "steps", least=1, most=MAX_STEPS)]
+    listed = strictyaml.read_items(found["outputs"], "outputs", least=1) if "outputs" in found else ()
     if any(step.model == name for step in steps):
         raise found["name"].where.error(f"`{name}` is also the name of a step", hint="give the pipeline another name")
     return _joined(name, steps, [_tensor(item, "outputs") for item in listed])
@@ -76,18 +78,18 @@ def parse(data: bytes, file: str) -> Pipeline:
 
 def _step(node: strictyaml.Node) -> Step:
     keys = ("model", "inputs", "outputs")
-    found = strictyaml.fields(node, "a step", keys, keys)
-    model = strictyaml.text(found["model"], "model", pattern=NAME, expect="the name of a model", limit=MAX_NAME)
+    found = strictyaml.read_fields(node, "a step", keys, keys)
+    model = strictyaml.read_text(found["model"], "model", pattern=NAME, expect="the name of a model", limit=MAX_NAME)
     return Step(model, _ports(found["inputs"], "inputs"), _ports(found["outputs"], "outputs"), str(node.where))
 
 
 def _ports(node: strictyaml.Node, what: str) -> dict[str, str]:
-    entries = strictyaml.table(node, what, least=1).entries
+    entries = strictyaml.read_table(node, what, least=1).entries
     return {key.text: _tensor(value, f"{what}.{key.text:.80}") for key, value in entries}
 
 
 def _tensor(node: strictyaml.Node, what: str) -> str:
-    return strictyaml.text(node, what, pattern=_TENSOR, expect="the name of a tensor", limit=256)
+    return strictyaml.read_text(node, what, pattern=_TENSOR, expect="the name of a tensor", limit=256)
 
 
 def _joined(name: str, steps: list[Step], listed: list[str]) -> Pipeline:

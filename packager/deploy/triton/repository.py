@@ -18,7 +18,7 @@ from typing import Protocol, TypeAlias
 
 from packager import canonical
 from packager.errors import WrongContentError
-from packager.files import copy, read_own, remove_tree, staging, storage_errors, sync_directory, write_atomically
+from packager.files import copy, make_staging, read_own, remove_tree, storage_errors, sync_directory, write_atomically
 from packager.transport.writers import Source
 from packager.types import Blob
 
@@ -108,7 +108,7 @@ class Directory:
 
     def add(self, model: str, number: int, files: Mapping[str, Content]) -> bool:
         place = self.root / model / str(number)
-        with storage_errors(self.root), staging(place) as fresh:
+        with storage_errors(self.root), make_staging(place) as fresh:
             if place.exists():
                 return False
             for name, content in files.items():
@@ -133,7 +133,7 @@ class Directory:
     @contextmanager
     def _alone(self, path: str) -> Iterator[None]:
         """Keep others who replace the same file out; staging's lock works on shares too and leaves nothing."""
-        with staging(self.root / path):
+        with make_staging(self.root / path):
             yield
 
     def lend(self, model: str, number: int, name: str, config: bytes) -> None:

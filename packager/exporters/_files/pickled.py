@@ -33,6 +33,6 @@ def load(source: Path, payload: str) -> Any:
         ) from error
     except Exception as error:  # unpickling runs foreign code: anything can come out
         raise StepError(
-            f"`{payload}` cannot be opened: {error_causes.cause(error)}",
+            f"`{payload}` cannot be opened: {error_causes.find_cause(error)}",
             hint="its libraries may have to be of the versions that made it (`toolchain: locked`)",
         ) from error

@@ -214,7 +214,7 @@ def open_file(path: Path, options: Any) -> Any:
         if missing := lacking_locale(str(error), "source"):
             raise missing from error
         raise StepError(
-            f"`{path.name}` does not load in onnxruntime: {error_causes.words(str(error))}",
+            f"`{path.name}` does not load in onnxruntime: {error_causes.find_cause_line(str(error))}",
             hint="the file is at fault, or needs another version of its library: run it where it was made, then save "
             "it again",
         ) from error
@@ -293,7 +293,7 @@ class Runner:
         try:
             answers = self._session.run(None, feeds)
         except Exception as error:  # the runtime raises what it likes
-            self.failed = error_causes.words(str(error))
+            self.failed = error_causes.find_cause_line(str(error))
             return False
         named = zip((value.name for value in self._session.get_outputs()), answers, strict=True)
         if (used := _memory()) > self._peak:

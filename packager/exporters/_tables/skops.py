@@ -49,7 +49,7 @@ def load(path: Path, recorded: Sequence[str] = ()) -> Any:
             return _checked(skops.load(path, trusted=sorted(set(unknown) & set(recorded or unknown))))
     except Exception as error:  # a hostile or old archive can fail anywhere in zipfile, JSON and numpy
         raise StepError(
-            f"`{path.name}` cannot be opened: {error_causes.cause(error)}",
+            f"`{path.name}` cannot be opened: {error_causes.find_cause(error)}",
             hint="save the model again with the installed versions of scikit-learn and skops",
         ) from error
     raise StepError(

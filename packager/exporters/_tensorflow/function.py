@@ -207,4 +207,4 @@ def explain_failure(what: str, call: Callable[[], Any], hint: str) -> Any:
     except StepError:
         raise
     except Exception as error:  # of any class
-        raise StepError(f"{what}: {error_causes.cause(error)}", hint=hint) from error
+        raise StepError(f"{what}: {error_causes.find_cause(error)}", hint=hint) from error

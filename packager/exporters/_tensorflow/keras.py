@@ -97,10 +97,10 @@ def _refusal(file: File, error: Exception) -> StepError:
     what = f"`{file.payload}` cannot be opened by Keras {file.here}"
     if file.made and file.made.split(".")[:2] != file.here.split(".")[:2]:
         return StepError(
-            f"{what}, it was made with {file.made}: {error_causes.cause(error)}",
+            f"{what}, it was made with {file.made}: {error_causes.find_cause(error)}",
             hint=f"write `toolchain: locked` in the recipe, which opens it with its own version; or {_OTHERWISE}",
         )
-    return StepError(f"{what}: {error_causes.cause(error)}", hint=_OTHERWISE)
+    return StepError(f"{what}: {error_causes.find_cause(error)}", hint=_OTHERWISE)
 
 
 def custom_class_error(file: File, name: str) -> StepError:

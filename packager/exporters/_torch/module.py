@@ -65,7 +65,7 @@ def _module(lib: Any, path: Path) -> Any:
         ) from error
     except Exception as error:  # unpickling runs foreign code: anything can come out
         raise StepError(
-            f"`{path.name}` cannot be opened: {error_causes.cause(error)}",
+            f"`{path.name}` cannot be opened: {error_causes.find_cause(error)}",
             hint="its code ran without network, home and secrets; log the model as pt2, which needs no code to open",
         ) from error
     if not isinstance(module, lib.nn.Module | lib.jit.ScriptModule):

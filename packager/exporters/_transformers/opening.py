@@ -91,7 +91,7 @@ def _opened(kind: Any, folder: Path) -> tuple[Any, Sequence[str]]:
             output_loading_info=True,
         )
     except Exception as error:  # transformers wraps the failures of a dozen libraries
-        said = error_causes.words(str(error))
+        said = error_causes.find_cause_line(str(error))
         raise StepError(
             f"the weights cannot be opened as `{kind.__name__}`: {said}",
             hint="load it with the release of transformers that saved it and save it again, or lock that release",

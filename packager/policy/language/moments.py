@@ -43,7 +43,7 @@ def _precedence(text: str) -> semver.Precedence:
     if not _is_version(text):
         raise BuiltinError(f"`{text:.40}` is not a semantic version")
     try:
-        return semver.precedence(text.removeprefix("v"))
+        return semver.precedence_key(text.removeprefix("v"))
     except ValueError:  # longer than versions of bundles may be
         raise BuiltinError(f"`{text:.40}` is too long for a semantic version") from None
 

@@ -25,7 +25,7 @@ from packager.errors import (
     UsageError,
     did_you_mean,
 )
-from packager.files import CHUNK, Moved, unwatched
+from packager.files import CHUNK, Moved, ignore_count
 from packager.transport.bucket.reference import hide_credentials
 from packager.transport.writers import Source
 from packager.types import Blob
@@ -155,7 +155,7 @@ class Folder:
 
     def put(self, name: str, data: bytes) -> None:
         """Write a small object."""
-        self.send(name, Blob(canonical.sha256(data), len(data)), lambda: io.BytesIO(data), unwatched)
+        self.send(name, Blob(canonical.sha256(data), len(data)), lambda: io.BytesIO(data), ignore_count)
 
     def send(self, name: str, blob: Blob, source: Source, moved: Moved) -> None:
         """Write an object from a stream, hashing it; where the stream is not `blob` the object does not appear."""

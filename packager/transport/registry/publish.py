@@ -12,7 +12,7 @@ from typing import Protocol
 from packager import canonical, names
 from packager.bundle.bundle import Bundle, Referrer
 from packager.errors import IntegrityError, SourceError, UsageError
-from packager.files import Moved, unwatched
+from packager.files import Moved, ignore_count
 from packager.formats import oci
 from packager.transport.registry.reference import Reference
 from packager.transport.registry.repository import Repository
@@ -77,7 +77,7 @@ def _push_records(repository: Repository, bundle: Bundle) -> None:
 
 def _push_blob(repository: Repository, blob: Blob, data: bytes) -> None:
     if not repository.has(blob, push=True):
-        upload(repository, blob, lambda: io.BytesIO(data), unwatched)
+        upload(repository, blob, lambda: io.BytesIO(data), ignore_count)
 
 
 class Attached(Protocol):

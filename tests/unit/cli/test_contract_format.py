@@ -127,5 +127,5 @@ def test_a_newer_contract_is_refused(folder: Path, words: list[str]) -> None:
 
 def test_every_verb_is_in_one_of_the_lists() -> None:
     opening = {words[0] for words in OPENING}
-    assert opening | set(OPENS_NONE) == set(cli.verbs())
+    assert opening | set(OPENS_NONE) == set(cli.list_verbs())
     assert not opening & set(OPENS_NONE)

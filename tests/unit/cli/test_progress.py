@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from packager.cli._progress import Tracker, duration
+from packager.cli._progress import Tracker, format_duration
 from packager.events import Cached, Finished, Progress, Started
 
 MB = 10**6
@@ -83,7 +83,7 @@ def test_steps_are_counted(clock: Clock) -> None:
     ("seconds", "text"), [(0.9, "0 s"), (59.9, "59 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (3660, "1 h 01 min")]
 )
 def test_durations_are_read_at_once(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 WORK = """

@@ -26,7 +26,7 @@ from packager.errors import SourceError
 from packager.exporters._files import bentoml, kinds, unknown
 from packager.exporters._files import mlflow as _mlflow
 
-KINDS = plugins.names("exporters")
+KINDS = plugins.list_names("exporters")
 
 
 def read_nothing(path: str) -> bytes:

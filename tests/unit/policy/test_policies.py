@@ -22,7 +22,7 @@ from packager.bundle.bundle import Bundle, read
 from packager.bundle.single_file import Archive
 from packager.canonical import JSON
 from packager.errors import NegativeAnswerError, UsageError
-from packager.files import staging
+from packager.files import make_staging
 from packager.formats import secrets
 from packager.formats.intoto import Statement
 from packager.policy import docs, engine, facts, report, testing, waivers
@@ -36,7 +36,7 @@ from tests.support import bundles, environments
 
 ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "tests" / "policies"
-RULES = plugins.names("policies")
+RULES = plugins.list_names("policies")
 CASES = testing.load(FIXTURES)
 SCHEMA = jsonschema.Draft202012Validator(json.loads(factschema.build_schema()))
 DAY = datetime.date(2026, 11, 21)
@@ -388,7 +388,7 @@ def sarif_schema() -> Any:
     """Return the schema, from the cache or fetched with npm; without npm this skips."""
     kept = environments.CACHE / "sarif-2.1.0-rtm.5.json"
     if not kept.exists():
-        with staging(kept) as directory:
+        with make_staging(kept) as directory:
             subprocess.run(
                 [tool("npm"), "pack", "--silent", SARIF_SCHEMA], cwd=directory, check=True, capture_output=True
             )

@@ -91,7 +91,7 @@ def test_unrunnable_target_is_a_warning_or_an_error() -> None:
     assert engine.judge(Profile("p", ("measured",)), facts()).ok
 
 
-@pytest.mark.parametrize("rule", plugins.names("policies"))
+@pytest.mark.parametrize("rule", plugins.list_names("policies"))
 def test_a_missing_fact_fails_closed(rule: str) -> None:
     verdict = engine.judge(Profile("p", (rule,)), {})
     assert not verdict.ok

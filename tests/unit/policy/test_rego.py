@@ -13,7 +13,7 @@ import pytest
 
 from packager.canonical import JSON
 from packager.errors import PackagerError, UsageError
-from packager.files import staging
+from packager.files import make_staging
 from packager.policy import docs, engine, rego, report, schema, testing
 from packager.policy.engine import Profile, RuleSettings
 from tests.support.environments import CACHE
@@ -160,7 +160,7 @@ def opa() -> Path:
     place = CACHE / OPA
     if not place.exists():
         uv = Path(sys.executable).parent / "uv"
-        with staging(place) as directory:
+        with make_staging(place) as directory:
             command = [
                 uv,
                 "pip",

@@ -22,7 +22,7 @@ from packager.policy import engine
 from packager.policy.engine import Profile, RuleSettings
 
 TABLE = Path(__file__).parents[2] / "policies" / "versions.json"
-RULES = plugins.names("policies")
+RULES = plugins.list_names("policies")
 REMEDY = (
     "the code of rule `{0}` changed: if it may now judge the same facts differently (also by its defaults or the facts "
     "it reads), raise `VERSION` in policies/{1}.py; then run `python -m tests.unit.policy.test_rule_versions`"

@@ -249,7 +249,7 @@ def waived(models: Path, folder: Path, lines: str, policy_line: str = "release")
     text = HEAD + lines
     refused = refusal(models, text)
     assert refused is not None
-    shown = list(_fixes.waivers(policy_line, refused.findings, TODAY))
+    shown = list(_fixes.propose_waivers(policy_line, refused.findings, TODAY))
     profile = "\n".join(row[4:] for row in shown[1:])
     (models / "mine.yaml").write_text(profile)
     left = refusal(models, text + "policy: mine.yaml\n")
@@ -288,7 +288,7 @@ def test_limits_are_doubled(stopped: str, path: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("group", "name"), [(group, name) for group in ("exporters", "runtimes") for name in plugins.names(group)]
+    ("group", "name"), [(group, name) for group in ("exporters", "runtimes") for name in plugins.list_names(group)]
 )
 def test_an_extra_that_a_hint_names_exists(group: str, name: str) -> None:
     extra = getattr(plugins.load(group, name), "EXTRA", None)

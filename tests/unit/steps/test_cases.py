@@ -222,7 +222,7 @@ def test_a_graph_that_never_runs_is_the_conversions_fault() -> None:
     ],
 )
 def test_the_line_that_holds_the_cause_is_shown(text: str, line: str) -> None:
-    assert error_causes.cause(RuntimeError(text)) == f"RuntimeError: {line}"
+    assert error_causes.find_cause(RuntimeError(text)) == f"RuntimeError: {line}"
 
 
 @pytest.mark.parametrize("fill", ["random", "zeros", "low", "high"])

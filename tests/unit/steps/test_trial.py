@@ -42,7 +42,7 @@ def test_a_small_model_of_the_kind_goes_the_whole_way(kind: str, tmp_path: Path)
 
 
 def test_every_kind_is_decided_about() -> None:
-    assert {*HERE, *ELSEWHERE, *UNTRIED} == set(plugins.names("exporters"))
+    assert {*HERE, *ELSEWHERE, *UNTRIED} == set(plugins.list_names("exporters"))
     assert all(_toys.toy_writer(kind) for kind in (*HERE, *ELSEWHERE)) and not any(
         _toys.toy_writer(kind) for kind in UNTRIED
     )

@@ -20,7 +20,7 @@ import pytest
 from packager import canonical, sources
 from packager.actions.runner import Runner
 from packager.errors import IntegrityError, StorageError, UsageError
-from packager.files import copy, locked
+from packager.files import copy, hold_lock
 from packager.lock import locking
 from packager.sandbox.sandbox import default_limits
 from packager.store.store import Store, StoreEntry
@@ -185,7 +185,7 @@ def test_a_deleted_lock_file_is_no_lock(tmp_path: Path) -> None:
 
     def work(number: int, started: threading.Event) -> None:
         started.set()
-        with locked(path):
+        with hold_lock(path):
             inside.append(number)
             most.append(len(inside))
             time.sleep(0.05)
@@ -193,7 +193,7 @@ def test_a_deleted_lock_file_is_no_lock(tmp_path: Path) -> None:
             inside.remove(number)
 
     threads = []
-    with locked(path):
+    with hold_lock(path):
         for number in range(4):
             started = threading.Event()
             threads.append(threading.Thread(target=work, args=(number, started)))
