@@ -38,12 +38,12 @@ from packager.server.execution.engine import VERSION_ALIAS, Engine
 from packager.server.http import bodies, openapi
 from packager.server.http.auth import Guard
 from packager.server.http.header_cache import HeaderCache
+from packager.server.http.openai_routes import Streamed, TextRoutes
 from packager.server.http.pace import Pace
 from packager.server.http.proxies import Proxies
 from packager.server.http.raw_requests import RawRequests
 from packager.server.http.responses import JSON_FIELDS, Response, Route, json_response, refusal
 from packager.server.http.seq2seq import Seq2SeqRoutes
-from packager.server.http.texts import Streamed, TextRoutes
 from packager.server.http.waiting import parse_timeout, wait_result
 from packager.server.protocol import protocol, triton_extensions
 from packager.server.protocol.protocol import Body, Request

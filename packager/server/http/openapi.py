@@ -46,7 +46,7 @@ def document(config: Config, base: str) -> Json:
 def _raw_paths() -> Json:
     """Describe what a bundle takes besides tensors; `/predict/about` says which of it."""
     rows = {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}, "minItems": 1}
-    asked = {"type": "object", "required": ["rows"], "properties": {"rows": rows, "top": {"type": "integer"}}}
+    schema = {"type": "object", "required": ["rows"], "properties": {"rows": rows, "top": {"type": "integer"}}}
     texts = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
     formats = {"enum": ["float", "base64"]}
     wanted = {
@@ -56,7 +56,7 @@ def _raw_paths() -> Json:
     }
     described = {"200": _json_response("name, task and kind of rows")}
     return {
-        "/predict": {"post": _posted("predict", "Answer rows as people have them", asked)},
+        "/predict": {"post": _posted("predict", "Answer rows as people have them", schema)},
         "/predict/about": {"get": _operation("predictAbout", "What a row is, and what an answer", described)},
         "/v1/embeddings": {"post": _posted("createEmbedding", "Embeddings as OpenAI's API has them", wanted)},
     }

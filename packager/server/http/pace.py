@@ -20,7 +20,7 @@ _MAX_WOKEN = 8  # at most in one iteration; each checks again
 class Pace:
     """The requests of one event loop.
 
-    A callback at the end of each iteration would cost an iteration itself. So iterations are only told apart when
+    A callback at the end of each iteration would cost an iteration itself. So iterations are only counted when
     requests have followed each other for some milliseconds: then one waits an iteration, and the time starts again.
     """
 

@@ -43,7 +43,7 @@ _DOCUMENTS = ("application/json", "application/x-www-form-urlencoded", "")  # th
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RawRequest:
     """The rows of a request, prepared, and how its answer is written: `top` labels, as a protocol's `request`."""
 
     prepared: Prepared
@@ -52,8 +52,8 @@ class Asked:
     encoding: str = "float"
 
 
-Read: TypeAlias = Callable[["Pipeline | Table", Body, str, Lease], Asked]
-Write: TypeAlias = Callable[["Pipeline | Table", Asked, Mapping[str, Array]], Response]
+Read: TypeAlias = Callable[["Pipeline | Table", Body, str, Lease], RawRequest]
+Write: TypeAlias = Callable[["Pipeline | Table", RawRequest, Mapping[str, Array]], Response]
 
 
 class RawRequests:
@@ -104,8 +104,8 @@ class RawRequests:
         except RequestError as error:
             retry = [("retry-after", str(error.retry_after))] if error.retry_after else []
             kind = "invalid_request_error" if error.status < 500 and error.status != 429 else "server_error"
-            told = {"message": error.message, "type": kind, "param": None, "code": None}
-            return Response(error.status, [*JSON_FIELDS, *retry], orjson.dumps({"error": told}))
+            problem = {"message": error.message, "type": kind, "param": None, "code": None}
+            return Response(error.status, [*JSON_FIELDS, *retry], orjson.dumps({"error": problem}))
 
     async def _answered(self, scope: Scope, proto: HTTPProtocol, read: Read, write: Write) -> Response:
         engine, headers = self._engine, scope.headers
@@ -130,11 +130,11 @@ class RawRequests:
         self, body: Body, kind: str, lease: Lease, proto: HTTPProtocol, deadline: float | None, read: Read, write: Write
     ) -> Response:
         engine, pipeline, loop = self._engine, self._pipeline(), asyncio.get_running_loop()
-        asked = await loop.run_in_executor(engine.pool, read, pipeline, body, kind, lease)
-        prepared = asked.prepared
+        wanted = await loop.run_in_executor(engine.pool, read, pipeline, body, kind, lease)
+        prepared = wanted.prepared
         request = Request(None, prepared.feeds, (), prepared.count, outside=prepared.outside)
         results = engine.name_results(await wait_result(engine.queue(request, deadline), proto, deadline))
-        return await loop.run_in_executor(engine.pool, write, pipeline, asked, results)
+        return await loop.run_in_executor(engine.pool, write, pipeline, wanted, results)
 
     # -- the Open Inference Protocol
 
@@ -154,54 +154,54 @@ class RawRequests:
     ) -> Response:
         """Answer a request of the protocol with raw inputs. Raises RequestError."""
 
-        def read(pipeline: Pipeline | Table, body: Body, kind: str, lease: Lease) -> Asked:
+        def read(pipeline: Pipeline | Table, body: Body, kind: str, lease: Lease) -> RawRequest:
             pipeline = _raw(pipeline)
             length = protocol.header_length(header_length, len(body))
             request = protocol.parse(body, length, pipeline.interface, lease.hold)
-            return Asked(pipeline.prepare(pipeline.rows(request.feeds), lease.hold), request=request)
+            return RawRequest(pipeline.prepare(pipeline.rows(request.feeds), lease.hold), request=request)
 
         with self._engine.admission.admit():
             return await self._run(body, "", lease, proto, deadline, read, self._write_tensors)
 
-    def _write_tensors(self, pipeline: Pipeline | Table, asked: Asked, results: Mapping[str, Array]) -> Response:
+    def _write_tensors(self, pipeline: Pipeline | Table, wanted: RawRequest, results: Mapping[str, Array]) -> Response:
         config = self._engine.config
-        if asked.request is None:
+        if wanted.request is None:
             raise ValueError("no request of the protocol")
-        made = _raw(pipeline).tensors(results, asked.prepared)
-        reply = protocol.render(asked.request, made, config.name, config.version)
+        made = _raw(pipeline).tensors(results, wanted.prepared)
+        reply = protocol.render(wanted.request, made, config.name, config.version)
         if reply.header_length is None:
             return Response(200, JSON_FIELDS, reply.body)
         return Response(200, [_BINARY, ("inference-header-content-length", str(reply.header_length))], reply.body)
 
     # -- rows as people have them
 
-    def _read_rows(self, pipeline: Pipeline | Table, body: Body, kind: str, lease: Lease) -> Asked:
+    def _read_rows(self, pipeline: Pipeline | Table, body: Body, kind: str, lease: Lease) -> RawRequest:
         name = kind.partition(";")[0].strip().lower()
         if name == "text/plain":
-            return Asked(pipeline.prepare([{"text": _decoded(body)}], lease.hold))
+            return RawRequest(pipeline.prepare([{"text": _decoded(body)}], lease.hold))
         if name.startswith("image/") or name == "application/octet-stream":
-            return Asked(pipeline.prepare([{"image": body}], lease.hold))
+            return RawRequest(pipeline.prepare([{"image": body}], lease.hold))
         if name == "multipart/form-data":
             lease.hold(2 * len(body))
-            return Asked(pipeline.prepare([_part(*part) for part in multipart.parts(body, kind)], lease.hold))
+            return RawRequest(pipeline.prepare([_part(*part) for part in multipart.parts(body, kind)], lease.hold))
         if name == "text/csv":
             lease.hold(costs.estimate_json_memory(body))
-            return Asked(pipeline.prepare(read_csv(_decoded(body)), lease.hold))
+            return RawRequest(pipeline.prepare(read_csv(_decoded(body)), lease.hold))
         if name not in _DOCUMENTS:
             expected = "application/json, text/csv, text/plain, an image or multipart/form-data"
             raise RequestError(f"`Content-Type`: expected {expected}, got {quote(name)}", status=415)
         rows, top = _rows(_json(body, lease))
-        return Asked(pipeline.prepare(rows, lease.hold), top)
+        return RawRequest(pipeline.prepare(rows, lease.hold), top)
 
-    def _write_answers(self, pipeline: Pipeline | Table, asked: Asked, results: Mapping[str, Array]) -> Response:
+    def _write_answers(self, pipeline: Pipeline | Table, wanted: RawRequest, results: Mapping[str, Array]) -> Response:
         config = self._engine.config
-        found = pipeline.answers(results, asked.prepared, asked.top)
+        found = pipeline.answers(results, wanted.prepared, wanted.top)
         model = {"name": config.name, "version": config.version, "digest": config.digest}
         return json_response({"answers": found, "model": model})
 
     # -- OpenAI's embeddings: https://platform.openai.com/docs/api-reference/embeddings/create
 
-    def _read_embeddings(self, pipeline: Pipeline | Table, body: Body, kind: str, lease: Lease) -> Asked:
+    def _read_embeddings(self, pipeline: Pipeline | Table, body: Body, kind: str, lease: Lease) -> RawRequest:
         document, config = _json(body, lease), self._engine.config
         task = _raw(pipeline).about.task
         if task != "sentence-embedding":
@@ -220,15 +220,17 @@ class RawRequests:
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise RequestError("`input`: expected a text or a list of texts")
-        return Asked(pipeline.prepare(texts, lease.hold), encoding=encoding)
+        return RawRequest(pipeline.prepare(texts, lease.hold), encoding=encoding)
 
-    def _write_embeddings(self, pipeline: Pipeline | Table, asked: Asked, results: Mapping[str, Array]) -> Response:
-        vectors = _raw(pipeline).vectors(results, asked.prepared)
+    def _write_embeddings(
+        self, pipeline: Pipeline | Table, wanted: RawRequest, results: Mapping[str, Array]
+    ) -> Response:
+        vectors = _raw(pipeline).vectors(results, wanted.prepared)
         shown: Sequence[Any] = vectors.tolist()
-        if asked.encoding == "base64":
+        if wanted.encoding == "base64":
             shown = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
         data = [{"object": "embedding", "index": index, "embedding": item} for index, item in enumerate(shown)]
-        tokens = asked.prepared.token_count
+        tokens = wanted.prepared.token_count
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return json_response({"object": "list", "data": data, "model": self._engine.config.name, "usage": usage})
 

@@ -281,11 +281,11 @@ def _refused(error: RequestError) -> Response:
     kind = "rate_limit_error" if error.status == 429 else kind
     code = "context_length_exceeded" if isinstance(error, TooLongError) else None
     code = "model_not_found" if error.status == 404 else code
-    told: Mapping[str, Any] = {
+    problem: Mapping[str, Any] = {
         "message": error.message,
         "type": kind,
         "param": getattr(error, "param", None),
         "code": code,
     }
     extra = [("retry-after", str(error.retry_after))] if error.retry_after else []
-    return Response(error.status, [*JSON_FIELDS, *extra], orjson.dumps({"error": told}))
+    return Response(error.status, [*JSON_FIELDS, *extra], orjson.dumps({"error": problem}))

@@ -17,7 +17,7 @@ import orjson
 from packager.server.config import Config
 from packager.server.generation.loop import Step
 from packager.server.generation.tools import Call, Reader
-from packager.server.http.text_requests import Asked
+from packager.server.http.text_requests import TextRequest
 
 Json: TypeAlias = dict[str, Any]
 NameOf: TypeAlias = Callable[[int], str]
@@ -51,14 +51,14 @@ def event(value: Json) -> bytes:
 class OpenAIWriter:
     """Answers of `/v1/completions` and `/v1/chat/completions`."""
 
-    def __init__(self, config: Config, asked: Asked, name_of: NameOf) -> None:
-        self._asked, self._name_of = asked, name_of
-        self._reader = Reader(asked.form) if asked.form else None
+    def __init__(self, config: Config, wanted: TextRequest, name_of: NameOf) -> None:
+        self._asked, self._name_of = wanted, name_of
+        self._reader = Reader(wanted.form) if wanted.form else None
         self._count = self._offset = self._calls = 0
-        kind = "chatcmpl" if asked.chat else "cmpl"
+        kind = "chatcmpl" if wanted.chat else "cmpl"
         self._head = {
             "id": f"{kind}-{secrets.token_hex(12)}",
-            "object": ("chat.completion" if asked.chat else "text_completion"),
+            "object": ("chat.completion" if wanted.chat else "text_completion"),
             "created": int(time.time()),  # noqa: TID251 - a member of the answer
             "model": config.name,
         }

@@ -65,7 +65,7 @@ class RefusalError(RequestError):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TextRequest:
     """A checked request: `listed` is how many alternatives are reported with each token, None without reports.
 
     `form` is that of calls of tools which the answer may hold, None where there are none.
@@ -79,7 +79,7 @@ class Asked:
     form: tools.Form | None = None
 
 
-def parse(body: bytes, chat: bool, config: Config, texts: Texts) -> Asked:
+def parse(body: bytes, chat: bool, config: Config, texts: Texts) -> TextRequest:
     """Check a request. Raises RequestError that names the parameter."""
     given = document(body)
     _check_members(given, _CHAT if chat else _PLAIN)
@@ -104,7 +104,7 @@ def parse(body: bytes, chat: bool, config: Config, texts: Texts) -> Asked:
         raise RefusalError("`stream_options`: only `include_usage` is supported", "stream_options")
     job = _job(texts, ids, {**options, "grammar": grammar or None}, "response_format" if offered is None else "tools")
     calls = offered.form if offered and offered.grammar else None
-    return Asked(chat, job, stream, wanted.get("include_usage") is True, listed, calls)
+    return TextRequest(chat, job, stream, wanted.get("include_usage") is True, listed, calls)
 
 
 def parse_generate(body: bytes, texts: Texts) -> tuple[Job, bool]:
@@ -174,7 +174,7 @@ def _grammar(given: Json, texts: Texts) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Offered:
-    """Tools that the model is told of; without a grammar it is not to call one."""
+    """Tools that the prompt describes; without a grammar it is not to call one."""
 
     form: tools.Form
     grammar: str
@@ -212,7 +212,7 @@ def _chosen(found: list[Tool], choice: Any, form: tools.Form) -> list[Tool]:
     match choice:
         case "auto" if not form.begin:
             raise RefusalError(
-                "`tool_choice`: this model marks no calls, so that they cannot be told from text: `required` "
+                "`tool_choice`: this model marks no calls, so that they look like text: `required` "
                 "or the name of a function",
                 "tool_choice",
             )

@@ -84,9 +84,9 @@ class TextRoutes:
 
     async def _openai(self, scope: Scope, proto: HTTPProtocol, *, chat: bool) -> Response | Streamed:
         def begin(body: bytes) -> _Wanted:
-            asked = text_requests.parse(body, chat, self._engine.config, self.texts)
-            writer = OpenAIWriter(self._engine.config, asked, self.texts.tokenizer.token)
-            return _Wanted(asked.job, asked.stream, writer)
+            wanted = text_requests.parse(body, chat, self._engine.config, self.texts)
+            writer = OpenAIWriter(self._engine.config, wanted, self.texts.tokenizer.token)
+            return _Wanted(wanted.job, wanted.stream, writer)
 
         try:
             return await self._answered(scope, proto, begin)
