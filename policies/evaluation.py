@@ -65,7 +65,7 @@ def _distance(found: Mapping[str, JSON], item: Mapping[str, JSON], bound: float)
 def _said(found: Mapping[str, JSON], item: Mapping[str, JSON], bound: float) -> str:
     limit = "at most" if found["metric"] in _ERRORS else "at least"
     source = "undefined" if item["source"] is None else f"{item['source']:.4g}"
-    return f"{found['metric']} is {item['target']:.4g} where {limit} {bound:g} is asked for, and {source} in the source"
+    return f"{found['metric']} is {item['target']:.4g} where {limit} {bound:g} is required, and {source} in the source"
 
 
 def _hint(found: Mapping[str, JSON], item: Mapping[str, JSON], bound: float) -> str:

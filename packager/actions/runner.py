@@ -261,15 +261,15 @@ def _together(
             return apart.perform(foreign_inputs, limits, serving, channel=theirs, serves=True)
 
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(serve)
+        serving_source = pool.submit(serve)
         try:
             with ours:
                 outcome = work.perform(inputs, bounds, living, gpu=gpu, channel=ours)
         finally:
-            wait([asked], timeout=_LAST_WORDS if serving else 0)
+            wait([serving_source], timeout=_LAST_WORDS if serving else 0)
             for process in list(serving):  # still computing results that are no longer needed
                 process.kill()
-    source = asked.result()
+    source = serving_source.result()
     if outcome.code and not outcome.stopped and (source.stopped or source.code not in (0, -signal.SIGKILL)):
         outcome = source
     return _facts(work.action.step, outcome, limits, filtered=work.by.seccomp)

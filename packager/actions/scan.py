@@ -28,12 +28,12 @@ def scan(source: Tree, runner: Runner, kind: str, consented: str | None) -> JSON
     recipe allows. Raises StepError where no worker can be confined.
     """
     files = [path for path, blob in source if scanners.is_candidate(path, _head(runner, blob.digest))]
-    asked = runner.store.put_tree(Tree(tuple((path, blob) for path, blob in source if path in files)))
+    scanned = runner.store.put_tree(Tree(tuple((path, blob) for path, blob in source if path in files)))
     names = plugins.list_names("scanners") if files else ()
     if files:
         choose_confinement(wanted=runner.confined)  # where nothing can be confined it is not the scanners that failed
     own = _own_modules(source)
-    answers = dict(runner.each(lambda name: _asked(name, asked, own, runner), names))
+    answers = dict(runner.each(lambda name: _asked(name, scanned, own, runner), names))
     return {
         "source": source.digest,
         "files": {path: {name: answer[path] for name, answer in answers.items()} for path in files},
@@ -66,25 +66,25 @@ def _head(runner: Runner, digest: str) -> bytes:
         return file.read(scanners.HEAD)
 
 
-def _asked(name: str, asked: Tree, own: Sequence[str], runner: Runner) -> tuple[str, Mapping[str, JSON]]:
+def _asked(name: str, scanned: Tree, own: Sequence[str], runner: Runner) -> tuple[str, Mapping[str, JSON]]:
     """Return the scanner with its version, and its outcome for every file."""
-    scanner, files = plugins.load("scanners", name), [path for path, _ in asked]
+    scanner, files = plugins.load("scanners", name), [path for path, _ in scanned]
     try:
         tools = {tool: host_version(tool, scanner.EXTRA) for tool in ("python", *scanner.TOOLCHAIN)}
     except MissingToolError as error:
         return name, _failed(files, f"{error.message}; {error.hint}")
     version = tools[scanner.TOOLCHAIN[0]] if scanner.TOOLCHAIN else str(scanner.VERSION)
-    told, params = f"{name} {version}", {"scanner": name, "files": files}
+    scanner_version, params = f"{name} {version}", {"scanner": name, "files": files}
     if hasattr(scanner, "judge"):
         params |= {"own": list(own), "version": version}
-    action = Action("scan", plugins.load("steps", "scan").VERSION, {"source": asked.digest}, params, tools)
+    action = Action("scan", plugins.load("steps", "scan").VERSION, {"source": scanned.digest}, params, tools)
     try:
         answer: Mapping[str, JSON] = runner(action, f"scan with {name}", limits=LIMITS).facts
     except StorageError:
         raise  # a full disk is no verdict on a file
     except StepError as error:
-        return told, _failed(files, error.message)
-    return told, answer
+        return scanner_version, _failed(files, error.message)
+    return scanner_version, answer
 
 
 def _failed(files: Sequence[str], words: str) -> Mapping[str, JSON]:

@@ -181,8 +181,8 @@ def _with_answers(recipe: Recipe, lock: Lock, place: Place) -> Place:
     """Run a source that generates text by itself; what a recipe without a task has instead are reference vectors."""
     if recipe.task is None:
         return place
-    asked = {"kind": lock.kind, "payload": lock.payload, **generation.of_task(recipe.task)}
-    action = generation.reference_action(place.source, asked, _tools(lock, {*_exporter_tools(lock), *locking.OF_TASK}))
+    params = {"kind": lock.kind, "payload": lock.payload, **generation.of_task(recipe.task)}
+    action = generation.reference_action(place.source, params, _tools(lock, {*_exporter_tools(lock), *locking.OF_TASK}))
     found = place.runner(action, f"answer prompts with {recipe.name}", virtualenv=place.environment)
     answers = generation.complete(place.graph, found, place.runner.store)
     return replace(place, answers=answers, graph=answers.graph)
@@ -207,10 +207,10 @@ def _misses(store: Store, artefacts: list[Artefact]) -> Tree:
 
 def _unclean(profile: Profile, scans: list[JSON], today: datetime.date | None) -> Verdict | None:
     """Return the verdict that ends the build before anything is opened, if the profile asks for scans and says no."""
-    asked = profile.only("scanned", "source-code")
-    if not asked.rules:
+    scan_rules = profile.only("scanned", "source-code")
+    if not scan_rules.rules:
         return None
-    verdict = engine.judge(asked, {"stage": "build", "scans": scans}, today)
+    verdict = engine.judge(scan_rules, {"stage": "build", "scans": scans}, today)
     return None if verdict.ok else verdict
 
 

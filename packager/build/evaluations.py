@@ -14,10 +14,10 @@ def plan_measurement(
     spec: EvaluationSpec, graph: Mapping[str, JSON], pipeline: RawInputs | None
 ) -> tuple[dict[str, JSON], dict[str, str]]:
     """Return the parameters and the trees that the measurement needs besides. Bounds are judged later, and not here."""
-    asked = spec.to_json()
-    asked = {key: asked[key] for key in ("label", "metric", "slices", "output") if key in asked}
+    params = spec.to_json()
+    params = {key: params[key] for key in ("label", "metric", "slices", "output") if key in params}
     classes = {"classes": graph["classes"]} if "classes" in graph else {}
-    return {"evaluation": asked, **classes}, {"pipeline": pipeline.tree} if pipeline else {}
+    return {"evaluation": params, **classes}, {"pipeline": pipeline.tree} if pipeline else {}
 
 
 def list_facts(spec: EvaluationSpec | None, measured: Mapping[str, JSON]) -> dict[str, JSON]:

@@ -37,9 +37,9 @@ def export_action(source: str, params: Mapping[str, JSON], tools: Mapping[str, s
 
 def reference_action(source: str, params: Mapping[str, JSON], tools: Mapping[str, str]) -> Action:
     """Return the run of the source alone."""
-    asked = {"steps": STEPS, **{name: params[name] for name in ("kind", "payload", "task") if name in params}}
+    chosen = {"steps": STEPS, **{name: params[name] for name in ("kind", "payload", "task") if name in params}}
     step = "reference_seq2seq" if "task" in params else "reference"
-    return Action(step, _version(step), {"source": source}, asked, tools)
+    return Action(step, _version(step), {"source": source}, chosen, tools)
 
 
 def of_task(task: str | None) -> dict[str, JSON]:

@@ -133,20 +133,20 @@ def explain_unmoved_source(project: Project, lock: Lock, *, asking: bool) -> str
     if origin is None or origin[1] != lock.tree.digest:
         return None
     pinned = str(lock.source["uri"])
-    told = f"{recipe.name}:{recipe.version} holds the model of {before.version}, `{pinned}`, which the lock pins"
+    held = f"{recipe.name}:{recipe.version} holds the model of {before.version}, `{pinned}`, which the lock pins"
     if sources.local_path(recipe.source, here.base) is not None or recipe.source == pinned:
-        return told
+        return held
     named = sources.redact_address(recipe.source)
     if asking:
         try:
             settings = replace(here.settings(recipe, project.memo), timeout=_SOON)
             now = sources.load_for(recipe.source).resolve(recipe.source, settings)
         except PackagerError as error:
-            return f"{told}; what `{named}` means now could not be asked: {error.message}"
+            return f"{held}; what `{named}` means now is unknown: {error.message}"
         if now.uri != pinned:
-            return f"{told}; `{named}` means `{now.uri}` now: run `packager lock` and build again to take it"
-        return told
-    return f"{told}; `packager lock` would take what `{named}` means now"
+            return f"{held}; `{named}` means `{now.uri}` now: run `packager lock` and build again to take it"
+        return held
+    return f"{held}; `packager lock` would take what `{named}` means now"
 
 
 def _limits(parsed: Recipe) -> sandbox.Limits:

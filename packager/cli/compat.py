@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Say where a bundle will run, before anything is loaded: from its contract and from what is known of runtimes.
 
-Without --runtime and --fleet every known version of the promised runtimes is listed, and the promised ones are what was
-asked. Exit code 1: one answer is a certain no; 6: one is unknown, and none is a no. What
-the build measured, or a conformance run passed, is never unknown; `packager runtimes probe` measures other versions.
+Without --runtime and --fleet every known version of the promised runtimes is listed, and the promised ones decide.
+Exit code 1: one answer is a certain no; 6: one is unknown, and none is a no. What the build measured, or a conformance
+run passed, is never unknown; `packager runtimes probe` measures other versions.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ EXAMPLES = """  packager compat digits.bundle.tar
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.add_bundle(parser)
-    asked = parser.add_argument(
+    option = parser.add_argument(
         "--runtime", action="append", default=[], metavar="NAME==V", help="ask about this version"
     )
-    _completers.complete_with(asked, _completers.list_runtimes)
+    _completers.complete_with(option, _completers.list_runtimes)
     parser.add_argument("--fleet", type=Path, metavar="FILE", help="ask about every site of a fleet file")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the answer as one self-contained page")
 
@@ -44,9 +44,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     runtimes.use_tables(options.open_workspace(args))
     bundle = options.open_bundle(args, console)
-    asked = [_asked(text) for text in args.runtime]
+    versions = [_asked(text) for text in args.runtime]
     sites = runtimes.read_fleet(args.fleet) if args.fleet else ()
-    found = runtimes.report_compatibility(bundle, asked, sites)
+    found = runtimes.report_compatibility(bundle, versions, sites)
     if args.html:
         write_atomically(args.html, found.to_html().encode())
     rows = [*bundle.contract.describe(), *_rows(found.cells), *_site_rows(found.sites), *_step_rows(found.steps)]

@@ -44,14 +44,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(jobs=conformance.count_processors())
     options.add_bundle(parser)
     parser.add_argument("results", metavar="RESULT", nargs="*", type=Path, help="after `merge`: results to join")
-    asked = parser.add_argument(
+    option = parser.add_argument(
         "--runtime",
         action="append",
         default=[],
         metavar="NAME[==V]",
         help="test this runtime; `==*` is every minor version; repeat it for another one",
     )
-    _completers.complete_with(asked, _completers.list_runtimes)
+    _completers.complete_with(option, _completers.list_runtimes)
     parser.add_argument(
         "--adapter", metavar="COMMAND", help="test a runtime through your own program (see conformance/README.md)"
     )

@@ -69,9 +69,9 @@ class Console:
             self.message(row)
         if self.json:
             subject = error.subject if isinstance(error, IntegrityError) else None
-            told = {"code": error.code, "message": error.message, "hint": error.hint, "subject": subject}
-            told |= {"edits": [edit.to_json() for edit in error.edits]} if error.edits else {}
-            print(escape.json_text({"ok": False, "error": told}, indent=2))
+            problem = {"code": error.code, "message": error.message, "hint": error.hint, "subject": subject}
+            problem |= {"edits": [edit.to_json() for edit in error.edits]} if error.edits else {}
+            print(escape.json_text({"ok": False, "error": problem}, indent=2))
 
     def message(self, text: str) -> None:
         """Print one line for a person."""

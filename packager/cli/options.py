@@ -181,12 +181,12 @@ def secret_reader(args: argparse.Namespace, whose: str) -> Callable[[], bytes | 
 
     The prompt appears once for each key, however often a command needs it.
     """
-    asked: dict[str, bytes | None] = vars(args).setdefault("asked", {})
+    known: dict[str, bytes | None] = vars(args).setdefault("secrets_read", {})
 
     def ask() -> bytes | None:
-        if whose not in asked:
-            asked[whose] = find()
-        return asked[whose]
+        if whose not in known:
+            known[whose] = find()
+        return known[whose]
 
     def find() -> bytes | None:
         given = read_passphrase(args)

@@ -97,7 +97,7 @@ def _list(console: Console) -> int:
 
     rules, profiles = policies.list_rules(), policies.list_profiles()
     rows = [f"{name:18} {title}" for name, title in rules.items()]
-    rows += ["", *(f"{name:18} {', '.join(asked)}" for name, asked in profiles.items())]
+    rows += ["", *(f"{name:18} {', '.join(listed)}" for name, listed in profiles.items())]
     console.result({"rules": rules, "profiles": profiles}, rows)
     return 0
 

@@ -59,9 +59,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "output": str(args.output) if args.output and outcome == "ok" else None,
     }
     rows = [f"{runtime} {cell.version}: {reason.message}" for cell in cells for reason in cell.answer.reasons[:1]]
-    told = f"promised {runtime} {versions} of {bundle.name}:{bundle.version} {bundle.digest}"
+    promised = f"promised {runtime} {versions} of {bundle.name}:{bundle.version} {bundle.digest}"
     refused = f"nothing was signed: `compat` says {outcome} of {runtime} {versions}"
-    console.result(value, [told] if outcome == "ok" else [*rows[:10], refused])
+    console.result(value, [promised] if outcome == "ok" else [*rows[:10], refused])
     return exit_code_of(outcome)
 
 

@@ -58,6 +58,6 @@ def main(args: argparse.Namespace, console: Console) -> int:
     }
     missing = f"{format_size(fetched)} of {format_size(bundle.size)} were missing"
     text = f"pulled {bundle.name}:{bundle.version} {bundle.digest} ({missing})"
-    told = "" if judge else f"\n{explain_unverified(bundle)}"
-    console.result(value, text + (f"\nwrote {args.output}" if args.output else "") + told)
+    advice = "" if judge else f"\n{explain_unverified(bundle)}"
+    console.result(value, text + (f"\nwrote {args.output}" if args.output else "") + advice)
     return 0

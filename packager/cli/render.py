@@ -144,11 +144,11 @@ def _directory(args: argparse.Namespace, console: Console) -> int:
         "out": str(args.out),
         "steps": list(made.steps),
     }
-    told = "".join(f"\n  {step}" for step in made.steps)
+    following = "".join(f"\n  {step}" for step in made.steps)
     if found is not None:
         value["registered"] = {"name": found.name, "version": found.version, "created": found.created}
-        told += f"\nit is version {found.version} of `{found.name}` in the registry"
-    console.result(value, f"{bundle.name}:{bundle.version} for {args.kind} is in {args.out}; then:{told}")
+        following += f"\nit is version {found.version} of `{found.name}` in the registry"
+    console.result(value, f"{bundle.name}:{bundle.version} for {args.kind} is in {args.out}; then:{following}")
     return 0
 
 
@@ -181,9 +181,9 @@ def _triton(args: argparse.Namespace, console: Console) -> int:
         "repository": place,
         "ensembles": ensembles,
     }
-    told = "".join(f"\n  the ensemble {name} with it is version {number}" for name, number in ensembles.items())
+    following = "".join(f"\n  the ensemble {name} with it is version {number}" for name, number in ensembles.items())
     where = f"{place}/{model.name}"
-    console.result(value, f"{bundle.name}:{bundle.version} is version {model.number} in {where}{told}")
+    console.result(value, f"{bundle.name}:{bundle.version} is version {model.number} in {where}{following}")
     return 0
 
 
@@ -204,6 +204,6 @@ def _ensemble(args: argparse.Namespace, console: Console) -> int:
         "outputs": list(chain.outputs),
         "repository": place,
     }
-    told = f"{model.name} ({', '.join(steps)}) is version {model.number} in {place}/{model.name}"
-    console.result(value, told)
+    summary = f"{model.name} ({', '.join(steps)}) is version {model.number} in {place}/{model.name}"
+    console.result(value, summary)
     return 0

@@ -215,7 +215,7 @@ def _report(file: TrustFile, console: Console, done: str) -> int:
         f"  root keys  {count} of {len(trust.roots.keys)} signed, {trust.roots.threshold} must",
     ]
     rows += [f"  root       {key.fingerprint}" for key in trust.roots.keys]
-    rows += [f"  signer     {name}: {told}" for name, told in describe_signers(file)]
+    rows += [f"  signer     {name}: {about}" for name, about in describe_signers(file)]
     rows += [
         f"  required   {item.predicate_type} by {', '.join(sorted(item.signers)) or 'anyone trusted'}"
         for item in trust.required

@@ -3,7 +3,7 @@
 
 BUNDLE may also be an unpacked tree, or an installation: then it is the release that serves. It may also be the address
 of an image that `packager sign-image` signed: then it is said who signed that, the bundle that it was made of is
-verified, and the source of the bundle named. With --policy a profile is asked last, over the bundle and what trusted
+verified, and the source of the bundle named. With --policy a profile judges last, over the bundle and what trusted
 signers state. Exit code 0: every check holds. 1: not signed, not by a trusted signer, revoked, too old, a required
 statement is missing, or the policy says no; such a bundle is not remembered as seen. 5: bytes, names, modes or a
 signature are not what was signed; the message names the place.

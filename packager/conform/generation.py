@@ -11,8 +11,8 @@ table of a tensor bundle:
     L4  a prompt in the middle of others answers the same, a seed repeats, a text that stops is kept out, an answer
         ends where the context does
 
-An encoder-decoder is asked by its sources: L2 leaves out the ids of audio, and L3 searches the recorded answer with
-beams as well.
+An encoder-decoder is tested through its sources: L2 leaves out the ids of audio, and L3 searches the recorded
+answer with beams as well.
 
 The tokens are in a statement about the bundle: without a trusted signer there is nothing to compare with.
 """
@@ -234,8 +234,8 @@ def _check_beams(
 ) -> None:
     """Search as the source did; other tokens than its own need the same score."""
     expected = answer["beams"]["tokens"]
-    asked = {"max_tokens": reference.steps, "temperature": 0, "beams": reference.beams}
-    made = _answer(model, reference.source(prompt), **asked)
+    options = {"max_tokens": reference.steps, "temperature": 0, "beams": reference.beams}
+    made = _answer(model, reference.source(prompt), **options)
     cell.add(3, f"prompt {prompt['name']}: beams", _first_difference(expected, made.tokens))
 
 

@@ -205,8 +205,8 @@ def render_lines(read: Contract) -> list[str]:
     named = {name for port in read.outputs for name in port.shape if isinstance(name, str)}
     lengths = {name: span.lengths.near(0) for name, span in read.dimensions.items()}
     own = sorted(name for name in named - set(lengths) if evaluate(name, lengths) is None)
-    told = {True: "depends on the data", False: "no simple formula of the others"}
-    return [*rows, *(f"axis {name}: of an output, {told[name.startswith(OF_DATA)]}" for name in own)]
+    origins = {True: "depends on the data", False: "no simple formula of the others"}
+    return [*rows, *(f"axis {name}: of an output, {origins[name.startswith(OF_DATA)]}" for name in own)]
 
 
 def build_schema() -> bytes:

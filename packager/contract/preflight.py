@@ -164,11 +164,11 @@ def join_cells(found: Sequence[Cell]) -> list[Span]:
 
 def _alike(cell: Cell) -> tuple[object, ...]:
     """Return what must be equal: all that is said of a version but its own number."""
-    told = [
+    shown = [
         (reason.limit, reason.message.replace(cell.version, ""), (reason.fix or "").replace(cell.version, ""))
         for reason in cell.answer.reasons
     ]
-    return cell.promised, cell.answer.outcome, cell.answer.source, told
+    return cell.promised, cell.answer.outcome, cell.answer.source, shown
 
 
 def _targets(contract: Contract, runtime: str, row: Row | None) -> list[Terms]:
@@ -206,8 +206,8 @@ def judge_site(
 def list_locales(graph: Mapping[str, JSON]) -> list[str]:
     """Return the locales that operators on texts ask the host for, sorted; `C.UTF-8` is everywhere."""
     rows = graph["operators"].get("ai.onnx", {}).get("StringNormalizer", {}).values()
-    asked = {row.removeprefix("locale=") for combinations in rows for row in combinations}
-    return sorted(asked - {"", "C", "C.UTF-8", "POSIX"})
+    needed = {row.removeprefix("locale=") for combinations in rows for row in combinations}
+    return sorted(needed - {"", "C", "C.UTF-8", "POSIX"})
 
 
 def list_notes(

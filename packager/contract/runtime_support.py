@@ -125,8 +125,10 @@ def _shortened(numbers: tuple[int, ...]) -> tuple[int, ...]:
 def _on_row(graph: Mapping[str, JSON], table: Table, row: Row, tables: Tables) -> Judgement:
     if table.runtime != _ENGINE and _ENGINE in row.inside:
         inner = judge(graph, _ENGINE, row.inside[_ENGINE], tables)
-        told = tuple(replace(r, message=f"{r.message} (inside {table.runtime} {row.version})") for r in inner.reasons)
-        return Judgement(inner.outcome, told, row.source)
+        reasons = tuple(
+            replace(r, message=f"{r.message} (inside {table.runtime} {row.version})") for r in inner.reasons
+        )
+        return Judgement(inner.outcome, reasons, row.source)
     found = [*_limits(graph, table, row), *_operators(graph, table, row)]
     refused = tuple(reason for outcome, reason in found if outcome == "no")
     open_ = tuple(reason for outcome, reason in found if outcome == "unknown")

@@ -178,7 +178,7 @@ def _answer_all(
     """Answer the chunks that have no part yet; return how many had one."""
     about = free.queue[0].about
     rows, number, resumed, done = table_files.read_rows(source, about["columns"][0]), 0, 0, 0
-    told = time.monotonic()
+    reported = time.monotonic()
     running: set[Future[int]] = set()
     with ThreadPoolExecutor(settings.processes) as pool:
         try:
@@ -194,8 +194,8 @@ def _answer_all(
                 if len(running) >= 2 * settings.processes:
                     finished, running = wait(running, return_when=FIRST_COMPLETED)
                     done += sum(item.result() for item in finished)
-                if time.monotonic() - told > _SECONDS:
-                    told = time.monotonic()
+                if time.monotonic() - reported > _SECONDS:
+                    reported = time.monotonic()
                     on_event(Note(f"{done + resumed * settings.chunk} rows"))
             for item in running:
                 item.result()
@@ -238,13 +238,13 @@ def _answer(
     """Answer one chunk into its part; the refused rows are written first, so that the part says all is done."""
     worker = free.get()
     try:
-        asked = [_asked(row, worker.about, columns, source) for row in chunk]
-        sent = [row for row in asked if not isinstance(row, Unreadable)]
+        requests = [_asked(row, worker.about, columns, source) for row in chunk]
+        sent = [row for row in requests if not isinstance(row, Unreadable)]
         found = iter(worker.ask(sent) if sent else [])
     finally:
         free.put(worker)
     kept, refused = [], []
-    for index, (row, request) in enumerate(zip(chunk, asked, strict=True)):
+    for index, (row, request) in enumerate(zip(chunk, requests, strict=True)):
         answer = {"error": request.reason} if isinstance(request, Unreadable) else next(found)
         shown = {"text": row.text} if isinstance(row, Unreadable) else dict(row)
         if "error" in answer:

@@ -61,19 +61,19 @@ def foresee(
     has_locale: Callable[[str], bool] = host.has_locale,
 ) -> Arrival:
     """Say what `install` would do on this host, which is `site`; `directory` is where, and has to exist."""
-    told = bundle.contract
+    contract = bundle.contract
     target = runtime = version = supply = None
     try:
-        target = server_files.choose_target(told)
-        runtime = told.targets[target].target.runtime
+        target = server_files.choose_target(contract)
+        runtime = contract.targets[target].target.runtime
         install.check_room(directory, bundle, runtime, index)
         version, supply = _environment(bundle, runtime, index)
     except PackagerError as error:
         reason = Reason("install", target or bundle.name, error.message, error.hint)
         return Arrival("no", target, runtime, version, supply, (reason,))
-    reached = preflight.judge_site(told, replace(site, runtimes={runtime: version}), proofs=proofs)
+    reached = preflight.judge_site(contract, replace(site, runtimes={runtime: version}), proofs=proofs)
     (cell,) = (cell for cell in reached.cells if cell.target == target)
-    lacking = tuple(_lacking(told, has_locale))
+    lacking = tuple(_lacking(contract, has_locale))
     outcome: Outcome = "no" if lacking else cell.answer.outcome
     return Arrival(outcome, target, runtime, version, supply, (*lacking, *cell.answer.reasons))
 
@@ -98,7 +98,7 @@ def _environment(bundle: Bundle, runtime: str, index: Index) -> tuple[str, str]:
     elif index.wheelhouse is None and locked.carried is not None:
         supply = "carried by the bundle"
     elif index.wheelhouse is None:
-        supply = "from a package index, which was not asked"
+        supply = "from a package index, which was not contacted"
     else:
         supply = f"from `{index.wheelhouse}`"
         if missing := sorted(set(locked.platforms[platform]) - set(_names(index.wheelhouse))):
@@ -119,8 +119,8 @@ def _names(wheelhouse: Path) -> Iterable[str]:
     return (path.name for path in wheelhouse.glob("*.whl"))
 
 
-def _lacking(told: Contract, has_locale: Callable[[str], bool]) -> Iterator[Reason]:
-    for name in preflight.list_locales(told.graph):
+def _lacking(contract: Contract, has_locale: Callable[[str], bool]) -> Iterator[Reason]:
+    for name in preflight.list_locales(contract.graph):
         if not has_locale(name):
             yield Reason(
                 "locale",

@@ -93,8 +93,8 @@ def list_earlier(directory: Path, current: str) -> list[str]:
     by what is current.
     """
     past: list[str] = []
-    *_, last = told = {}, *read_entries(directory)
-    for entry in told:
+    *_, last = entries = {}, *read_entries(directory)
+    for entry in entries:
         if entry.get("step") == "switched":
             _switch(past, str(entry.get("release")), str(entry["action"]))
     if last.get("release") == current and (not past or past[-1] != current):

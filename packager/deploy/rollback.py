@@ -62,8 +62,8 @@ def _further_back(directory: Path, now: Path) -> list[Path]:
 
 
 def _known(release: Path) -> dict[str, JSON]:
-    told = read_knobs(release)
-    return {"bundle": read_config(release)["digest"], "knobs": told.get("digest")}
+    knobs = read_knobs(release)
+    return {"bundle": read_config(release)["digest"], "knobs": knobs.get("digest")}
 
 
 def _point(link: Path, releases: Sequence[Path]) -> None:

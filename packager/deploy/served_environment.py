@@ -228,8 +228,8 @@ def _failure(said: str, supply: Supply) -> SourceError | StorageError:
         hint = "put exactly the wheels that deps/*/requirements.txt names there"
     else:
         more = ", ".join(f"`{index}`" for index in further_indexes(supply.requirements.read_text("utf-8")))
-        asked = f"the bundle also needs the index {more} (PIP_EXTRA_INDEX_URL); " if more else ""
-        hint = f"{asked}without a network give `--wheelhouse DIR`, or ask for a bundle {_CARRIED}"
+        more_indexes = f"the bundle also needs the index {more} (PIP_EXTRA_INDEX_URL); " if more else ""
+        hint = f"{more_indexes}without a network give `--wheelhouse DIR`, or ask for a bundle {_CARRIED}"
     return SourceError(f"cannot install the locked dependencies: {reason}", hint=hint)
 
 

@@ -120,12 +120,12 @@ def upgrade(
         done = prepare(bundle, directory, target, index, environment, on_event)
         note("staged")
         try:
-            asked = canary.try_release(bundle, server_command(release, ()), knobs, done.target)
+            tried = canary.try_release(bundle, server_command(release, ()), knobs, done.target)
         except PackagerError:
             if fresh:
                 remove_tree(release)
             raise
-        on_event(Note(f"the canary answered {asked} reference vectors"))
+        on_event(Note(f"the canary answered {tried} reference vectors"))
         note("tried")
         write_knobs(release, knobs)  # not before the trial: the release may be the one that serves
         switch(directory, release)

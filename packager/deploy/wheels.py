@@ -100,6 +100,6 @@ def _mismatch(verb: str, names: list[str]) -> NegativeAnswerError:
 
 def _fits(name: str, files: list[str]) -> bool:
     """Say whether a lock is for this interpreter and every wheel of it installs here (glibc included)."""
-    asked = platforms.parse(name)
+    own = platforms.parse(name)
     here = platforms.here()
-    return here.endswith(f"_{asked.machine}-cp{asked.python[0]}{asked.python[1]}") and platforms.installs(files)
+    return here.endswith(f"_{own.machine}-cp{own.python[0]}{own.python[1]}") and platforms.installs(files)

@@ -62,12 +62,12 @@ class Port:
         """Return a port of a source with what this note says of it. Raises StepError where the two contradict."""
         shape = found.shape if self.shape == AS_FOUND else self.shape
         fits = len(shape) == len(found.shape) and not any(
-            isinstance(own, int) and own != asked for own, asked in zip(found.shape, shape, strict=True)
+            isinstance(own, int) and own != wanted for own, wanted in zip(found.shape, shape, strict=True)
         )
         if not fits or self.dtype not in ("", found.dtype):
             got = f"{self.dtype or found.dtype} {list(shape)}"
-            told = f"input `{found.name}` is {found.dtype} {list(found.shape)}, got {got} from the recipe"
-            raise StepError(told, hint=unfix, edits=_corrected(found, self))
+            message = f"input `{found.name}` is {found.dtype} {list(found.shape)}, got {got} from the recipe"
+            raise StepError(message, hint=unfix, edits=_corrected(found, self))
         return replace(found, shape=shape, range=self.range or found.range, values=self.values or found.values)
 
 
@@ -144,12 +144,12 @@ class ExportOptions:
         used = [axis for port in ports for axis in port.shape if isinstance(axis, str)]
         for name in sorted({*self.named, *(other for _, other in self.ties.values())}):
             if name not in used:
-                told = f"it has {_listed(set(used))}; " if used else ""
+                axes = f"it has {_listed(set(used))}; " if used else ""
                 free = [other for other in dict.fromkeys(used) if other not in self.named]
                 close = close_match(name, free) or (free[0] if len(free) == 1 else None)
                 edit = Edit(("dynamic", name), rename=close) if close else Edit(("dynamic", name))
                 known = f"no input of the source has the free dimension `{name}`"
-                raise StepError(known, hint=told + unfix, edits=[edit] if name in self.named else ())
+                raise StepError(known, hint=axes + unfix, edits=[edit] if name in self.named else ())
         same = {name: other for name, (factor, other) in self.ties.items() if factor == 1}
         ports = [replace(port, shape=tuple(same.get(str(a), a) for a in port.shape)) for port in ports]
         names = [name for name in dict.fromkeys(used) if name not in same]
@@ -176,20 +176,20 @@ class ExportOptions:
             free = [port.name for port in ports if port.name not in noted]
             close = close_match(name, free) or (free[0] if len(free) == 1 else None)
             edit = Edit(("inputs", name), rename=close) if close else Edit(("inputs", name))
-            told = f"the source has no input `{name}`, expected some of {expected}"
-            raise StepError(told, hint=_AS_NAMED, edits=[edit])
+            message = f"the source has no input `{name}`, expected some of {expected}"
+            raise StepError(message, hint=_AS_NAMED, edits=[edit])
         return [noted[port.name].over(port, unfix) if port.name in noted else port for port in ports]
 
     def _limit(self, name: str, own: Range) -> Lengths:
         """Return the lengths that are taken: what the recipe says, within what the source says of itself."""
         stated = self.limits.get(name) or (Lengths(*self.dynamic[name]) if name in self.dynamic else Lengths())
         ends = [end for end in (stated.high, own[1] if own[1] < _UNLIMITED[1] else None) if end is not None]
-        asked = self.dynamic.get(name, (max(stated.low, own[0]), min([*ends, _UNLIMITED[1]])))
-        if asked[0] < own[0] or asked[1] > own[1]:
+        wanted = self.dynamic.get(name, (max(stated.low, own[0]), min([*ends, _UNLIMITED[1]])))
+        if wanted[0] < own[0] or wanted[1] > own[1]:
             raise StepError(
-                f"the source accepts `{name}` from {own[0]} to {own[1]}, got {asked[0]} to {asked[1]}",
+                f"the source accepts `{name}` from {own[0]} to {own[1]}, got {wanted[0]} to {wanted[1]}",
                 hint=f"narrow `dynamic: {{{name}: …}}`, or export the source with a wider range",
-                edits=[Edit(("dynamic", name), [max(asked[0], own[0]), max(min(asked[1], own[1]), own[0])])],
+                edits=[Edit(("dynamic", name), [max(wanted[0], own[0]), max(min(wanted[1], own[1]), own[0])])],
             )
         also = tuple(length for length in stated.also if own[0] <= length <= own[1])
         return replace(stated, low=max(stated.low, own[0]), high=min(ends, default=None), also=also)
@@ -235,7 +235,7 @@ def _corrected(found: Port, noted: Port) -> list[Edit]:
     """Return what a note on an input would have to say instead, as far as it says something."""
     same_rank = len(noted.shape) == len(found.shape)
     pairs = zip(found.shape, noted.shape, strict=True) if same_rank else ()
-    shape = [own if isinstance(own, int) else asked for own, asked in pairs] or list(found.shape)
+    shape = [own if isinstance(own, int) else wanted for own, wanted in pairs] or list(found.shape)
     stated = {"dtype": found.dtype if noted.dtype else None, "shape": None if noted.shape == AS_FOUND else shape}
     return [Edit(("inputs", found.name, key), value) for key, value in stated.items() if value is not None]
 

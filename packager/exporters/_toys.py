@@ -61,8 +61,8 @@ def _catboost(folder: Path) -> None:
 def _lightgbm(folder: Path) -> None:
     lib = importlib.import_module("lightgbm")
     rows, labels = _rows()
-    asked = {"objective": "binary", "verbose": -1, "num_threads": 1, "min_data_in_leaf": 2}
-    lib.train(asked, lib.Dataset(rows, labels), 2).save_model(str(folder / "model.lgb"))
+    params = {"objective": "binary", "verbose": -1, "num_threads": 1, "min_data_in_leaf": 2}
+    lib.train(params, lib.Dataset(rows, labels), 2).save_model(str(folder / "model.lgb"))
 
 
 def _network(keras: Any) -> Any:

@@ -114,17 +114,19 @@ def _merged(port: Port, request: Port | None) -> Port:
         return port
     if request.dtype != port.dtype or len(request.shape) != len(port.shape):
         got = f"{request.dtype} with {len(request.shape)} axes"
-        told = f"input `{port.name}` is {port.dtype} with {len(port.shape)} axes, got {got} from the recipe"
+        message = f"input `{port.name}` is {port.dtype} with {len(port.shape)} axes, got {got} from the recipe"
         raise StepError(
-            told, hint=f"write `{port.name}: {write_flow(_said(port))}` under `inputs`", edits=_as_found(port)
+            message, hint=f"write `{port.name}: {write_flow(_said(port))}` under `inputs`", edits=_as_found(port)
         )
-    for index, (axis, asked) in enumerate(zip(port.shape, request.shape, strict=True)):
-        if isinstance(axis, int) and asked != axis:
+    for index, (axis, wanted) in enumerate(zip(port.shape, request.shape, strict=True)):
+        if isinstance(axis, int) and wanted != axis:
             where = f"axis {index} of `{port.name}`"
-            told = f"{where} is fixed at {axis} in the graph, got `{asked}` from the recipe"
+            message = f"{where} is fixed at {axis} in the graph, got `{wanted}` from the recipe"
             fitting = [a if isinstance(a, int) else b for a, b in zip(port.shape, request.shape, strict=True)]
             raise StepError(
-                told, hint=f"write {axis} there, or {_UNFIX}", edits=[Edit(("inputs", request.name, "shape"), fitting)]
+                message,
+                hint=f"write {axis} there, or {_UNFIX}",
+                edits=[Edit(("inputs", request.name, "shape"), fitting)],
             )
     return request
 
@@ -284,13 +286,13 @@ def _name_axes(graph: Any, inputs: Sequence[Port]) -> list[tuple[str, Any]]:
     names: dict[str, set[int | str]] = {}
     fixed = []
     for port in inputs:
-        for position, asked in enumerate(port.shape):
+        for position, wanted in enumerate(port.shape):
             axis = by_name[port.name].type.tensor_type.shape.dim[position]
             if axis.dim_param:
-                names.setdefault(axis.dim_param, set()).add(asked)
-            if isinstance(asked, int) and axis.dim_value != asked:
+                names.setdefault(axis.dim_param, set()).add(wanted)
+            if isinstance(wanted, int) and axis.dim_value != wanted:
                 fixed.append((f"{port.name}_{position}", axis))
-            _write_axis(axis, asked)
+            _write_axis(axis, wanted)
     for value in (*graph.output, *graph.value_info):
         for position, axis in enumerate(value.type.tensor_type.shape.dim):
             if axis.dim_param in names:

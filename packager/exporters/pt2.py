@@ -64,8 +64,8 @@ def load(source: Path, payload: str, options: ExportOptions) -> Program:
 def _asks_for_rows(axes: _Axes, options: ExportOptions) -> bool:
     """Say whether a program takes one row at a time and the recipe wants more of them."""
     stated = [port.shape[0] for port in options.inputs or () if port.shape]
-    asked = BATCH in options.named or any(isinstance(axis, str) for axis in stated)
-    return asked and bool(axes.inputs) and all(port.shape[:1] == (1,) for port in axes.inputs)
+    named = BATCH in options.named or any(isinstance(axis, str) for axis in stated)
+    return named and bool(axes.inputs) and all(port.shape[:1] == (1,) for port in axes.inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +236,12 @@ def _settle(
         raise StepError(
             f"input `{port.name}` has {len(port.shape)} axes in the program, got {len(request)} in the recipe"
         )
-    asked = request[index] if request is not None else None
+    wanted = request[index] if request is not None else None
     if isinstance(axis, int):
-        if asked not in (None, axis):
+        if wanted not in (None, axis):
             where = f"axis {index} of `{port.name}`"
-            raise StepError(f"{where} is fixed at {axis} in the program, got `{asked}` from the recipe", hint=_UNFIX)
+            raise StepError(f"{where} is fixed at {axis} in the program, got `{wanted}` from the recipe", hint=_UNFIX)
         return
-    chosen = symbols.setdefault(axis, name if asked is None else asked)
-    if asked is not None and chosen != asked:
-        raise StepError(f"axis {index} of `{port.name}` must be as long as `{chosen}` in the program, got `{asked}`")
+    chosen = symbols.setdefault(axis, name if wanted is None else wanted)
+    if wanted is not None and chosen != wanted:
+        raise StepError(f"axis {index} of `{port.name}` must be as long as `{chosen}` in the program, got `{wanted}`")

@@ -37,14 +37,14 @@ class Lite:
     """A model that the interpreter runs; `given` and `made` are the names of its tensors in the file."""
 
     path: Path
-    asked: Interface
+    wanted: Interface
     outputs: tuple[str, ...]
     given: tuple[str, ...]
     made: tuple[str, ...]
 
     @property
     def interface(self) -> Interface:
-        return replace(self.asked, inputs=indices.bound_indices(self.asked.inputs, self.to_onnx(function.NEWEST)))
+        return replace(self.wanted, inputs=indices.bound_indices(self.wanted.inputs, self.to_onnx(function.NEWEST)))
 
     def to_onnx(self, opset: int) -> Any:
         function.library()
@@ -58,16 +58,16 @@ class Lite:
 
         model = function.explain_failure("the model has no ONNX form", attempt, _OTHERWISE)
         graph.replace_tensorflow_operators(model, _OTHERWISE)
-        graph.name(model, (*self.given, *self.made), self.asked.inputs, self.outputs)
+        graph.name(model, (*self.given, *self.made), self.wanted.inputs, self.outputs)
         return model
 
     def run(self, feeds: Feeds) -> Arrays:
         interpreter = _interpreter(self.path)
         details = interpreter.get_input_details()
-        for detail, port in zip(details, self.asked.inputs, strict=True):
+        for detail, port in zip(details, self.wanted.inputs, strict=True):
             interpreter.resize_tensor_input(detail["index"], feeds[port.name].shape)
         interpreter.allocate_tensors()
-        for detail, port in zip(details, self.asked.inputs, strict=True):
+        for detail, port in zip(details, self.wanted.inputs, strict=True):
             interpreter.set_tensor(detail["index"], feeds[port.name])
         interpreter.invoke()
         return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]

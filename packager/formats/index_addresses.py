@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handle addresses of package indexes: which a lock may name, and how credentials are kept out of files and messages.
 
-An address contains credentials if it has a user, a password, a query, or a token in its path, which cannot be told from
-a plain directory for certain. So an address from the environment is never recorded, only its name
+An address contains credentials if it has a user, a password, a query, or a token in its path, which looks like a plain
+directory. So an address from the environment is never recorded, only its name
 (`UV_INDEX=acme=https://…`); one from a lock file beside the recipe is, unless it seems to contain credentials.
 """
 

@@ -209,10 +209,10 @@ def _code(code: JSON) -> str:
         return _CODE
     more = " and more" if code["files"][_NAMED:] else ""
     listed = escape.line(", ".join(f"`{path}`" for path in code["files"][:_NAMED]) + more)
-    told = f"{listed} is code of its author that opening imports: read it"
+    warning = f"{listed} is code of its author that opening imports: read it"
     if code["digest"] is None:
-        return f"# {told}; `allow-code`, with the digest that the build says, consents to it"
-    return f"# allow-code: {code['digest']}  # {told}, and remove the first # to consent"
+        return f"# {warning}; `allow-code`, with the digest that the build says, consents to it"
+    return f"# allow-code: {code['digest']}  # {warning}, and remove the first # to consent"
 
 
 def _unbuilt(origin: origins.Origin, reads_older: Collection[str]) -> str:
@@ -237,10 +237,10 @@ def _differs(tools: Iterable[str], origin: origins.Origin) -> str:
             here[name] = host_version(name)
         except MissingToolError:
             return f"`{name}` is not installed here"
-    told = (
+    differences = (
         f"made with {name} {made}, this host has {now}" for name, made, now in origins.version_differences(origin, here)
     )
-    return next(told, "")
+    return next(differences, "")
 
 
 def _line(setting: str, reason: JSON, otherwise: str) -> str:

@@ -194,32 +194,32 @@ def lock_inputs_digest(recipe: Recipe, base: Path) -> str:
     Tolerances, names, inputs and precisions are not in it: changing them needs no new lock. Nor is vendoring: a lock
     that covers the platforms is enough (`check_fresh`).
     """
-    asked: dict[str, JSON] = {
+    inputs: dict[str, JSON] = {
         "source": recipe.source,
         "registry": recipe.registry,
         "opset": recipe.export.opset,
         "runs-on": {promise.runtime: promise.versions for promise in recipe.runs_on},
     }
     if recipe.task:
-        asked["task"] = recipe.task
+        inputs["task"] = recipe.task
     if recipe.toolchain != "host":
-        asked["toolchain"] = [recipe.toolchain, recipe.allow_pickle]
+        inputs["toolchain"] = [recipe.toolchain, recipe.allow_pickle]
     devices = {promise.runtime: list(promise.devices) for promise in recipe.runs_on if promise.devices != ("cpu",)}
     if devices:  # what is installed to serve depends on them
-        asked["devices"] = devices
+        inputs["devices"] = devices
     if recipe.platforms:
-        asked["platforms"] = list(recipe.platforms)
+        inputs["platforms"] = list(recipe.platforms)
     if recipe.pipeline:
-        asked["pipeline"] = recipe.pipeline.task
+        inputs["pipeline"] = recipe.pipeline.task
     if recipe.evaluation:
-        asked["evaluation"] = list(evaluation_tools.list_tools(recipe))
+        inputs["evaluation"] = list(evaluation_tools.list_tools(recipe))
     if recipe.trust:
         from packager.lock import source_trust
 
-        asked["trust"] = source_trust.read_inputs(recipe.trust, base)
+        inputs["trust"] = source_trust.read_inputs(recipe.trust, base)
     if recipe.dependencies:
-        asked["dependencies"] = canonical.sha256(_read_lock_file(recipe.dependencies, base))
-    return canonical.sha256(canonical.dump(asked))
+        inputs["dependencies"] = canonical.sha256(_read_lock_file(recipe.dependencies, base))
+    return canonical.sha256(canonical.dump(inputs))
 
 
 def _read_lock_file(name: str, base: Path) -> bytes:
@@ -450,8 +450,8 @@ def _try_toolchain(
         )
     except StepError as error:
         made = [f"`{name} {pins[name]}`" for name in names if name in origin.packages and name not in origins.OURS]
-        told = f"a toolchain with {made[0]}" if made else f"the toolchain for `{exporter}`"
-        raise _BrokenToolchainError(f"{told} was put together and does not work: {error.message}") from error
+        toolchain = f"a toolchain with {made[0]}" if made else f"the toolchain for `{exporter}`"
+        raise _BrokenToolchainError(f"{toolchain} was put together and does not work: {error.message}") from error
 
 
 def _pins(environment: Environment) -> dict[str, str]:
@@ -479,8 +479,12 @@ def _toolchain(
         return dict(sorted(found.items()))
     pins = _pins(environment)
     locked = {name: pins[name] for name in names}
-    told = ", ".join(f"{name} {locked[name]}" for name in names if name in origin.packages and name not in origins.OURS)
-    on_event(Note(f"the toolchain is locked: Python {environment.python}, {told or 'the newest versions that fit'}"))
+    versions = ", ".join(
+        f"{name} {locked[name]}" for name in names if name in origin.packages and name not in origins.OURS
+    )
+    on_event(
+        Note(f"the toolchain is locked: Python {environment.python}, {versions or 'the newest versions that fit'}")
+    )
     return dict(sorted({**locked, "python": environment.python, "machine": host_version("machine")}.items()))
 
 

@@ -141,8 +141,8 @@ def _choose_platforms(
     """Return the platforms that have wheels. Raises UsageError if a required one, or every one, has none."""
     found: dict[str, tuple[Wheel, ...]] = {}
     failed: dict[str, NoSolutionError] = {}
-    for (asked, name), answer in answers.items():
-        if asked == runtime:
+    for (owner, name), answer in answers.items():
+        if owner == runtime:
             if isinstance(answer, NoSolutionError):
                 failed[name] = answer
             else:

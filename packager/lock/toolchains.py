@@ -82,10 +82,10 @@ def _unresolved(needs: Sequence[str], python: str, said: str) -> str:
         return f"`{found[1].removesuffix('-cpu')} {found[2]}` has no build for Python {python}"
     if found := _NO_RELEASE.search(said):
         return f"the package index has no `{found[1]} {found[2]}`"
-    asked = conflicts.own_requirements(needs, "the source")
-    pair = conflicts.find([*asked, *conflicts.claims_in(said, asked)])
-    told = f": {pair[0].text} and {pair[1].text} contradict each other" if pair else ""
-    return f"the packages that the source requires do not fit together on Python {python}{told}"
+    own = conflicts.own_requirements(needs, "the source")
+    pair = conflicts.find([*own, *conflicts.claims_in(said, own)])
+    clash = f": {pair[0].text} and {pair[1].text} contradict each other" if pair else ""
+    return f"the packages that the source requires do not fit together on Python {python}{clash}"
 
 
 def find(python: str) -> str:

@@ -25,7 +25,7 @@ from packager.trust.verifier import Verifier
 class Passport:
     """One self-contained page, the facts on it, and the first failure of the verification, if there was one.
 
-    `checked` says whether signatures were verified, `ok` that nothing that was asked for failed.
+    `checked` says whether signatures were verified, `ok` that no requested check failed.
     """
 
     page: str

@@ -23,8 +23,8 @@ from packager.release import proofs
 class Compatibility:
     """Where a bundle runs. `cells` are versions of runtimes, `sites` those of a fleet, `steps` what would reach more.
 
-    `outcome` is `ok`, `no` or `unknown` about what was asked, or without a question about what is promised. `loads` is
-    the range of versions that each promised runtime is known to load today, None where none is.
+    `outcome` is `ok`, `no` or `unknown` about the given versions and sites, or without any about what is promised.
+    `loads` is the range of versions that each promised runtime is known to load today, None where none is.
     """
 
     bundle: Bundle

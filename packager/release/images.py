@@ -384,7 +384,7 @@ def verify_image(
 ) -> ImageVerification:
     """Verify the image at `address`: who signed it, of which bundle it was made, and that bundle as `verify` does.
 
-    The bundle is `made_of`, by default where the signed statement says that it is; `passes` is asked about it as in
+    The bundle is `made_of`, by default where the signed statement says that it is; `passes` judges it as in
     `Verifier.verify`. Raises UnsignedError, UntrustedSignerError, MissingStatementError, RevokedError,
     BadSignatureError and WrongSubjectError about the image, UsageError where the bundle is not at hand. Whether the
     bundle holds is in what is returned.

@@ -53,16 +53,16 @@ def draft_promise(bundle: Bundle, runtime: str, versions: str) -> PromiseDraft:
     return PromiseDraft(runtime, versions, added, tuple(judge_addition(bundle, added)))
 
 
-def build_predicate(told: JSON, runtime: str, versions: str) -> dict[str, JSON]:
-    """Return what is stated to promise `versions` of `runtime` on top of the contract `told`.
+def build_predicate(document: JSON, runtime: str, versions: str) -> dict[str, JSON]:
+    """Return what is stated to promise `versions` of `runtime` on top of the contract `document`.
 
     Raises UsageError where the contract promises it already, or has no artefact that the runtime could run.
     """
     engine = load_runtime(runtime).engine
     runtime_support.parse_specifier(versions, runtime)
-    if runtime in told["runs-on"]:
-        raise UsageError(f"the contract promises `{runtime}` {told['runs-on'][runtime]['versions']} already")
-    like = told["targets"].get(Target(engine, _DEVICE, _PRECISION).name)
+    if runtime in document["runs-on"]:
+        raise UsageError(f"the contract promises `{runtime}` {document['runs-on'][runtime]['versions']} already")
+    like = document["targets"].get(Target(engine, _DEVICE, _PRECISION).name)
     if engine == runtime or like is None:
         able = ", ".join(name for name in plugins.list_names("runtimes") if load_runtime(name).engine != name)
         raise UsageError(
@@ -71,16 +71,16 @@ def build_predicate(told: JSON, runtime: str, versions: str) -> dict[str, JSON]:
         )
     target = Target(runtime, _DEVICE, _PRECISION)
     return {
-        "runs-on": {runtime: contract.promise_of(runtime, versions, told["graph"])},
+        "runs-on": {runtime: contract.promise_of(runtime, versions, document["graph"])},
         "targets": {target.name: {**like, **target.to_json()}},
     }
 
 
 def judge_addition(bundle: Bundle, added: Mapping[str, JSON]) -> list[preflight.Cell]:
     """Return the cells of the versions that an addition promises, as `packager compat` judges them."""
-    told = contract.parse(canonical.dump(_with(bundle.contract.document, added)))
+    promised = contract.parse(canonical.dump(_with(bundle.contract.document, added)))
     (runtime,) = added["runs-on"]
-    return [cell for cell in preflight.judge_everywhere(told) if cell.runtime == runtime and cell.promised]
+    return [cell for cell in preflight.judge_everywhere(promised) if cell.runtime == runtime and cell.promised]
 
 
 def extend_contract(bundle: Bundle, found: Iterable[Evidence]) -> Bundle:
@@ -96,35 +96,35 @@ def extend_contract(bundle: Bundle, found: Iterable[Evidence]) -> Bundle:
     ]
     if not added:
         return bundle
-    told = bundle.contract.document
+    document = bundle.contract.document
     for item in sorted(added, key=lambda item: item.digest):
-        told = _checked(told, item.statement.predicate, item.digest)
-    return _view(bundle, {CONTRACT: canonical.dump(told), knobs.FILE: catalogue.schema_bytes(told)})
+        document = _checked(document, item.statement.predicate, item.digest)
+    return _view(bundle, {CONTRACT: canonical.dump(document), knobs.FILE: catalogue.schema_bytes(document)})
 
 
-def _checked(told: JSON, added: JSON, subject: str) -> JSON:
+def _checked(document: JSON, added: JSON, subject: str) -> JSON:
     """Return a contract with an addition; the same one twice is one."""
     try:
         ((runtime, promise),), ((name, terms),) = added["runs-on"].items(), added["targets"].items()
-        known = told["runs-on"].get(runtime), told["targets"].get(name)
+        known = document["runs-on"].get(runtime), document["targets"].get(name)
         if known == (promise, terms):
-            return told
+            return document
         plain = {key: member for key, member in terms.items() if key != "runtime"}
         same = any(
             {key: member for key, member in other.items() if key != "runtime"} == plain
-            for other in told["targets"].values()
+            for other in document["targets"].values()
         )
         if set(added) != {"runs-on", "targets"} or known != (None, None) or not same or terms["runtime"] != runtime:
             raise ValueError("it changes what the contract says")
-        extended = _with(told, added)
+        extended = _with(document, added)
         contract.parse(canonical.dump(extended))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"`{subject}` adds no promise to this contract: {error}", subject=subject) from None
     return extended
 
 
-def _with(told: JSON, added: Mapping[str, JSON]) -> JSON:
-    return {**told, **{key: {**told[key], **added[key]} for key in ("runs-on", "targets")}}
+def _with(document: JSON, added: Mapping[str, JSON]) -> JSON:
+    return {**document, **{key: {**document[key], **added[key]} for key in ("runs-on", "targets")}}
 
 
 def _view(bundle: Bundle, files: Mapping[str, bytes]) -> Bundle:

@@ -251,19 +251,17 @@ class _Run:
         """Take a process that closed its output out; the model that it had is one that failed."""
         code = process.popen.wait()
         process.log.seek(max(0, process.log.seek(0, os.SEEK_END) - _LOG))
-        told = process.log.read().decode("utf-8", "replace").splitlines()
+        log = process.log.read().decode("utf-8", "replace").splitlines()
         self.processes.remove(process)
         self._close(process)
         if process.model is None:
             if code:  # before it had any work: nothing says that the next one would do better
-                raise StepError(f"a release process {_death(code)}", log="\n".join(told), died=True)
+                raise StepError(f"a release process {_death(code)}", log="\n".join(log), died=True)
             return
         self._ended(process)
         during = f" during `{process.task}`" if process.task else ""
         message = f"the process that released `{process.model.name}` {_death(code)}{during}"
-        self._finish(
-            stopped_row(process.model, Problem(StepError.code, message, "release again to go on", tuple(told)))
-        )
+        self._finish(stopped_row(process.model, Problem(StepError.code, message, "release again to go on", tuple(log))))
 
     def _retire(self, process: _Process) -> None:
         process.jobs.close()

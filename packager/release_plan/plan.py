@@ -65,8 +65,8 @@ class TaskRow:
     def from_json(value: JSON) -> TaskRow:
         """Return what `to_json` wrote."""
         problem = value.get("problem")
-        told = problem and Problem.from_json(problem)
-        return TaskRow(value["task"], value["state"], value["reason"], value["seconds"], told, value.get("began"))
+        known = problem and Problem.from_json(problem)
+        return TaskRow(value["task"], value["state"], value["reason"], value["seconds"], known, value.get("began"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ def set_state(dtype: Any, state: Any) -> None:
     if not isinstance(state, tuple) or len(state) not in _LENGTHS or not _is_plain(*state[:5]):
         raise ValueError("the state of a type of numpy is not one")
     dtype.__setstate__(state)
-    told = _canonical(dtype)
-    if (told, told.flags, told.itemsize, told.hasobject) != (dtype, dtype.flags, dtype.itemsize, dtype.hasobject):
+    own = _canonical(dtype)
+    if (own, own.flags, own.itemsize, own.hasobject) != (dtype, dtype.flags, dtype.itemsize, dtype.hasobject):
         raise ValueError("a type of numpy is stated falsely")
 
 

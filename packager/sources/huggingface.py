@@ -268,9 +268,9 @@ class _Hub:
             except PackagerError:
                 raise
             except _BusyError as busy:
-                told = "it has had too many requests" if busy.status == 429 else f"it answers {busy.status}"
+                reason = "it has had too many requests" if busy.status == 429 else f"it answers {busy.status}"
                 later = f", in {busy.after} s" if busy.after else ""
-                problem = SourceError(f"the hub does not serve `{self._name}` now: {told}", hint=f"try again{later}")
+                problem = SourceError(f"the hub does not serve `{self._name}` now: {reason}", hint=f"try again{later}")
                 if busy.after is not None and busy.after > _PATIENCE:
                     raise problem from None
                 wait = max(wait, busy.after or 0)
@@ -278,7 +278,7 @@ class _Hub:
                 problem = SourceError(f"the download of `{what}` of `{self._name}` broke off: {error}", hint=_AGAIN)
             except OSError as error:
                 if type(error).__name__ == "OfflineModeIsEnabled":
-                    raise SourceError("the hub is not asked: HF_HUB_OFFLINE is set", hint="unset it") from None
+                    raise SourceError("the hub is not contacted: HF_HUB_OFFLINE is set", hint="unset it") from None
                 raise
             except Exception as error:  # those of the client below, whose name depends on its version
                 problem = SourceError(

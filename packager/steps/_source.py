@@ -110,12 +110,12 @@ def serve(source: Callable[[], Opened], channel: socket.socket) -> None:
     held: list[Opened] = []
     while True:
         try:
-            asked = _wire.receive(channel)
+            question = _wire.receive(channel)
         except _wire.ClosedError:
             return
         try:
             held = held or [source()]
-            answer = {"answer": _answer(held[0], asked["ask"], asked["with"])}
+            answer = {"answer": _answer(held[0], question["ask"], question["with"])}
         except PackagerError as error:
             proposed = [edit.to_json() for edit in error.edits]
             answer = {"error": {"message": error.message, "hint": error.hint, "kind": None, "edits": proposed}}
@@ -146,7 +146,7 @@ def _plain(values: Any) -> Any:
     return {_SHOWN: values.shown} if isinstance(values, masks.Stretch) else values
 
 
-class Asked:
+class RemoteSource:
     """A source that another worker opened; nothing that comes from there is more than data."""
 
     def __init__(self, channel: socket.socket, interface: JSON) -> None:

@@ -28,7 +28,7 @@ from packager.runtime import Session, load_runtime
 from packager.steps import _answers, _cases, _compare, _diagnose, _samples, _source
 from packager.steps import _given_rows as _given
 from packager.steps._cases import Case
-from packager.steps._source import Asked, Source
+from packager.steps._source import RemoteSource, Source
 from packager.steps._vectors import Vectors
 
 VERSION = 9  # 9: tensors of logged examples; 8: what optimisation alone moves; 7: lengths in steps, lists and ties
@@ -52,7 +52,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
 
 def run_apart(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], channel: socket.socket) -> JSON:
     """Measure against a source that another worker serves at the other end of `channel`."""
-    return _measured(inputs, out, params, Asked(channel, params["interface"]))
+    return _measured(inputs, out, params, RemoteSource(channel, params["interface"]))
 
 
 def serve(inputs: Mapping[str, Path], params: Mapping[str, JSON], channel: socket.socket) -> None:

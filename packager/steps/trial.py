@@ -61,16 +61,16 @@ def _difference(out: Path, params: Mapping[str, JSON]) -> float | None:
     write(source)
     paths = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
     payload = exporters.exporter(params["kind"]).detect(paths, lambda path: (source / path).read_bytes())
-    asked = {**params, **options, "payload": payload}
-    facts = plugins.load("steps", "export").run({"source": source}, graph, asked)
-    asked |= {
+    wanted = {**params, **options, "payload": payload}
+    facts = plugins.load("steps", "export").run({"source": source}, graph, wanted)
+    wanted |= {
         "runtime": _RUNTIME,
         "path": "model/model.onnx",
         "interface": facts["interface"],
         "ranges": facts["ranges"],
         "values": facts.get("values"),
     }
-    cases = plugins.load("steps", "measure").run({"source": source, "artefact": graph}, vectors, asked)["cases"]
+    cases = plugins.load("steps", "measure").run({"source": source, "artefact": graph}, vectors, wanted)["cases"]
     return _judged([output for case in cases for output in case["outputs"].values()])
 
 

@@ -45,8 +45,8 @@ def push_bundle(
     try:
         names.check_called(address, bundle.name, bundle.version)
     except WrongSubjectError:
-        told = f"`{address}` is not what `{bundle.name}:{bundle.version}` calls itself"
-        on_event(Warned(f"{told}: there it is only fetched by its digest, {bundle.digest}"))
+        warning = f"`{address}` is not what `{bundle.name}:{bundle.version}` calls itself"
+        on_event(Warned(f"{warning}: there it is only fetched by its digest, {bundle.digest}"))
     sent = copy(bundle, to, on_event, jobs=jobs, label="pushing")
     return Pushed(pinned(bundle), sent)
 

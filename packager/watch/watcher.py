@@ -136,7 +136,7 @@ class Watcher:
     # what registries show
 
     def _ask(self) -> None:
-        """Poll and write tags, until the end; a registry that does not answer is asked again at the next interval."""
+        """Poll and write tags, until the end; a registry that does not answer is polled again at the next interval."""
         ledger = Ledger(self._folder)
         try:
             while not self._stop.is_set():

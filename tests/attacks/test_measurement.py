@@ -21,7 +21,7 @@ import pytest
 from packager.errors import StepError
 from packager.exporters import Leaves
 from packager.steps import _source, _wire
-from packager.steps._source import Asked
+from packager.steps._source import RemoteSource
 from tests.conftest import Run
 
 FORGER = '''
@@ -91,11 +91,11 @@ INTERFACE = {
 FEEDS = {"x": np.arange(6, dtype="float32").reshape(2, 3), "dtype": np.array(["a", "é"], dtype=object)}
 
 
-def asked(answer: Callable[[socket.socket], None]) -> tuple[Asked, threading.Thread]:
+def asked(answer: Callable[[socket.socket], None]) -> tuple[RemoteSource, threading.Thread]:
     ours, theirs = socket.socketpair()
     thread = threading.Thread(target=answer, args=(theirs,), daemon=True)
     thread.start()
-    return Asked(ours, INTERFACE), thread
+    return RemoteSource(ours, INTERFACE), thread
 
 
 def says(value: Any) -> Callable[[socket.socket], None]:

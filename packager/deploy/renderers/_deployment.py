@@ -113,7 +113,7 @@ def select_wheels(bundle: Bundle, runtime: str, wanted: str) -> tuple[str, dict[
 def estimate_memory(bundle: Bundle, values: Resolved) -> int:
     """Return the MiB of one server: those the site set, else what it needs with these knobs."""
     found = values.values
-    asked = host_limits.memory_needed(
+    needed = host_limits.memory_needed(
         catalogue.model_memory(bundle.contract.document),
         int(found.get("server.processes", 1)),
         int(found.get("runtime.processes", 0)),
@@ -123,7 +123,7 @@ def estimate_memory(bundle: Bundle, values: Resolved) -> int:
     own = values.settings.get("deploy.memory")
     if own is not None and own.origin != knobs.DEFAULT:
         return int(own.value)
-    return max(int(own.value) if own else 0, -(-asked >> 20))
+    return max(int(own.value) if own else 0, -(-needed >> 20))
 
 
 def _traffic(contract: Contract) -> host_limits.Traffic:

@@ -34,8 +34,8 @@ def swap(model: Model, bundle: Bundle, knobs: Resolved, endpoint: Endpoint, on_e
     trial: the version before serves then, as it did all the time. Raises SourceError when the server cannot be reached.
     """
     with _candidate(model, endpoint) as name:
-        asked = canary.try_model(endpoint, bundle, name, knobs, model.target)
-    on_event(Note(f"the canary answered {asked} reference vectors"))
+        tried = canary.try_model(endpoint, bundle, name, knobs, model.target)
+    on_event(Note(f"the canary answered {tried} reference vectors"))
     done: list[Change] = []
     try:
         for change in model.changes:
@@ -48,7 +48,7 @@ def swap(model: Model, bundle: Bundle, knobs: Resolved, endpoint: Endpoint, on_e
     except PackagerError:
         _go_back(model, done, endpoint)
         raise
-    return asked
+    return tried
 
 
 @contextmanager

@@ -45,8 +45,8 @@ def correct_kind(kind: str, payload: str, paths: Collection[str], read: Read, kn
     """Return the kind of a payload that its name calls a pickle of scikit-learn, by what is in it."""
     if kind != "sklearn-pickle" or payload not in paths:
         return kind
-    told = kinds.OPENED.get(kinds.sniff(read(payload)), kind)
-    return told if told in known else kind
+    opened = kinds.OPENED.get(kinds.sniff(read(payload)), kind)
+    return opened if opened in known else kind
 
 
 def by_content(paths: Collection[str], read: Read, known: Collection[str], detect: Detect) -> tuple[str, str]:
@@ -64,8 +64,8 @@ def by_content(paths: Collection[str], read: Read, known: Collection[str], detec
         path, kind = opened.popitem()
         return kind, path
     if opened:
-        told = " and ".join(f"`{path}` is {forms[path]}" for path in list(opened)[:2])
-        raise SourceError(f"the source holds {len(opened)} models: {told}", hint="name the one file as the source")
+        listed = " and ".join(f"`{path}` is {forms[path]}" for path in list(opened)[:2])
+        raise SourceError(f"the source holds {len(opened)} models: {listed}", hint="name the one file as the source")
     raise _unopened(paths, forms)
 
 
@@ -77,9 +77,9 @@ def _may_be_model(path: str) -> bool:
 def _unopened(paths: Collection[str], forms: dict[str, str]) -> SourceError:
     """Say what the most telling file seems to be, and what to do about it."""
     ranks = list(kinds.OTHERS)
-    told = sorted((ranks.index(form), path) for path, form in forms.items() if form in kinds.OTHERS)
-    if told:
-        rank, path = told[0]
+    ranked = sorted((ranks.index(form), path) for path, form in forms.items() if form in kinds.OTHERS)
+    if ranked:
+        rank, path = ranked[0]
         return _refused(f"`{path}` is {ranks[rank]}", kinds.OTHERS[ranks[rank]])
     for path, form in forms.items():
         if form in kinds.OPENED:

@@ -80,12 +80,12 @@ def _trial(interface: Interface, run: Run, exact: Run | None) -> _Trial | None:
 
     A flag may be a mask that hides everything. Where every answer has NaN in it, NaN is no evidence about integers.
     """
-    asked = [_Trial(interface, run, exact, flag=flag) for flag in (False, True)]
-    verdicts = [trial.verdict({}) for trial in asked]
+    trials = [_Trial(interface, run, exact, flag=flag) for flag in (False, True)]
+    verdicts = [trial.verdict({}) for trial in trials]
     if "fine" in verdicts:
-        return asked[verdicts.index("fine")].settled()
+        return trials[verdicts.index("fine")].settled()
     if "vague" in verdicts:
-        return replace(asked[verdicts.index("vague")], exact=None, finite=False)
+        return replace(trials[verdicts.index("vague")], exact=None, finite=False)
     return None
 
 

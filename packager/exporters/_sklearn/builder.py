@@ -345,9 +345,9 @@ class Builder:
         kept = self.where(going, made, state)
         any_left = self.node("Greater", [self._count_of(going), self.constant(0, "int64")])
         count, before = self.unique_name("turn"), self.unique_name("going")
-        told = helper.make_tensor_value_info
-        inputs = [told(count, 7, []), told(before, 9, []), told(state.name, kind, None)]
-        outputs = [told(any_left, 9, []), told(kept.name, kind, None)]
+        info = helper.make_tensor_value_info
+        inputs = [info(count, 7, []), info(before, 9, []), info(state.name, kind, None)]
+        outputs = [info(any_left, 9, []), info(kept.name, kind, None)]
         body = helper.make_graph(self._nodes, self.unique_name("body"), inputs, outputs)
         self._nodes = outside
         limit, go = self.constant(most, "int64"), self.constant(True, "bool")

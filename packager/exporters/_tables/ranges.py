@@ -318,8 +318,8 @@ def critical_columns(model: Any, width: int, names: Sequence[str] = ()) -> list[
 
 def _back(step: Any, width: int, names: Sequence[str], wanted: list[Values] | None) -> list[Values]:
     """Return what the input columns of a step should be; `wanted` is the same for its outputs, if requested."""
-    asked, edges = _asked(step, width, names, wanted), _edges(step)
-    return [[*own, *more] for own, more in zip(edges, asked, strict=True)] if len(edges) == len(asked) else asked
+    rows, edges = _asked(step, width, names, wanted), _edges(step)
+    return [[*own, *more] for own, more in zip(edges, rows, strict=True)] if len(edges) == len(rows) else rows
 
 
 def _edges(step: Any) -> list[Values]:

@@ -68,11 +68,11 @@ class Function:
     """A function of named tensors as a source.
 
     `call` takes one tensor per input, in order, and returns a list; `keep` is the object that owns its variables.
-    `asked` is the interface without what only the graph states: the range of ids.
+    `wanted` is the interface without what only the graph states: the range of ids.
     """
 
     call: Callable[..., Sequence[Any]]
-    asked: Interface
+    wanted: Interface
     outputs: tuple[str, ...]
     keep: Any
     _inputs: tuple[Port, ...] | None = field(default=None, init=False, repr=False)
@@ -82,7 +82,7 @@ class Function:
         """The interface; its ranges come from the graph, which is made on first use."""
         if self._inputs is None:
             self.to_onnx(NEWEST)
-        return replace(self.asked, inputs=self._inputs or self.asked.inputs)
+        return replace(self.wanted, inputs=self._inputs or self.wanted.inputs)
 
     def to_onnx(self, opset: int) -> Any:
         lib = library()
@@ -90,7 +90,7 @@ class Function:
             convert = importlib.import_module("tf2onnx").convert
         except ImportError:
             raise MissingToolError("tf2onnx", EXTRA) from None
-        given = [_spec(lib, port, f"given_{position}") for position, port in enumerate(self.asked.inputs)]
+        given = [_spec(lib, port, f"given_{position}") for position, port in enumerate(self.wanted.inputs)]
 
         def attempt() -> Any:
             function = lib.function(lambda *tensors: tuple(map(lib.identity, self.call(*tensors))), given)
@@ -101,13 +101,13 @@ class Function:
 
         model, names = explain_failure("the model has no ONNX form", attempt, _OTHERWISE)
         graph.replace_tensorflow_operators(model, _OTHERWISE)
-        graph.name(model, names, self.asked.inputs, self.outputs)
-        self._inputs = indices.bound_indices(self.asked.inputs, model)
+        graph.name(model, names, self.wanted.inputs, self.outputs)
+        self._inputs = indices.bound_indices(self.wanted.inputs, model)
         return model
 
     def run(self, feeds: Feeds) -> Arrays:
         lib = library()
-        results = self.call(*(lib.constant(feeds[port.name]) for port in self.asked.inputs))
+        results = self.call(*(lib.constant(feeds[port.name]) for port in self.wanted.inputs))
         return [result.numpy() for result in results]
 
     def extra_files(self) -> Mapping[str, Path]:
@@ -159,9 +159,9 @@ def _merged(found: Port, request: Port | None) -> Port:
     return replace(request)
 
 
-def _spec(lib: Any, asked: Port, name: str) -> Any:
-    shape = [axis if isinstance(axis, int) else None for axis in asked.shape]
-    return lib.TensorSpec(shape, getattr(lib, asked.dtype), name)
+def _spec(lib: Any, port: Port, name: str) -> Any:
+    shape = [axis if isinstance(axis, int) else None for axis in port.shape]
+    return lib.TensorSpec(shape, getattr(lib, port.dtype), name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ def _unsized(described: Inputs) -> StepError | None:
 
 def _variants(described: Inputs, options: ExportOptions) -> Iterator[tuple[Inputs, Interface]]:
     """Return the interfaces to try: towers apart, as described, from longer low ends on, and one row at a time."""
-    asked = described.requested(options)
+    requested = described.requested(options)
     names = {port.name for port in described.ports}
     if not options.inputs and BATCH not in options.named and "input_ids" in names and names & set(_PICTURES):
         towers = replace(
@@ -117,7 +117,7 @@ def _variants(described: Inputs, options: ExportOptions) -> Iterator[tuple[Input
             spans={**described.spans, IMAGES: (1, 64), TEXTS: (1, 64)},
         )
         yield towers, towers.requested(options).interface(towers.ports, towers.limits, unfix=_UNFIX)
-    base = asked.interface(described.ports, described.limits, unfix=_UNFIX)
+    base = requested.interface(described.ports, described.limits, unfix=_UNFIX)
     free = set(base.dimensions) - {BATCH, *options.named}
     for doubling in range(_DOUBLINGS if free else 1):
         lows = {name: low << doubling if name in free else low for name, (low, _) in base.dimensions.items()}
@@ -126,7 +126,7 @@ def _variants(described: Inputs, options: ExportOptions) -> Iterator[tuple[Input
             limits = {name: replace(base.limit(name), low=low) for name, (low, _) in lengths.items()}
             yield described, replace(base, dimensions=lengths, limits=limits)
     if BATCH not in options.named:
-        yield described, asked.interface(described.ports, {**described.limits, BATCH: (1, 1)}, unfix=_UNFIX)
+        yield described, requested.interface(described.ports, {**described.limits, BATCH: (1, 1)}, unfix=_UNFIX)
 
 
 def _tower(port: Port) -> Port:

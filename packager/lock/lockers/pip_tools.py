@@ -40,8 +40,8 @@ _OPTIONS = (
 
 def locks(platform: str) -> bool:
     """See `Locker.locks`."""
-    asked, here = platforms.parse(platform), platforms.parse(platforms.here())
-    return (asked.machine, asked.python) == (here.machine, here.python)
+    wanted, here = platforms.parse(platform), platforms.parse(platforms.here())
+    return (wanted.machine, wanted.python) == (here.machine, here.python)
 
 
 def resolve(request: ResolveRequest, platform: Platform, environment: Mapping[str, str]) -> Resolution:

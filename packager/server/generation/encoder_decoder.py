@@ -73,18 +73,18 @@ class EncoderDecoder:
 
     def __init__(self, encoder: Session, decoder: Session) -> None:
         self._encoder, self._decoder = encoder, decoder
-        asked = [port.name for port in decoder.inputs]
+        named = [port.name for port in decoder.inputs]
         self._own = [port for port in decoder.inputs if port.name.startswith(PAST) and _OWN in port.name]
-        cross = {name for name in asked if name.startswith(PAST) and _CROSS in name}
+        cross = {name for name in named if name.startswith(PAST) and _CROSS in name}
         self._given = [PAST + port.name.removeprefix(PRESENT) for port in encoder.outputs]
         self._outputs = [port.name for port in decoder.outputs]
         self._takes = {port.name for port in encoder.inputs}
         expected = {LOGITS, *(PRESENT + port.name.removeprefix(PAST) for port in self._own)}
-        if not self._own or set(self._given) != cross or set(self._outputs) != expected or IDS not in asked:
+        if not self._own or set(self._given) != cross or set(self._outputs) != expected or IDS not in named:
             raise ValueError("the graphs have not the inputs and outputs of an encoder and its decoder")
         if self._takes not in ({IDS, MASK}, {FEATURES}):
             raise ValueError("the encoder reads neither texts nor the features of audio")
-        self._masked = SOURCE_MASK in asked
+        self._masked = SOURCE_MASK in named
 
     def read_texts(self, ids: NDArray[np.int64], mask: NDArray[np.int64] | None = None) -> Cache:
         """Read token ids [batch, source]; `mask` has a 0 where a token is padding."""

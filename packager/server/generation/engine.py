@@ -93,7 +93,7 @@ class Engine:
     ) -> list[int]:
         """Return the ids of a conversation, up to where the assistant goes on. Raises RequestError.
 
-        `described` are the tools that the model is told of.
+        `described` are the tools that the model may call.
         """
         if self.template is None:
             raise RequestError("the model has no chat template, so it takes plain texts only")

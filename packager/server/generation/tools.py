@@ -38,7 +38,7 @@ _KEYS = ("arguments", "parameters")
 class Form:
     """What stands around a call's JSON object, and the name of its member with the arguments.
 
-    Without a `begin` a call cannot be told from text, so that a model can be made to call, but not left to choose.
+    Without a `begin` a call looks like text, so that a model can be made to call, but not left to choose.
     """
 
     begin: str

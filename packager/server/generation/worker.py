@@ -12,7 +12,7 @@
         {"grammars": true}: whether answers of this model can keep to one, which is the option `grammar`
     {"do": "encode", "text": …, "special": true} | {"do": "encode_chat", "messages": […]} | {"do": "decode", "ids": […]}
 
-An encoder-decoder is asked with `text`, `ids`, or `audio`, the bytes of a WAV file in base64.
+An encoder-decoder takes `text`, `ids`, or `audio`, the bytes of a WAV file in base64.
 
 The first line out says what was opened, or why not. A request that is refused is answered with {"error": …}.
 """
