@@ -46,6 +46,7 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 _NOISE = re.compile(
     r"Fontconfig (error|warning)|[IWE]0000 00:00:|WARNING: All log messages before absl|To enable the following instr"
+    r"|Extension modules: "
 )
 OUTPUT = untrusted_files.Bounds()  # of what a worker leaves
 LOG_TAIL = 4000  # characters of a failed worker's log that travel with the error
@@ -314,7 +315,8 @@ def _facts(step: str, outcome: Outcome, limits: Limits, *, filtered: bool = Fals
         case 0 | 4, _:
             message = f"step `{step}` ended with status {outcome.code} and without the answer that belongs to it"
             raise StepError(message, hint=_hint(filtered, log, _WHERE), log=log, died=True)
-    raise StepError(f"step `{step}` {_death(outcome.code)}", hint=_hint(filtered, log, _WHERE), log=log, died=True)
+    where = _NATIVE if _FATAL in log else _WHERE
+    raise StepError(f"step `{step}` {_death(outcome.code)}", hint=_hint(filtered, log, where), log=log, died=True)
 
 
 def _hint(filtered: bool, said: str, otherwise: str | None) -> str | None:
@@ -324,6 +326,11 @@ def _hint(filtered: bool, said: str, otherwise: str | None) -> str | None:
 
 _LONGEST = 4000  # characters of a worker's message
 _WHERE = "the log above says where"
+_FATAL = "Fatal Python error: "  # as faulthandler begins what it writes
+_NATIVE = (
+    "a library crashed below Python, in the call that the log above names first; "
+    "try the model in that library alone, or another version of it"
+)
 _NOT_ALLOWED = re.compile(f"{os.strerror(errno.EPERM)}|{os.strerror(errno.ENOSYS)}|EPERM|ENOSYS")
 _CALL = (
     "the sandbox may have refused a system call (`docs/explanation/security.md`): "
@@ -364,6 +371,11 @@ def _death(code: int) -> str:
 
 
 def _tail(log: bytes) -> str:
-    """Return the end of a log, without what libraries write each time they start in a confined process."""
-    rows = log[-LOG_TAIL:].decode("utf-8", "replace").splitlines()
+    """Return the end of a log, without what libraries write each time they start in a confined process.
+
+    Where faulthandler wrote a stack it is the beginning of that, because the innermost call comes first.
+    """
+    crash = log.rfind(_FATAL.encode())
+    end = log[-LOG_TAIL:] if crash < 0 else log[max(crash - LOG_TAIL // 2, 0) :][:LOG_TAIL]
+    rows = end.decode("utf-8", "replace").splitlines()
     return "\n".join(row for row in rows if not _NOISE.match(row)).strip()

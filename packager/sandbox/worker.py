@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import faulthandler
 import importlib
 import importlib.metadata
 import json
@@ -27,6 +28,7 @@ from packager.sandbox.sandbox import Limits, apply_limits
 
 def main(job_file: str) -> int:
     """Perform the job and write its answer; exit 0 if there is a result, 28 (ENOSPC) if the disk is full."""
+    faulthandler.enable()  # where a library crashes below Python, the log names the call
     job = json.loads(Path(job_file).read_bytes())
     try:
         answer: JSON = {"facts": perform(job)}

@@ -267,6 +267,13 @@ def test_the_error_says_that_a_call_may_have_been_refused(site: Site, payload: s
     assert "refused a system call" in said["hint"], said
 
 
+def test_a_library_that_crashes_is_named_by_its_call(site: Site) -> None:
+    said = site.attack("import ctypes; ctypes.string_at(0)")
+    assert "crashed with SIGSEGV" in said["error"]
+    assert "in string_at" in said["log"], said
+    assert "crashed below Python" in said["hint"]
+
+
 def test_a_call_of_another_architecture_ends_the_step(site: Site) -> None:
     if os.uname().machine != "x86_64":
         pytest.skip("the call is x86's")
