@@ -17,7 +17,7 @@ from packager.actions import scan
 from packager.actions.runner import Runner
 from packager.build import evaluations, generation, raw_inputs
 from packager.build.raw_inputs import RawInputs
-from packager.bundle import diff
+from packager.bundle import description, diff
 from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, card_name, read
 from packager.bundle.readers import StoredBundle
 from packager.canonical import JSON
@@ -568,8 +568,9 @@ def _record(recipe: Recipe, files: Mapping[str, Blob], targets: Mapping[str, JSO
 def keep(recipe: Recipe, tree: Tree, runner: Runner, *, over: bool) -> Bundle:
     """Write the manifest and name the bundle; signatures of an identical earlier build stay attached."""
     store = runner.store
-    about = modelpack.ModelDescription(
-        recipe.name, recipe.version, recipe.description, (recipe.license,) if recipe.license else (), recipe.authors
+    blobs = dict(tree.files)
+    about = description.read_files(
+        recipe.name, recipe.version, lambda path: canonical.load(store.get(blobs[path].digest), limit=1 << 30), {*blobs}
     )
     manifest, config = modelpack.manifest(about, tree)
     store.put(config)

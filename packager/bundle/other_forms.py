@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
 from packager import canonical
-from packager.bundle import single_file
+from packager.bundle import description, single_file
 from packager.bundle.bundle import Bundle
 from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, blob_path
 from packager.canonical import JSON
@@ -135,8 +135,7 @@ def _modelpack(bundle: Bundle, layers: list[tuple[str, Blob, Blob]], layout: Pat
     for path, blob, layer in layers:
         raw = modelpack.layer(path, blob)
         described.append(oci.Descriptor(raw.media_type.removesuffix("raw") + "tar", layer, raw.annotations))
-    about = modelpack.ModelDescription(bundle.name, bundle.version)
-    config = modelpack.config(about, described)
+    config = modelpack.config(describe_bundle(bundle), described)
     annotations = {modelpack.TITLE: bundle.name, modelpack.VERSION: bundle.version, BUNDLE_DIGEST: bundle.digest}
     head = oci.Descriptor(modelpack.CONFIG, _keep(layout, config))
     return oci.Manifest(modelpack.ARTIFACT, head, tuple(described), annotations).to_bytes()
@@ -189,6 +188,11 @@ def _pack(layout: Path, file: Path) -> None:
 # files for other tools
 
 
+def describe_bundle(bundle: Bundle) -> modelpack.ModelDescription:
+    """Return what the contract and the SBOM of a bundle say of it."""
+    return description.read_files(bundle.name, bundle.version, bundle.load, {path for path, _ in bundle.tree})
+
+
 def added_files(bundle: Bundle) -> Mapping[str, bytes]:
     """Return the Kitfile and the ONNX Runtime model package's JSON, by path; what the bundle has itself wins."""
     made = {KITFILE: write_kitfile(bundle), **model_package(bundle)}
@@ -203,20 +207,37 @@ def write_kitfile(bundle: Bundle) -> bytes:
         kinds.setdefault(modelpack.media_type(path).split(".")[4], []).append(path)
     first = _graph(bundle)
     parts = [path for path in kinds.get("weight", []) if path != first]
+    about = describe_bundle(bundle)
+    common = {"version": bundle.version, "description": about.description, "license": " AND ".join(about.licenses)}
+    parameters = {
+        "architecture": about.architecture,
+        "family": about.family,
+        "parameters": about.parameters,
+        "precision": about.precision,
+        "quantization": about.quantization,
+    }
     value: dict[str, JSON] = {
         "manifestVersion": "1.0.0",
-        "package": {"name": bundle.name, "version": bundle.version},
-        "model": {
-            "name": bundle.name,
-            "path": first,
-            "framework": "onnx",
-            "version": bundle.version,
-            "parts": [{"path": path} for path in parts],
-        },
+        "package": _filled({"name": bundle.name, **common, "authors": list(about.authors)}),
+        "model": _filled(
+            {
+                "name": bundle.name,
+                "path": first,
+                "framework": "onnx",
+                "format": about.format,
+                **common,
+                "parameters": _filled(parameters),
+            }
+        )
+        | {"parts": [{"path": path} for path in parts]},
         "code": [{"path": path} for path, _ in bundle.tree if path not in {first, *parts, *kinds.get("doc", [])}],
         "docs": [{"path": path} for path in kinds.get("doc", [])],
     }
     return canonical.dump(value) + b"\n"
+
+
+def _filled(value: Mapping[str, JSON]) -> dict[str, JSON]:
+    return {name: member for name, member in value.items() if member}
 
 
 def _graph(bundle: Bundle) -> str:

@@ -2,7 +2,8 @@
 """Read and write CNCF ModelPack manifests: one bundle = one manifest, one file = one uncompressed `.raw` layer.
 
 Source: modelpack/model-spec d78bf32 (docs/spec.md, docs/config.md, schema/config-schema.json). The config schema
-allows no further fields, so our records are ordinary files of the bundle; `createdAt` is omitted.
+allows no further fields, so our records are ordinary files of the bundle; `createdAt` is omitted, because no record of
+a bundle holds a time.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ _DOCS = {".md", ".html"}
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """The description of a model in the ModelPack config; every field is optional there."""
+    """The description of a model in the ModelPack config; every field is optional there.
+
+    `parameters` is a number with a scale (`6.7B`), `precision` and `quantization` words of the specification joined by
+    commas, `inputs` and `outputs` modalities, `languages` ISO 639 codes, the links addresses.
+    """
 
     name: str
     version: str
@@ -39,6 +44,18 @@ class ModelDescription:
     licenses: tuple[str, ...] = ()
     authors: tuple[str, ...] = ()
     format: str = "onnx"
+    family: str | None = None
+    architecture: str | None = None
+    parameters: str | None = None
+    precision: str | None = None
+    quantization: str | None = None
+    documentation: str | None = None
+    source: str | None = None
+    revision: str | None = None
+    datasets: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
 
 
 def media_type(path: str) -> str:
@@ -70,20 +87,42 @@ def layer(path: str, blob: Blob) -> oci.Descriptor:
 
 def config(about: ModelDescription, layers: Sequence[oci.Descriptor]) -> bytes:
     """Serialise the model config; for raw layers the diffID is the digest."""
-    descriptor: dict[str, JSON] = {"name": about.name, "version": about.version}
-    if about.description:
-        descriptor["description"] = about.description
-    if about.licenses:
-        descriptor["licenses"] = list(about.licenses)
-    if about.authors:
-        descriptor["authors"] = list(about.authors)
+    descriptor: dict[str, JSON] = {
+        "name": about.name,
+        "version": about.version,
+        "description": about.description,
+        "licenses": list(about.licenses),
+        "authors": list(about.authors),
+        "family": about.family,
+        "docURL": about.documentation,
+        "sourceURL": about.source,
+        "revision": about.revision,
+        "datasetsURL": list(about.datasets),
+    }
+    capabilities: dict[str, JSON] = {
+        "inputTypes": list(about.inputs),
+        "outputTypes": list(about.outputs),
+        "languages": list(about.languages),
+    }
+    technical: dict[str, JSON] = {
+        "format": about.format,
+        "architecture": about.architecture,
+        "paramSize": about.parameters,
+        "precision": about.precision,
+        "quantization": about.quantization,
+        "capabilities": _filled(capabilities),
+    }
     diff_ids = [item.blob.digest for item in layers]
     value = {
-        "descriptor": descriptor,
-        "config": {"format": about.format},
+        "descriptor": _filled(descriptor),
+        "config": _filled(technical),
         "modelfs": {"type": "layers", "diffIds": diff_ids},
     }
     return canonical.dump(value)
+
+
+def _filled(value: Mapping[str, JSON]) -> dict[str, JSON]:
+    return {name: member for name, member in value.items() if member}
 
 
 def manifest(about: ModelDescription, tree: Tree) -> tuple[bytes, bytes]:
