@@ -262,10 +262,20 @@ def _steps(bundle: Bundle, statements: Sequence[Statement], made: slsa.Provenanc
     nodes.append({"step": "bundle", "title": f"{bundle.name} {bundle.version}", "digest": bundle.digest})
     return {
         "nodes": nodes,
+        "publisher": _publisher(made) if made else None,
         "builder": made.builder if made else None,
         "invocation": made.invocation if made else None,
         "confinement": made.confinement if made else None,
     }
+
+
+def _publisher(made: slsa.Provenance) -> JSON:
+    """Return who signed the source, where locking demanded that."""
+    source = made.lock.get("source")
+    signed = source.get("signed") if isinstance(source, dict) else None
+    if not isinstance(signed, dict) or not isinstance(signed.get("signer"), str):
+        return None
+    return {"signer": signed["signer"], "form": str(signed.get("form"))}
 
 
 def _parity(made: slsa.Provenance | None) -> JSON:

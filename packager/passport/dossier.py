@@ -197,6 +197,8 @@ def _development(of: _Evidence) -> Entries:
     yield of.declared(
         f"The model was registered as `{named}`; its files have the digest {source['tree']}", of.provenance
     )
+    if publisher := of.made["publisher"]:
+        yield of.measured(f"The source was signed by its publisher, {publisher['signer']} ({publisher['form']})")
     yield from of.from_card("base_models", "Pre-trained model used", "use of pre-trained systems (2a)")
     for node in of.made["nodes"]:
         if node["step"] == "export":

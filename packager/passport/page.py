@@ -424,8 +424,9 @@ def _provenance(facts: JSON) -> str:
         + "</li>"
         for node in made["nodes"]
     )
-    origin = facts["source"]
+    origin, publisher = facts["source"], made["publisher"]
     facts_of = [
+        ("source signed by", f"{publisher['signer']} ({publisher['form']})" if publisher else None),
         ("built by", made["builder"]),
         ("run", made["invocation"]),
         ("registered as", f"{origin['name']} version {origin['version']}" if origin["name"] else None),

@@ -11,10 +11,12 @@ import pytest
 from packager import canonical
 from packager.bundle.bundle import CONTRACT
 from packager.conform import FORMAT, results
+from packager.formats import slsa
 from packager.passport.contents import Judgement, describe_bundle
 from packager.passport.dossier import FORMS, Gap, Sentence, write_dossier
+from packager.passport.page import write_page
 from packager.release import proofs
-from packager.release.sign import sign
+from packager.release.sign import attest, sign
 from packager.store.store import Store
 from packager.transport.copy import attach
 from packager.trust.attach import with_signed
@@ -61,6 +63,50 @@ def test_a_card_fills_gaps_as_declared(facts: Any) -> None:
     declared = {e.text: e.mark for s in after.sections for e in s.entries if isinstance(e, Sentence)}
     for text in ("Intended purpose: Sort post.", "Limitation: No letters.", "accuracy on test: 0.98"):
         assert declared[text] == "declared"
+
+
+def test_who_signed_the_source_is_shown(store: Store) -> None:
+    """The passport and the dossier name the publisher that locking demanded, by the signed provenance alone."""
+    key = generate("p256")
+    lock: dict[str, Any] = {
+        "source": {"uri": "models:/digits/3", "signed": {"signer": "ci@publisher.example<b>", "form": "cosign"}},
+        "export": {"kind": "onnx"},
+        "toolchain": {},
+    }
+    run = {
+        "builder": {"id": "urn:builder", "version": {}},
+        "metadata": {"invocationId": "1", "startedOn": "", "finishedOn": "2026-11-30T00:00:00Z"},
+        "byproducts": [],
+    }
+    predicate = slsa.predicate({"source": "models:/digits@champion"}, lock, {}, [], run)
+    bundle = sign(deployments.carrier(store), key)
+
+    def shown(signer: Any) -> Any:
+        signed = attach(attest(bundle, slsa.PREDICATE, predicate, signer), None)
+        return describe_bundle(signed, Judgement(verify(signed, as_trust([key.public])), keys=[key.public]))
+
+    facts = shown(key)
+    assert facts["provenance"]["publisher"] == {"signer": "ci@publisher.example<b>", "form": "cosign"}
+    assert "ci@publisher.example&lt;b&gt; (cosign)" in write_page(facts)
+    (row,) = [e for s in write_dossier(facts, "annex-iv").sections for e in s.entries if "signed by its" in e.text]
+    assert isinstance(row, Sentence) and row.mark == "measured" and row.evidence
+    lock["source"]["signed"] = "malformed"
+    assert shown(key)["provenance"]["publisher"] is None
+
+
+def test_a_stranger_names_no_publisher(store: Store) -> None:
+    """Provenance that no trusted signer signed is not believed."""
+    key, stranger = generate("p256"), generate("p256")
+    lock = {"source": {"uri": "m", "signed": {"signer": "x", "form": "cosign"}}, "export": {"kind": "onnx"}}
+    run = {
+        "builder": {"id": "urn:builder", "version": {}},
+        "metadata": {"invocationId": "1", "startedOn": "", "finishedOn": ""},
+        "byproducts": [],
+    }
+    predicate = slsa.predicate({"source": "m"}, {**lock, "toolchain": {}}, {}, [], run)
+    bundle = attach(attest(sign(deployments.carrier(store), key), slsa.PREDICATE, predicate, stranger), None)
+    facts = describe_bundle(bundle, Judgement(verify(bundle, as_trust([key.public])), keys=[key.public]))
+    assert facts["provenance"]["publisher"] is None
 
 
 def test_what_is_not_verified_has_no_dossier(store: Store, facts: Any) -> None:
