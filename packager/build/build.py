@@ -15,8 +15,9 @@ from pathlib import Path
 from packager import canonical, plugins
 from packager.actions import scan
 from packager.actions.runner import Runner
-from packager.build import evaluations, generation, raw_inputs
+from packager.build import evaluations, generation, raw_inputs, step_facts
 from packager.build.raw_inputs import RawInputs
+from packager.build.step_facts import CaseFacts, GraphFacts, MeasurementFacts
 from packager.bundle import description, diff
 from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, card_name, read
 from packager.bundle.readers import StoredBundle
@@ -56,7 +57,7 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """One compiled target under its bundle paths, and what was measured: `measured.facts`, and vectors in its tree.
+    """One compiled target under its bundle paths, and what was measured: `facts`, and vectors in `measured.tree`.
 
     `graph` are the facts of its graph where that is not the bundle's main one.
     `unmeasured` is the reason why this host could not run it, or None.
@@ -69,6 +70,11 @@ class Artefact:
     measured: Result
     unmeasured: str | None
     graph: Mapping[str, JSON] | None = None
+
+    @property
+    def facts(self) -> MeasurementFacts:
+        """What was measured."""
+        return step_facts.read_measurement(self.measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,11 @@ class Place:
     answers: generation.Answers | None = None
     pipeline: RawInputs | None = None
 
+    @property
+    def graph_facts(self) -> GraphFacts:
+        """What the export says of the graph."""
+        return step_facts.read_graph(self.graph)
+
 
 def build(
     recipe: Recipe,
@@ -156,11 +167,12 @@ def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: lock
         graph = runner(_export(recipe, lock, source), f"export {recipe.name}", virtualenv=environment)
     except TooNewError as error:
         raise locking.explain_unsupported_operator(recipe, error) from error
-    for locale in preflight.list_locales(graph.facts["graph"]):
+    exported = step_facts.read_graph(graph)
+    for locale in preflight.list_locales(exported["graph"]):
         runner.on_event(
             Warned(f"texts are compared in the locale `{locale:.64}`, which every host that serves it needs")
         )
-    recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
+    recipe.check_outputs([output["name"] for output in exported["interface"]["outputs"]])
     place = _with_answers(recipe, lock, Place(runner, source, graph, here.base, environment))
     pipeline = raw_inputs.build(recipe, lock, source, graph, runner, environment, _export_options(recipe))
     place = replace(place, pipeline=pipeline)
@@ -270,7 +282,7 @@ def _measurement(recipe: Recipe, lock: Lock, place: Place, target: Target, compi
 def _compiled(recipe: Recipe, lock: Lock, place: Place, target: Target, runtime: Runtime) -> Compiled:
     graph, store = place.graph, place.runner.store
     if runtime.is_graph(target.device, target.precision):
-        header = {key: graph.facts["graph"][key] for key in ("opset", "ir")}
+        header = {key: place.graph_facts["graph"][key] for key in ("opset", "ir")}
         about = {"reproducibility": "bitwise", "header": header, "needs": {}, "toolchain": {}}
         return Compiled(store.tree(graph.tree), GRAPH, about)
     if runtime.builds_on_gpu and (reason := runtime.unmeasurable(target.device)):
@@ -281,8 +293,9 @@ def _compiled(recipe: Recipe, lock: Lock, place: Place, target: Target, runtime:
         )
     action, files = _compile(recipe, lock, place, target, runtime)
     made = place.runner(action, f"compile {target.name}", virtualenv=place.environment)
-    about = {**made.facts["artefact"], **files, "toolchain": {**action.toolchain}}
-    return Compiled(store.tree(made.tree), made.facts["path"], about, made.facts.get("graph"))
+    found = step_facts.read_artefact(made)
+    about = {**found["artefact"], **files, "toolchain": {**action.toolchain}}
+    return Compiled(store.tree(made.tree), found["path"], about, found.get("graph"))
 
 
 def _without(recipe: Recipe, target: Target) -> list[Edit]:
@@ -308,9 +321,9 @@ def _compile(
         "opset": lock.level.opset,
         "ir": lock.level.ir,
         "versions": promise.versions,
-        "interface": place.graph.facts["interface"],
+        "interface": place.graph_facts["interface"],
         **({"gpu": True} if runtime.builds_on_gpu else {}),
-        **({"generation": place.graph.facts["generation"]} if recipe.task else {}),
+        **({"generation": place.graph_facts["generation"]} if recipe.task else {}),
     }
     if promise.timing_cache:
         inputs["timings"] = _beside(place, promise.timing_cache, about, "timings")
@@ -337,9 +350,9 @@ def _measure(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled:
     params = {
         "kind": lock.kind,
         "payload": lock.payload,
-        "interface": place.graph.facts["interface"],
-        "ranges": place.graph.facts["ranges"],
-        **({"values": place.graph.facts["values"]} if "values" in place.graph.facts else {}),
+        "interface": place.graph_facts["interface"],
+        "ranges": place.graph_facts["ranges"],
+        **({"values": place.graph_facts["values"]} if "values" in place.graph_facts else {}),
         **_export_options(recipe),
     }
     inputs, users = {"source": place.source}, _exporter_tools(lock)
@@ -351,7 +364,7 @@ def _measure(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled:
             inputs["samples"] = _beside(place, recipe.samples, {}, "samples")
         users |= {*load_runtime(target.runtime).toolchain}
         if recipe.evaluation:
-            more, needed = evaluations.plan_measurement(recipe.evaluation, place.graph.facts, place.pipeline)
+            more, needed = evaluations.plan_measurement(recipe.evaluation, place.graph_facts, place.pipeline)
             inputs |= {"evaluation": _beside(place, recipe.evaluation.data, {}, "evaluation"), **needed}
             params, users = {**params, **more}, users | {*evaluation_tools.list_tools(recipe)}
     return Action("measure", plugins.load("steps", "measure").VERSION, inputs, params, _tools(lock, users))
@@ -375,24 +388,25 @@ def _exporter_tools(lock: Lock) -> set[str]:
 
 def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[str, JSON]:
     """Return the facts that only the build can see."""
-    outputs = [output["name"] for output in graph.facts["interface"]["outputs"]]
+    exported = step_facts.read_graph(graph)
+    outputs = [output["name"] for output in exported["interface"]["outputs"]]
     outputs = list(generation.list_outputs(recipe.task)) if recipe.task else outputs
     for item in artefacts:
-        check_cases(item.measured.facts["cases"], outputs)
+        check_cases(item.facts["cases"], outputs)
     return {
-        "nondeterministic": graph.facts["nondeterministic"],
+        "nondeterministic": exported["nondeterministic"],
         "targets": {
             item.target.name: {
                 "precision": item.target.precision,
                 "engine": _engine(item.target),
                 "tolerance": contract.list_tolerances(recipe, item.target, outputs),
                 "unmeasured": item.unmeasured,
-                "cases": item.measured.facts["cases"],
-                "shortened": item.measured.facts.get("shortened", {}),
-                "dimensions": graph.facts["interface"]["dimensions"],
-                "kinds": item.measured.facts.get("kinds", {}),
-                "coverage": item.measured.facts.get("coverage", {}),
-                **evaluations.list_facts(recipe.evaluation, item.measured.facts),
+                "cases": item.facts["cases"],
+                "shortened": item.facts.get("shortened", {}),
+                "dimensions": exported["interface"]["dimensions"],
+                "kinds": item.facts.get("kinds", {}),
+                "coverage": item.facts.get("coverage", {}),
+                **evaluations.list_facts(recipe.evaluation, item.facts),
             }
             for item in artefacts
         },
@@ -405,8 +419,8 @@ def _as_measured(graph: Result, artefacts: list[Artefact]) -> Result:
     An axis that had another length than it is said to have depends on the data; so `conform` finds nothing that the
     build could have found. Raises StepError for another number of axes.
     """
-    interface = graph.facts["interface"]
-    cases = [case for item in artefacts for case in item.measured.facts["cases"]]
+    interface = step_facts.read_graph(graph)["interface"]
+    cases = [case for item in artefacts for case in item.facts["cases"]]
     outputs = []
     for port in interface["outputs"]:
         seen = [(case["lengths"], case["outputs"].get(port["name"], {}).get("shape")) for case in cases]
@@ -435,7 +449,7 @@ def _measured_axis(stated: int | str, seen: Sequence[tuple[Mapping[str, int], in
     return next((axis for axis in (stated, *dimensions) if holds(axis)), OF_DATA + name)
 
 
-def check_cases(cases: Sequence[JSON], outputs: Sequence[str]) -> None:
+def check_cases(cases: Sequence[CaseFacts], outputs: Sequence[str]) -> None:
     """Raise StepError where a measured case has other outputs than the graph: a worker may answer what it likes."""
     for case in cases:
         if set(case["outputs"]) != set(outputs):
@@ -530,7 +544,7 @@ def _sbom(
     targets: Mapping[str, str],
 ) -> bytes:
     """Describe every file but the two that come after: the SBOM itself, and the record that names the SBOM's digest."""
-    interface = graph.facts["interface"]
+    interface = step_facts.read_graph(graph)["interface"]
     declared = card.declared if card else None
     model = cyclonedx.Model(
         recipe.name,

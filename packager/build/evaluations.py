@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from packager.build.raw_inputs import RawInputs
+from packager.build.step_facts import GraphFacts, MeasurementFacts
 from packager.canonical import JSON
 from packager.recipe.evaluation import EvaluationSpec
 
 
 def plan_measurement(
-    spec: EvaluationSpec, graph: Mapping[str, JSON], pipeline: RawInputs | None
+    spec: EvaluationSpec, graph: GraphFacts, pipeline: RawInputs | None
 ) -> tuple[dict[str, JSON], dict[str, str]]:
     """Return the parameters and the trees that the measurement needs besides. Bounds are judged later, and not here."""
     params = spec.to_json()
@@ -20,7 +19,7 @@ def plan_measurement(
     return {"evaluation": params, **classes}, {"pipeline": pipeline.tree} if pipeline else {}
 
 
-def list_facts(spec: EvaluationSpec | None, measured: Mapping[str, JSON]) -> dict[str, JSON]:
+def list_facts(spec: EvaluationSpec | None, measured: MeasurementFacts) -> dict[str, JSON]:
     """Return what is known of a target besides: what it reaches, and what the recipe asks for."""
     if spec is None or "evaluation" not in measured:
         return {}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from packager import plugins
+from packager.build import step_facts
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.recipe.recipe import Target
@@ -52,7 +53,7 @@ def measure_action(
 ) -> Action:
     """Return the measurement of an artefact against the answers."""
     inputs = {"reference": answers.tree, "graph": answers.graph.tree, "artefact": artefact}
-    about = answers.graph.facts["generation"]
+    about = step_facts.read_graph(answers.graph)["generation"]
     special = about["special"]
     pair = "decoding" in about
     step = "measure_seq2seq" if pair else "measure_generation"
@@ -80,8 +81,9 @@ def complete(graph: Result, reference: Result, store: Store) -> Answers:
     """Return the answers, with the graph's facts as a contract needs them: digests of files, and lengths that ran."""
     files = dict(store.tree(graph.tree).files)
     template = files.get(TEMPLATE)
+    exported = step_facts.read_graph(graph)
     about = {
-        **graph.facts["generation"],
+        **exported["generation"],
         "tokenizer": files[TOKENIZER].digest,
         "template": template.digest if template else None,
     }
@@ -89,12 +91,12 @@ def complete(graph: Result, reference: Result, store: Store) -> Answers:
         Generation.from_json(about)
     except ValueError as error:
         raise StepError(f"what the export says of generation does not hold: {error}") from error
-    interface = graph.facts["interface"]
-    context, longest = about["context"], min(reference.facts["longest"], about["context"])
+    interface = exported["interface"]
+    context, longest = about["context"], min(step_facts.read_reference(reference)["longest"], about["context"])
     ran = {"min": 1, "max": longest, **({"limit": {"min": 1, "max": context}} if longest < context else {})}
     spans = {"batch": interface["dimensions"]["batch"], "source": _of_source(about, reference)}
     dimensions = {name: spans.get(name, ran) for name in interface["dimensions"]}
-    facts = {**graph.facts, "generation": about, "interface": {**interface, "dimensions": dimensions}}
+    facts = {**exported, "generation": about, "interface": {**interface, "dimensions": dimensions}}
     return Answers(reference.tree, replace(graph, facts=facts))
 
 
@@ -102,7 +104,7 @@ def _of_source(about: Mapping[str, JSON], reference: Result) -> JSON:
     if "decoding" not in about:
         return None
     most = about["decoding"]["source"]
-    ran = min(reference.facts["source"], most)
+    ran = min(step_facts.read_reference(reference)["source"], most)
     return {"min": 1, "max": ran, **({"limit": {"min": 1, "max": most}} if ran < most else {})}
 
 

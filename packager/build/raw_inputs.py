@@ -9,6 +9,7 @@ from pathlib import Path
 
 from packager import plugins
 from packager.actions.runner import Runner
+from packager.build import step_facts
 from packager.canonical import JSON
 from packager.lock import pipeline_tools
 from packager.lock.lock import Lock
@@ -48,7 +49,7 @@ def build(
         "kind": lock.kind,
         "payload": lock.payload,
         "path": _GRAPH,
-        "interface": graph.facts["interface"],
+        "interface": step_facts.read_graph(graph)["interface"],
         "pipeline": recipe.pipeline.to_json(),
         "strings": DEFAULT_COUNT,
         "bounds": bounds,
@@ -63,14 +64,14 @@ def build(
         action, f"compare the pipeline with the source's own ({recipe.pipeline.task})", virtualenv=environment
     )
     files = {f"{FOLDER}/{path}": blob for path, blob in runner.store.tree(made.tree)}
-    path = f"{FOLDER}/{FILE}"
+    path, compared = f"{FOLDER}/{FILE}", step_facts.read_pipeline(made)
     promise = {
-        "task": made.facts["task"],
+        "task": compared["task"],
         "path": path,
         "digest": files[path].digest,
-        "reference": made.facts["reference"],
-        "inputs": made.facts["inputs"],
-        "largest": made.facts["largest"],
+        "reference": compared["reference"],
+        "inputs": compared["inputs"],
+        "largest": compared["largest"],
         "tolerance": bounds,
     }
     return RawInputs(made.tree, files, promise, {"pipeline": made.facts})
