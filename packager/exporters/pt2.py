@@ -44,7 +44,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
 
 def load(source: Path, payload: str, options: ExportOptions) -> Program:
     """Open the archive. Raises StepError for one that needs code to open or fixes an axis the recipe wants free."""
-    lib = _torch.torch()
+    lib = _torch.import_torch()
     archive.refuse_code(source / payload, lib)
     with _torch.explain_export_error("opened"), _torch.silence_warnings():
         program = lib.export.load(str(source / payload))
@@ -95,7 +95,7 @@ class Program:
 
     def exact(self) -> Callable[[Feeds], Arrays] | None:
         """Open the program in float64, unless it is too large for that."""
-        lib = _torch.torch()
+        lib = _torch.import_torch()
         if not precision.is_small(self.program):
             return None
         with _torch.silence_warnings():
@@ -108,23 +108,23 @@ class Program:
 
     def rounding(self, feeds: Feeds, output: int) -> float | None:
         """Return how far rounding by itself moves an output, as `exporters.rounding_of` requires."""
-        return precision.rounding(_torch.torch(), self.exact(), feeds, output)
+        return precision.rounding(_torch.import_torch(), self.exact(), feeds, output)
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
         """Return what counts the operations of one run; nothing counts those of recurrent layers."""
         if any(re.match(r"aten\.(lstm|gru|rnn_)", str(node.target)) for node in self.program.graph.nodes):
             return None
         module = self.program.module(check_guards=False)
-        return cost.count_operations(_torch.torch(), self.interface, lambda given: self._call(module, given))
+        return cost.count_operations(_torch.import_torch(), self.interface, lambda given: self._call(module, given))
 
     def _answer(self, module: Any, feeds: Feeds) -> Arrays:
-        with _torch.torch().inference_mode(), _torch.silence_warnings():
-            return _torch.arrays(
-                self._call(module, [_torch.tensor(feeds[port.name]) for port in self.interface.inputs])
+        with _torch.import_torch().inference_mode(), _torch.silence_warnings():
+            return _torch.list_arrays(
+                self._call(module, [_torch.copy_tensor(feeds[port.name]) for port in self.interface.inputs])
             )
 
     def _call(self, module: Any, tensors: Sequence[Any]) -> Any:
-        lib, tree, given = _torch.torch(), importlib.import_module("torch.utils._pytree"), iter(tensors)
+        lib, tree, given = _torch.import_torch(), importlib.import_module("torch.utils._pytree"), iter(tensors)
         leaves, spec = tree.tree_flatten(self.program.example_inputs)  # what is not a tensor there is a constant
         args, kwargs = tree.tree_unflatten([next(given) if isinstance(x, lib.Tensor) else x for x in leaves], spec)
         return module(*args, **kwargs)
@@ -150,7 +150,7 @@ class _Axes:
 
 
 def _axes(program: Any) -> _Axes:
-    lib = _torch.torch()
+    lib = _torch.import_torch()
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
     ports = [
         Port(name, _torch.dtype_name(values[name].dtype), tuple(map(_axis, values[name].shape)))

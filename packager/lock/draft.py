@@ -35,7 +35,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9./_][A-Za-z0-9./_@+-]*(:/[A-Za-z0-9./_@+-]+)?")
 _COMMON = ("model", "net", "network", "weights")  # what files are called whose folder has the name
 _EXAMPLE = {"image": {"dtype": "float32", "shape": ["batch", 3, 224, 224], "range": [0, 1]}}
 _LONGEST = 256 << 20  # bytes of a file that are read to recognise it
-_PATIENCE = 5  # seconds a registry has to answer while a recipe is drafted
+_TIMEOUT = 5  # seconds a registry has to answer while a recipe is drafted
 _PACKED = r"(\.(gz|z|bz2|xz|lzma|lz4))?"
 _ENDING = "(" + "|".join(map(re.escape, (*sources.SINGLE_FILES, *sources.LOOSE_FILES, ".bundle.tar"))) + f"){_PACKED}$"
 _PICKLE = "# allow-pickle: false            # true: run the code inside a pickled source, in the sandbox"
@@ -48,6 +48,9 @@ _TOOLCHAIN = (
 _PIPELINE = "# pipeline: sentence-embedding     # or {task: text-classification, max-length: 256, top: 3}, …"
 _ML = "ai.onnx.ml"
 _OLDEST = "1.17"  # what a recipe promises that states nothing
+Inside: TypeAlias = Callable[[Mapping[str, Path], str, str], JSON]
+"""Opens the files of a source of a kind, given with the payload, and returns what it takes and returns."""
+
 _ALIAS_OR_VERSION = re.compile(r"@[^@/]*$|/([0-9]+|latest)$", re.IGNORECASE)
 
 
@@ -59,25 +62,18 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
     """
     sources.load_for(source)
     known = facts or {}
-    registry = known.get("registry")
     text = resources.files("packager.templates").joinpath("recipe/bundle.yaml").read_text("utf-8")
     return Template(text).substitute(
         schema=SCHEMA,
         name=_scalar(known.get("name") or name_from(source)),
         version=_scalar(known.get("version") or "0.1.0"),
         source=_scalar(source) + _task(known.get("task")),
-        registry=f"registry: {_scalar(registry)}"
-        if registry
-        else "# registry: sqlite:///mlflow.db   # or https://host",
+        registry=_registry(known.get("registry")),
         taken=_taken(known.get("inside")),
         inputs=_promised(known["inside"]) if _ran(known) else _shapes(known.get("inputs"), known.get("dynamic")),
         oldest=json.dumps(f">={_oldest(known.get('inside'))}"),
         domains=_domains(known.get("inside")),
-        pipeline=_line(
-            f"pipeline: {known['pipeline']}", "found in the source; `build` compares it with the source's own", ""
-        )
-        if known.get("pipeline")
-        else _PIPELINE,
+        pipeline=_pipeline(known.get("pipeline")),
         pickle=_line("allow-pickle: false", known.get("executes"), _PICKLE),
         code=_code(known.get("code")),
         toolchain=_toolchain(known),
@@ -103,6 +99,18 @@ def draft_recipe(source: str, output: Path, tracking: str | None = None, inside:
     return RecipeDraft(draft(relative_source(source, output.parent), found), found)
 
 
+def _registry(address: JSON) -> str:
+    """Return the line of the registry, or an example of it behind `#`."""
+    return f"registry: {_scalar(address)}" if address else "# registry: sqlite:///mlflow.db   # or https://host"
+
+
+def _pipeline(task: JSON) -> str:
+    """Return the line of a pipeline that was found in the source, or an example of one behind `#`."""
+    if not task:
+        return _PIPELINE
+    return _line(f"pipeline: {task}", "found in the source; `build` compares it with the source's own", "")
+
+
 def _task(task: JSON) -> str:
     """Return the line of the task of a source that has one."""
     if not task:
@@ -110,9 +118,6 @@ def _task(task: JSON) -> str:
     return (
         f"\n{f'task: {task}':<32} # its cache, tokenizer and chat template too; without this line a graph of one pass"
     )
-
-
-Inside: TypeAlias = "Callable[[Mapping[str, Path], str, str], JSON]"
 
 
 def inspect_source(
@@ -153,7 +158,7 @@ def _look_elsewhere(source: str, base: Path, tracking: str | None) -> dict[str, 
         return {}
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            files = list_files(source, sources.Settings(base, source, tracking, timeout=_PATIENCE), Path(scratch))
+            files = list_files(source, sources.Settings(base, source, tracking, timeout=_TIMEOUT), Path(scratch))
         except PackagerError:
             return {}  # a draft can be written without the registry; `lock` says what is wrong with it
         return _found(files, *exporters.detect_kind(files, lambda path: _head(files[path])))

@@ -50,7 +50,11 @@ _WARMUPS = 3
 
 @dataclass(frozen=True, slots=True)
 class _Artefact:
-    """What the server opens: the backend's name, the files (name there: path in the bundle), engines by capability."""
+    """What the server opens: Triton's `backend`, the `default` file that it loads, and all `files`.
+
+    `files` are paths in the bundle by their names beside `model.py`, `graph` is the ONNX file among them (empty for
+    engines), `engines` are names by compute capability (`8.6`), `targets` those of the contract that are here.
+    """
 
     backend: str
     default: str
@@ -142,17 +146,27 @@ def _artefact(bundle: Bundle, contract: Contract, backend: Backend) -> _Artefact
     ]
     if not graphs:
         raise UsageError(f"`{bundle.name}` has no target that Triton's `{backend}` backend opens")
-    chosen = min(
-        graphs, key=lambda name: (targets[name].target.precision != "fp32", targets[name].target.runtime, name)
-    )
+
+    def rank(name: str) -> tuple[bool, str, str]:
+        """Put fp32 first, and of one precision `onnxruntime` before `triton`."""
+        target = targets[name].target
+        return target.precision != "fp32", target.runtime, name
+
+    chosen = min(graphs, key=rank)
     path = PurePosixPath(targets[chosen].path)
-    beside = {
+    files = {  # the graph and its weights: the graph names them relative to itself
         str(PurePosixPath(other).relative_to(path.parent)): other
         for other, _ in bundle.tree
         if PurePosixPath(other).is_relative_to(path.parent)
     }
-    name = "onnxruntime" if backend == "native" else "python"
-    return _Artefact(name, path.name if backend == "native" else "model.py", path.name, beside, {}, (chosen,))
+    return _Artefact(
+        backend="onnxruntime" if backend == "native" else "python",
+        default=path.name if backend == "native" else "model.py",
+        graph=path.name,
+        files=files,
+        engines={},
+        targets=(chosen,),
+    )
 
 
 def _engines(bundle: Bundle, targets: Mapping[str, Terms]) -> _Artefact:
@@ -166,7 +180,14 @@ def _engines(bundle: Bundle, targets: Mapping[str, Terms]) -> _Artefact:
         by_capability[f"{capability[1]}.{capability[2]}"] = name
     if not files:
         raise UsageError(f"`{bundle.name}` has no TensorRT engine for one compute capability")
-    return _Artefact("tensorrt", next(iter(files)), "", files, by_capability, tuple(targets))
+    return _Artefact(
+        backend="tensorrt",
+        default=next(iter(files)),
+        graph="",
+        files=files,
+        engines=by_capability,
+        targets=tuple(targets),
+    )
 
 
 # config.pbtxt
@@ -213,8 +234,10 @@ def _config(
 def count_rows(contract: Contract) -> int:
     """Return the largest batch, 0 where Triton must not add the dimension itself: it needs another one beside it."""
     found = catalogue.batch(contract.document)
-    ports = (*contract.inputs, *contract.outputs)
-    return found[2] if found and all(len(port.shape) > 1 for port in ports) else 0
+    if found is None or any(len(port.shape) < 2 for port in (*contract.inputs, *contract.outputs)):
+        return 0
+    _, _, largest = found
+    return largest
 
 
 def _parameters(values: Mapping[str, JSON], artefact: _Artefact) -> dict[str, str]:

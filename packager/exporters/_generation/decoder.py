@@ -83,7 +83,7 @@ class Decoder:
         """Return the graph. Raises StepError for an architecture that cannot be traced or converted."""
         inputs, outputs = self.inputs(), self.outputs()
         args, shapes = self._example()
-        lib = program.torch()
+        lib = program.import_torch()
         with program.explain_export_error("captured"), program.silence_warnings(), lib.no_grad():
             traced = lib.export.export(_module(self), args, dynamic_shapes=shapes, strict=False)
         model = program.convert(traced, opset, [port.name for port in inputs], [port.name for port in outputs])
@@ -93,7 +93,7 @@ class Decoder:
 
     def _example(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Return what to trace with. The mask has a 0: without one transformers leaves it out of the graph."""
-        lib = program.torch()
+        lib = program.import_torch()
         batch, length, past = 2, 3, 5
         mask = lib.ones(batch, past + length, dtype=lib.int64)
         mask[0, :2] = 0
@@ -106,7 +106,7 @@ class Decoder:
 
 
 def _module(decoder: Decoder) -> Any:
-    lib = program.torch()
+    lib = program.import_torch()
 
     class Module(lib.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
@@ -147,7 +147,7 @@ def name_axes(values: Any, ports: Sequence[Port]) -> None:
 def open_decoder(folder: Path) -> Decoder:
     """Open the directory of a causal language model. Raises StepError for any other model, and says why."""
     model = opening.open_model(folder)
-    lib, names = program.torch(), inspect.signature(model.forward).parameters
+    lib, names = program.import_torch(), inspect.signature(model.forward).parameters
     if "past_key_values" not in names or "attention_mask" not in names:
         raise StepError(
             f"`{type(model).__name__}` takes no key-value cache, so it generates no text by itself",

@@ -87,7 +87,7 @@ class EncoderDecoder:
 
     def graphs(self, opset: int) -> Mapping[str, Any]:
         """Return the graphs, by `decoder` and `encoder`. Raises StepError for what cannot be traced or converted."""
-        lib, free = program.torch(), program.torch().export.Dim.DYNAMIC
+        lib, free = program.import_torch(), program.import_torch().export.Dim.DYNAMIC
         batch, source, past = 2, self.source if self.frames else 7, 4
         rows = {0: free, 1: free}
         pair, mask = ({0: free, 2: free},) * 2, None
@@ -119,7 +119,7 @@ def _graph(
     taken: Sequence[Port],
     given: Sequence[Port],
 ) -> Any:
-    lib = program.torch()
+    lib = program.import_torch()
     with program.explain_export_error("captured"), program.silence_warnings(), lib.no_grad():
         traced = lib.export.export(module, args, dynamic_shapes=shapes, strict=False)
     model = program.convert(traced, opset, [port.name for port in taken], [port.name for port in given])
@@ -129,7 +129,7 @@ def _graph(
 
 
 def _modules(model: Any) -> tuple[Any, Any]:
-    lib = program.torch()
+    lib = program.import_torch()
 
     class Encoder(lib.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
@@ -190,7 +190,7 @@ def open_model(folder: Path, *, speech: bool) -> EncoderDecoder:
     model = opening.open_model(folder, pair=True)
     if hasattr(model, "set_attn_implementation"):
         model.set_attn_implementation("eager")  # T5's fused attention cannot be traced with two free lengths
-    config, lib = model.config, program.torch()
+    config, lib = model.config, program.import_torch()
     main = inspect.signature(model.forward).parameters
     if ("input_features" in main) is not speech:
         reads = "audio" if "input_features" in main else "texts"

@@ -108,7 +108,7 @@ def _rendered(tokenizer: Any, now: Callable[[str], str]) -> str:
 
 def answer(decoder: Decoder, tokenizer: Any, special: Special, prompt: Prompt, steps: int) -> Answer:
     """Return the greedy answer of at most `steps` tokens."""
-    lib, library = program.torch(), importlib.import_module("transformers")
+    lib, library = program.import_torch(), importlib.import_module("transformers")
     ids = lib.tensor([list(prompt.ids)])
     pad = special.pad if special.pad is not None else (special.eos or (0,))[0]
     settings = library.GenerationConfig(

@@ -88,7 +88,7 @@ class Source(Tokenized):
 
     def _sources(self, steps: int) -> Iterator[tuple[str, dict[str, JSON], dict[str, Any], dict[str, Any]]]:
         """Yield of every reference prompt: name, what the bundle says of it, what the model reads, and more."""
-        lib = program.torch()
+        lib = program.import_torch()
         if self.audio is not None:
             for name, samples in signals.reference(self.audio.rate):
                 features = self.extractor(samples, sampling_rate=self.audio.rate, return_tensors="np").input_features
@@ -116,7 +116,7 @@ class Source(Tokenized):
             return stated
         language = next((token for token in stated if token in audio.languages.values()), None)
         if language is None:
-            with program.torch().inference_mode():
+            with program.import_torch().inference_mode():
                 language = int(self.model.model.detect_language(input_features=read["input_features"])[0])
         task = next((token for token in stated if token in audio.tasks.values()), audio.tasks.get("transcribe"))
         return tuple(token for token in (stated[0], language, task, audio.no_timestamps) if token is not None)
@@ -134,14 +134,14 @@ class Source(Tokenized):
             code = next(name for name, token in self.audio.languages.items() if token == start[1])
             task = next((name for name, token in self.audio.tasks.items() if token == start[2]), None)
             more = {"language": code, **({"task": task} if task else {})}
-        with program.torch().inference_mode(), program.silence_warnings():
+        with program.import_torch().inference_mode(), program.silence_warnings():
             found = self.model.model.generate(**read, generation_config=settings, **more)
         score = float(found["sequences_scores"][0]) if beams > 1 else 0.0
         return tuple(int(token) for token in found["sequences"][0]), score
 
     def _forced(self, read: Mapping[str, Any], start: Sequence[int], tokens: Sequence[int]) -> Any:
         """Return the source's logits behind every token, of one pass without a cache."""
-        lib = program.torch()
+        lib = program.import_torch()
         mask = read.get("attention_mask")
         ids = lib.tensor([[*start, *tokens[:-1]]])
         with lib.inference_mode(), program.silence_warnings():

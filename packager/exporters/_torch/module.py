@@ -26,7 +26,7 @@ _UNFIX = "name the axis in the `shape` of an input: `inputs: {x: {dtype: float32
 
 def load(source: Path, payload: str, options: ExportOptions) -> SourceModel:
     """Open the file. Raises StepError when it is not a module, needs missing code, or its inputs are unknown."""
-    lib = program.torch()
+    lib = program.import_torch()
     if (source / "code").is_dir():
         sys.path.insert(0, str(source / "code"))
     module = _module(lib, source / payload)

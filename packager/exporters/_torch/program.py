@@ -27,7 +27,7 @@ UNBOUNDED = (1 << 31) - 1  # stands for torch's infinity: longer than any axis a
 TOOLCHAIN = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy", "ml-dtypes", "sympy", "protobuf")
 
 
-def torch() -> Any:
+def import_torch() -> Any:
     """Import torch, or say how to install it; one thread, because a sum's order may follow the thread count."""
     try:
         module = importlib.import_module("torch")
@@ -42,13 +42,13 @@ def dtype_name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def example(interface: Interface) -> dict[str, Any]:
+def build_example(interface: Interface) -> dict[str, Any]:
     """Return tensors to trace with.
 
     Named dimensions get lengths that differ from each other, from every fixed length and from 0 and 1, because torch
     draws conclusions from equal and unit lengths.
     """
-    lib = torch()
+    lib = import_torch()
     ports = interface.inputs
     taken = {length for port in ports for length in port.shape if isinstance(length, int)} | {0, 1}
     lengths: dict[str, int] = {}
@@ -107,7 +107,7 @@ class Traced:
             return self._trace(lowest=2)
 
     def _trace(self, lowest: int) -> Any:
-        lib = torch()
+        lib = import_torch()
         ranges = {name: (max(low, lowest), high) for name, (low, high) in self.interface.dimensions.items()}
         sizes = {n: lib.export.Dim(n, min=low, max=max(high, low + 1)) for n, (low, high) in ranges.items()}
         shapes = [port.shape for port in self.interface.inputs]
@@ -118,7 +118,7 @@ class Traced:
             return lib.export.export(self.module, args, kwargs, dynamic_shapes=dynamic, strict=False)
 
     def _example(self) -> dict[str, Any]:
-        return example(self.interface)
+        return build_example(self.interface)
 
     def _arguments(self, values: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self.parameters:
@@ -140,8 +140,8 @@ class Traced:
         if not precision.is_small(self.module):
             return None
         with silence_warnings():
-            module = precision.doubled_module(torch(), self.module)
-        return lambda feeds: precision.run_doubled(torch(), partial(self._answer, module), feeds)
+            module = precision.doubled_module(import_torch(), self.module)
+        return lambda feeds: precision.run_doubled(import_torch(), partial(self._answer, module), feeds)
 
     def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
         """Say of positions and labels whether the source was undecided, as `exporters.gaps_of` requires."""
@@ -149,17 +149,17 @@ class Traced:
 
     def rounding(self, feeds: Feeds, output: int) -> float | None:
         """Return how far rounding by itself moves an output, as `exporters.rounding_of` requires."""
-        return precision.rounding(torch(), self.exact(), feeds, output)
+        return precision.rounding(import_torch(), self.exact(), feeds, output)
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
         """Return what counts the operations of one run; nothing counts those of recurrent layers."""
-        if any(isinstance(part, torch().nn.RNNBase) for part in self.module.modules()):
+        if any(isinstance(part, import_torch().nn.RNNBase) for part in self.module.modules()):
             return None
-        return cost.count_operations(torch(), self.interface, lambda given: self._call(self.module, given))
+        return cost.count_operations(import_torch(), self.interface, lambda given: self._call(self.module, given))
 
     def _answer(self, module: Any, feeds: Feeds) -> Arrays:
-        with silence_warnings(), torch().inference_mode(), _padded():
-            return arrays(self._call(module, [tensor(feeds[port.name]) for port in self.interface.inputs]))
+        with silence_warnings(), import_torch().inference_mode(), _padded():
+            return list_arrays(self._call(module, [copy_tensor(feeds[port.name]) for port in self.interface.inputs]))
 
     def _call(self, module: Any, tensors: Sequence[Any]) -> Any:
         args, kwargs = self._arguments(list(tensors))
@@ -187,7 +187,7 @@ def _free_lengths(module: Any) -> Iterator[None]:
 
     Both are what `torch.onnx.export` does around its own capture; torch 2.9 and 2.13 have no public switch for them.
     """
-    lib = torch()
+    lib = import_torch()
     with contextlib.ExitStack() as stack:
         config = importlib.import_module("torch.fx.experimental._config")
         stack.enter_context(config.patch(backed_size_oblivious=True))
@@ -235,7 +235,7 @@ def named_outputs(count: int, requested: Sequence[str], inputs: Sequence[str]) -
 
 def convert(program: Any, opset: int, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
     """Turn an ExportedProgram into an `onnx.ModelProto` at exactly `opset`, with its inputs and outputs renamed."""
-    lib = torch()
+    lib = import_torch()
     with explain_export_error("converted", program), silence_warnings(), lib.no_grad():
         made = lib.onnx.export(
             program,
@@ -278,14 +278,14 @@ def match_symbols(model: Any, ports: Sequence[Port]) -> dict[str, int | str]:
     return found
 
 
-def tensor(array: Any) -> Any:
+def copy_tensor(array: Any) -> Any:
     """Copy a numpy array into a tensor, so that a model that works in place cannot change what was fed."""
-    return torch().from_numpy(array.copy())
+    return import_torch().from_numpy(array.copy())
 
 
-def arrays(result: object) -> Arrays:
+def list_arrays(result: object) -> Arrays:
     """Return the tensors inside whatever a module returned, in the order torch flattens it."""
-    lib = torch()
+    lib = import_torch()
     leaves = importlib.import_module("torch.utils._pytree").tree_leaves(result)
     found = [leaf.detach() for leaf in leaves if isinstance(leaf, lib.Tensor)]
     if any(leaf.dtype is lib.bfloat16 for leaf in found):

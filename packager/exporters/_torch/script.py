@@ -33,8 +33,8 @@ class Scripted:
     outputs: tuple[str, ...] = ()
 
     def to_onnx(self, opset: int) -> Any:
-        lib, ports = program.torch(), self.interface.inputs
-        given = tuple(program.example(self.interface).values())
+        lib, ports = program.import_torch(), self.interface.inputs
+        given = tuple(program.build_example(self.interface).values())
         count = len(self._answers(given))
         inputs, outputs = [f"input_{index}" for index in range(len(ports))], [f"output_{i}" for i in range(count)]
         free = {
@@ -70,13 +70,15 @@ class Scripted:
         with (
             program.silence_warnings(),
             program.explain_export_error("run on its own inputs"),
-            program.torch().inference_mode(),
+            program.import_torch().inference_mode(),
         ):
-            return program.arrays(self._still()(*given))
+            return program.list_arrays(self._still()(*given))
 
     def run(self, feeds: Feeds) -> Arrays:
-        with program.silence_warnings(), program.torch().inference_mode():
-            return program.arrays(self._still()(*(program.tensor(feeds[port.name]) for port in self.interface.inputs)))
+        with program.silence_warnings(), program.import_torch().inference_mode():
+            return program.list_arrays(
+                self._still()(*(program.copy_tensor(feeds[port.name]) for port in self.interface.inputs))
+            )
 
     def extra_files(self) -> Mapping[str, Path]:
         return {}

@@ -56,7 +56,7 @@ class Source(program.Traced):
         """Return tensors well above the low ends: at those, what convolutions leave of a length is one."""
         spans = self.interface.dimensions.items()
         above = {name: (low if name in _ROWS else min(5 * low + 6, high), high) for name, (low, high) in spans}
-        return program.example(replace(self.interface, dimensions=above))
+        return program.build_example(replace(self.interface, dimensions=above))
 
     def to_onnx(self, opset: int) -> Any:
         model = self.module.model
@@ -71,7 +71,7 @@ def whole(model: Any) -> Answer:
 
 
 def _tensors(result: Any) -> dict[str, Any]:
-    kind = program.torch().Tensor
+    kind = program.import_torch().Tensor
     if isinstance(result, kind):
         return {"output": result}
     items = result.items() if isinstance(result, Mapping) else ((f"output_{i}", v) for i, v in enumerate(result))
@@ -198,7 +198,7 @@ def _follows(runs: Sequence[tuple[Mapping[str, int], Any]], mask: Port | None, a
 
 
 def _run(interface: Interface, lengths: Mapping[str, int], answer: Answer) -> dict[str, Any]:
-    torch = program.torch()
+    torch = program.import_torch()
     generator = torch.Generator().manual_seed(0)
     drawn = {port.name: _draw(torch, port, lengths, generator) for port in interface.inputs}
     arrays = inputs.plausible({name: value.numpy() for name, value in drawn.items()})
@@ -223,7 +223,7 @@ def _draw(torch: Any, port: Port, lengths: Mapping[str, int], generator: Any) ->
 
 def traced_module(model: Any, answer: Answer, names: Sequence[str], parts: Sequence[Any] = ()) -> Any:
     """Wrap a function as a torch module that takes `names`; the class is made here because torch is imported here."""
-    torch = program.torch()
+    torch = program.import_torch()
 
     class Answering(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
@@ -244,7 +244,7 @@ def traced_module(model: Any, answer: Answer, names: Sequence[str], parts: Seque
 def _traceable(model: Any) -> Iterator[None]:
     """Let a model be traced: experts are chosen by arithmetic, `len` of a tensor stays free, values are not checked."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(program.torch(), "_check_tensor_all", _unchecked))
+        stack.enter_context(mock.patch.object(program.import_torch(), "_check_tensor_all", _unchecked))
         stack.enter_context(_experts_by_arithmetic(model))
         for name in {type(part).__module__ for part in model.modules()}:
             if name.startswith("transformers.models."):
@@ -258,7 +258,7 @@ def _unchecked(*_: object) -> None:
 
 def _length(value: Any) -> Any:
     """Return what `len` does, but of a tensor the length that the trace knows, which may be a symbol."""
-    return value.shape[0] if isinstance(value, program.torch().Tensor) else len(value)
+    return value.shape[0] if isinstance(value, program.import_torch().Tensor) else len(value)
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def channels(model: Any) -> int:
         stated = getattr(part, "num_channels", None)
         if isinstance(stated, int):
             return stated
-    first = next((part for part in model.modules() if isinstance(part, program.torch().nn.Conv2d)), None)
+    first = next((part for part in model.modules() if isinstance(part, program.import_torch().nn.Conv2d)), None)
     if first is None:
         raise StepError(
             "the number of channels of `pixel_values` is neither in the configuration nor in a convolution",

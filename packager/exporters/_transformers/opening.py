@@ -20,7 +20,7 @@ LOG_AS_PT2 = "export the model with `torch.export` and log it as pt2"
 
 def library() -> Any:
     """Import transformers, silent, or say how to install it."""
-    program.torch()
+    program.import_torch()
     try:
         found = importlib.import_module("transformers")
     except ModuleNotFoundError:
@@ -87,7 +87,7 @@ def _opened(kind: Any, folder: Path) -> tuple[Any, Sequence[str]]:
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            dtype=program.torch().float32,
+            dtype=program.import_torch().float32,
             output_loading_info=True,
         )
     except Exception as error:  # transformers wraps the failures of a dozen libraries

@@ -66,7 +66,7 @@ def embedding(model: Any, steps: Sequence[Step], prompts: Mapping[str, JSON]) ->
         return {EMBEDDING: features[EMBEDDING]}
 
     layers = [module.inner for module in built if isinstance(module, _Layer)]
-    return answer, [layer for layer in layers if isinstance(layer, program.torch().nn.Module)]
+    return answer, [layer for layer in layers if isinstance(layer, program.import_torch().nn.Module)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class _Layer:
 
 
 def _dense(step: Step, prompts: object) -> _Layer:
-    config, nn = step.config(), program.torch().nn
+    config, nn = step.config(), program.import_torch().nn
 
     class Dense(nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
@@ -110,14 +110,14 @@ def _activation(nn: Any, stated: JSON) -> Any:
 
 
 def _layer_norm(step: Step, prompts: object) -> _Layer:
-    nn = program.torch().nn
+    nn = program.import_torch().nn
     inner = nn.Module()
     inner.norm = nn.LayerNorm(step.config()["dimension"])
     return _placed(_weighted(inner, step).norm, {})
 
 
 def _normalize(step: Step, prompts: object) -> _Layer:
-    normalize = program.torch().nn.functional.normalize
+    normalize = program.import_torch().nn.functional.normalize
     return _placed(lambda values: normalize(values, p=2, dim=-1), step.config())
 
 
@@ -148,7 +148,7 @@ def _weighted(module: Any, step: Step) -> Any:
 
 
 def _pooling(step: Step, prompts: Mapping[str, JSON]) -> Callable[[Features], Features]:
-    config, torch = step.config(), program.torch()
+    config, torch = step.config(), program.import_torch()
     modes = _modes(config)
     if not config.get("include_prompt", True) and any(prompts.values()):
         raise StepError(

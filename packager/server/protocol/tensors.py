@@ -71,9 +71,7 @@ _JSON_NAMES = {
     dict: "an object",
     type(None): "null",
 }
-
-
-_MISSING = {
+_MISSING = {  # kind of a dtype -> what to do where a client sends null
     "f": ": the model takes no missing numbers here; a NaN all the same travels with `binary_data_size`",
     "O": ": a missing text is an empty one",
     "b": "",
