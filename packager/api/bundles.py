@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from packager.bundle.diff import Change, Difference
     from packager.policy.completeness import Element
     from packager.policy.completeness import Report as SbomReport
+    from packager.policy.sbom_scores import Category as SbomScoreCategory
+    from packager.policy.sbom_scores import Score as SbomScore
     from packager.store.collector import Condition as StoreCondition
     from packager.store.collector import Freed
     from packager.store.collector import Size as StoreSize
@@ -50,6 +52,8 @@ else:
             "Referrer": "packager.bundle.bundle",
             "Removed": "packager.transport.listing",
             "SbomReport": "packager.policy.completeness:Report",
+            "SbomScore": "packager.policy.sbom_scores:Score",
+            "SbomScoreCategory": "packager.policy.sbom_scores:Category",
             "StoreCondition": "packager.store.collector:Condition",
             "StoreSize": "packager.store.collector:Size",
         },
@@ -67,6 +71,8 @@ __all__ = [
     "Referrer",
     "Removed",
     "SbomReport",
+    "SbomScore",
+    "SbomScoreCategory",
     "StoreCondition",
     "StoreSize",
     "check_files",
