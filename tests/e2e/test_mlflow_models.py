@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ session.stop()
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    return environments.python_with(*PACKAGES)
+    return environments.python_with(*PACKAGES, scripts=True)  # MLflow starts uvicorn by its name
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,8 @@ def served(python: Path, model: Path, log: Path) -> Iterator[str]:
                     time.sleep(0.25)
             yield f"http://127.0.0.1:{port}/invocations"
         finally:
-            os.killpg(process.pid, 15)
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.killpg(process.pid, 15)
             process.wait(60)
 
 

@@ -22,15 +22,22 @@ from packager.files import make_staging
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager-tests"
 
 
-def python_with(*requirements: str, python: str = f"{sys.version_info.major}.{sys.version_info.minor}") -> Path:
-    """Return an interpreter that has exactly `requirements`, from the cache or made anew."""
-    name = hashlib.sha256("\n".join((python, *requirements)).encode()).hexdigest()[:16]
+def python_with(
+    *requirements: str, python: str = f"{sys.version_info.major}.{sys.version_info.minor}", scripts: bool = False
+) -> Path:
+    """Return an interpreter that has exactly `requirements`, from the cache or made anew.
+
+    With `scripts` the commands beside it run as well: the environment is moved when it is whole, and others keep the
+    path that it had before.
+    """
+    kind = ("--relocatable",) if scripts else ()
+    name = hashlib.sha256("\n".join((python, *kind, *requirements)).encode()).hexdigest()[:16]
     place = CACHE / name
     if not (place / "bin" / "python").exists():
         uv = Path(sys.executable).parent / "uv"
         with make_staging(place) as directory:
             fresh = directory / "environment"
-            subprocess.run([uv, "venv", "--quiet", "--python", python, fresh], check=True)
+            subprocess.run([uv, "venv", "--quiet", *kind, "--python", python, fresh], check=True)
             subprocess.run(
                 [uv, "pip", "install", "--quiet", "--python", fresh / "bin" / "python", *requirements], check=True
             )
