@@ -7,24 +7,25 @@ from collections.abc import Mapping, Sequence
 
 from packager.recipe.pipeline import PipelineSpec
 from packager.runtime import load_runtime
+from packager.server.pipeline.parts import RAW
 
 EXTRA = "transformers"
-_LIBRARIES: Mapping[str, tuple[str, ...]] = {
-    "sentence-embedding": ("tokenizers",),
-    "text-classification": ("tokenizers",),
-    "token-classification": ("tokenizers",),
-    "image-classification": ("pillow",),
-}
+_LIBRARIES: Mapping[str, tuple[str, ...]] = {"text": ("tokenizers",), "image": ("pillow",), "audio": ()}
 _BUILD = ("onnxruntime", "numpy")  # what the graph runs on while answers are compared
 
 
 def list_tools(spec: PipelineSpec | None) -> tuple[str, ...]:
     """Return the distributions whose version can change what a pipeline answers."""
-    return () if spec is None else (*_LIBRARIES[spec.task], *_BUILD)
+    return () if spec is None else (*_libraries(spec), *_BUILD)
+
+
+def _libraries(spec: PipelineSpec) -> tuple[str, ...]:
+    both = spec.task == "zero-shot-image-classification"
+    return (*_LIBRARIES[RAW[spec.task]], *(_LIBRARIES["text"] if both else ()))
 
 
 def requirements(spec: PipelineSpec | None, runtime: str, versions: Mapping[str, str]) -> Sequence[str]:
     """Return what a server on a runtime needs besides, at the versions of the toolchain; nothing where ours is none."""
     if spec is None or not load_runtime(runtime).served:
         return ()
-    return [f"{name}=={versions[name]}" for name in _LIBRARIES[spec.task]]
+    return [f"{name}=={versions[name]}" for name in _libraries(spec)]

@@ -17,7 +17,7 @@ from packager.errors import StepError
 from packager.exporters import SourceModel
 from packager.pipelines.source import Own, token_ids
 from packager.pipelines.strings import strings
-from packager.server.pipeline.document import Classes, Embedding, Spans
+from packager.server.pipeline.parts import Classes, Embedding, Spans
 from packager.server.pipeline.pipeline import Pipeline
 from packager.server.pipeline.prepared import Prepared
 
@@ -39,11 +39,12 @@ def compare_tokens(pipeline: Pipeline, tokenizer: Any, count: int, seed: int) ->
         expected = token_ids(tokenizer, chunk, about.longest)
         for text, own, row in zip(chunk, expected, pipeline.tokens(chunk), strict=True):
             if own != row.ids.tolist():
-                raise _other_tokens(tokenizer, text, own, row.ids.tolist())
+                raise other_tokens(tokenizer, text, own, row.ids.tolist())
     return count
 
 
-def _other_tokens(tokenizer: Any, text: str, expected: Sequence[int], got: Sequence[int]) -> StepError:
+def other_tokens(tokenizer: Any, text: str, expected: Sequence[int], got: Sequence[int]) -> StepError:
+    """Return the error about a text that has other ids, with the first that differ."""
     length = min(len(expected), len(got))
     first = next((index for index in range(length) if expected[index] != got[index]), length)
     span = slice(max(0, first - 2), first + 6)
@@ -95,15 +96,16 @@ def compare_pairs(pairs: Iterable[tuple[str, Any, Any]], bounds: Mapping[str, fl
     for text, expected, got in pairs:
         wanted, found = (numpy.asarray(side, numpy.float64) for side in (expected, got))
         if wanted.shape != found.shape:
-            raise _other_answer(text, f"expected {len(wanted)} scores, got {len(found)}")
+            raise other_answer(text, f"expected {len(wanted)} scores, got {len(found)}")
         gap = abs(wanted - found)
         if bool((gap > bounds["atol"] + bounds["rtol"] * abs(wanted)).any()) or not numpy.isfinite(gap).all():
-            raise _other_answer(text, f"a score differs by {gap.max():.2g}")
+            raise other_answer(text, f"a score differs by {gap.max():.2g}")
         largest, rows = max(largest, float(gap.max(initial=0.0))), rows + 1
     return {"rows": rows, "max_abs": largest}
 
 
-def _other_answer(text: str, said: str) -> StepError:
+def other_answer(text: str, said: str) -> StepError:
+    """Return the error about a text that has another answer."""
     return StepError(
         f"the pipeline answers {shown(text)} otherwise than the source's own: {said}",
         hint="compare `pipeline` of the recipe with how the source is used: `function`, `labels`, `pooling`",
@@ -178,7 +180,7 @@ def _spans(
             wanted = theirs(text)
             places = [(_kind(item, renamed), int(item["start"]), int(item["end"])) for item in wanted]
             if places != [(item["label"], item["start"], item["end"]) for item in found]:
-                raise _other_answer(text, f"expected {len(places)} spans {places[:2]}, got {len(found)}")
+                raise other_answer(text, f"expected {len(places)} spans {places[:2]}, got {len(found)}")
             yield text, [float(item["score"]) for item in wanted], [item["score"] for item in found]
 
 

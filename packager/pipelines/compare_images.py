@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,10 +11,11 @@ from typing import Any
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.pipelines.compare import Run, compare_pairs
-from packager.pipelines.pictures import pictures
+from packager.pipelines.compare_scenes import compare_boxes, compare_regions
+from packager.pipelines.pictures import open_picture, pictures
 from packager.pipelines.source import Own
 from packager.server.errors import RequestError
-from packager.server.pipeline.document import Classes, Image
+from packager.server.pipeline.parts import Boxes, Choices, Classes, Image, Regions
 from packager.server.pipeline.pipeline import Pipeline
 
 MOST = 1.0  # of 255: what two libraries that round a resized pixel may differ by
@@ -29,19 +29,17 @@ def compare_pixels(pipeline: Pipeline, processor: Any, seed: int) -> JSON:
     if about is None:
         raise StepError("the pipeline takes no images")
     for name, data in pictures(seed):
-        expected = processor(images=_opened(data), return_tensors="np")["pixel_values"][0]
+        expected = _theirs(processor, data)
+        if expected is None:
+            _check_refused(pipeline, name, data, "the source's processor refuses it")
+            continue
         gap = _gap(about, name, expected, pipeline.pixels(data))
         if gap > MOST:
             raise _other_pixels(name, f"a pixel differs by {gap:.3g} of 255")
         largest, count = max(largest, gap), count + 1
-        _check_refused(pipeline, name, data[: len(data) // 2])
+        if len(data) > _SMALL:  # a decoder may read the few pixels of a tiny one from half of it
+            _check_refused(pipeline, name, data[: len(data) // 2], "half of its file is taken for a whole image")
     return {"inputs": count, "largest": math.ceil(largest * _STEPS - 0.01) / _STEPS}
-
-
-def _opened(data: bytes) -> Any:
-    """Open a picture as transformers' `load_image` does."""
-    picture = importlib.import_module("PIL.Image").open(io.BytesIO(data))
-    return importlib.import_module("PIL.ImageOps").exif_transpose(picture).convert("RGB")
 
 
 def _gap(about: Image, name: str, expected: Any, got: Any) -> float:
@@ -55,16 +53,23 @@ def _gap(about: Image, name: str, expected: Any, got: Any) -> float:
     return float(levels.max(initial=0.0) / (about.scale or 1.0))
 
 
-def _check_refused(pipeline: Pipeline, name: str, cut: bytes) -> None:
+def _theirs(processor: Any, data: bytes) -> Any:
+    """Return the pixels of the source's processor; None for a picture that it does not take."""
     try:
-        pipeline.pixels(cut)
+        return processor(images=open_picture(data), return_tensors="np")["pixel_values"][0]
+    except ValueError:
+        return None
+
+
+def _check_refused(pipeline: Pipeline, name: str, data: bytes, otherwise: str) -> None:
+    try:
+        pipeline.pixels(data)
     except RequestError:
         return
-    if len(cut) > _SMALL:  # a decoder may read the few pixels of a tiny one from half of it
-        raise _other_pixels(name, "half of its file is taken for a whole image")
+    raise _other_pixels(name, otherwise)
 
 
-_SMALL = 4096
+_SMALL = 8192  # bytes
 
 
 def _other_pixels(name: str, said: str) -> StepError:
@@ -78,7 +83,14 @@ def compare_answers(
     pipeline: Pipeline, own: Own, processor: Any, run: Run, bounds: Mapping[str, float], seed: int
 ) -> JSON:
     """Return how many answers were compared, and the largest difference of a score. Raises StepError."""
-    return compare_pairs(_pairs(pipeline, own, processor, run, seed), bounds)
+    pairs = _pairs
+    if isinstance(pipeline.about.answer, Choices):
+        pairs = _choices
+    elif isinstance(pipeline.about.answer, Boxes):
+        pairs = compare_boxes
+    elif isinstance(pipeline.about.answer, Regions):
+        pairs = compare_regions
+    return compare_pairs(pairs(pipeline, own, processor, run, seed), bounds)
 
 
 def _pairs(pipeline: Pipeline, own: Own, processor: Any, run: Run, seed: int) -> Iterator[tuple[str, Any, Any]]:
@@ -89,7 +101,25 @@ def _pairs(pipeline: Pipeline, own: Own, processor: Any, run: Run, seed: int) ->
     for name, data in listed[:: max(1, len(listed) // _ROWS)]:
         prepared = pipeline.prepare([{"image": data}])
         found = pipeline.answers(run(prepared.feeds), prepared, len(labels))[0]
-        wanted = theirs(_opened(data), top_k=len(names))
+        wanted = theirs(open_picture(data), top_k=len(names))
         scores = {item["label"]: item["score"] for item in wanted}
         own_scores = {item["label"]: item["score"] for item in found}
         yield f"image {name}", [scores[label] for label in names], [own_scores[label] for label in labels]
+
+
+def _choices(pipeline: Pipeline, own: Own, processor: Any, run: Run, seed: int) -> Iterator[tuple[str, Any, Any]]:
+    answer = pipeline.about.answer
+    if not isinstance(answer, Choices):
+        raise StepError("the pipeline answers no choices")
+    labels = list(answer.labels or _LABELS)
+    theirs = own.pipeline("zero-shot-image-classification", image_processor=processor, tokenizer=own.tokenizer())
+    listed = list(pictures(seed))
+    for name, data in listed[:: max(1, len(listed) // _ROWS)]:
+        prepared = pipeline.prepare([{"image": data, "labels": labels}])
+        found = pipeline.answers(run(prepared.feeds), prepared, len(labels))[0]
+        wanted = theirs(open_picture(data), candidate_labels=labels, hypothesis_template=answer.template)
+        scores, own_scores = ({item["label"]: item["score"] for item in side} for side in (wanted, found))
+        yield f"image {name}", [scores[label] for label in labels], [own_scores[label] for label in labels]
+
+
+_LABELS = ("a cat", "two dogs", "naïve 東京", "a very long day by the sea")

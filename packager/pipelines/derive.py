@@ -21,6 +21,8 @@ _FEATURES = {"input_ids": "ids", "attention_mask": "mask", "token_type_ids": "ty
 _UNLIMITED = 1 << 20  # transformers writes 10**30 for a tokenizer without a limit
 _FOUND = "sentence_embedding"
 _OUTSIDE = ("O",)
+QUESTIONS = "question-answering"
+_WINDOW, _OVERLAP, _SPAN = 384, 128, 15  # tokens: the defaults of transformers' question answering
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +35,35 @@ class Derived:
 
 def derive_text(own: Own, tokenizer: Any, spec: Mapping[str, JSON], interface: Interface) -> Derived:
     """Return the pipeline of a text encoder. Raises StepError where the source does not say enough."""
+    text, data = derive_text_part(own, tokenizer, spec, interface)
+    if spec["task"] == QUESTIONS:
+        answer = _passages(tokenizer, spec, interface)
+    else:
+        answer = derive_answer(own, spec, interface)
+    document = {"format": FORMAT, "task": spec["task"], "text": text, "answer": answer}
+    return Derived(document, {TOKENIZER: data})
+
+
+def derive_text_part(own: Own, tokenizer: Any, spec: Mapping[str, JSON], interface: Interface) -> tuple[JSON, bytes]:
+    """Return the part `text` of a document, and the tokenizer's file. Raises StepError."""
     data = tokenizer_bytes(own, tokenizer)
     longest = _longest(own, tokenizer, spec, interface)
+    more = _windows(tokenizer, longest) if spec["task"] == QUESTIONS else {}
     text = {
         "file": TOKENIZER,
         "digest": digest_of(data),
         "longest": longest,
         "cut": str(tokenizer.truncation_side),
-        "pairs": spec["task"] == "text-classification",
+        "pairs": spec["task"] in ("text-classification", QUESTIONS),
         "inputs": _features(interface),
         "padding": {
             "id": int(tokenizer.pad_token_id or 0),
             "type": int(tokenizer.pad_token_type_id or 0),
             "side": str(tokenizer.padding_side),
         },
+        **more,
     }
-    document = {"format": FORMAT, "task": spec["task"], "text": text, "answer": _answer(own, spec, interface)}
-    return Derived(document, {TOKENIZER: data})
+    return text, data
 
 
 def tokenizer_bytes(own: Own, tokenizer: Any) -> bytes:
@@ -57,23 +71,23 @@ def tokenizer_bytes(own: Own, tokenizer: Any) -> bytes:
     path = own.tokenizer_folder / TOKENIZER
     if path.is_file():
         if path.stat().st_size > tokenizer_file.MAX_FILE:
-            raise StepError(f"`{TOKENIZER}` is longer than {tokenizer_file.MAX_FILE} bytes", hint=_NO_PIPELINE)
+            raise StepError(f"`{TOKENIZER}` is longer than {tokenizer_file.MAX_FILE} bytes", hint=NO_PIPELINE)
         data = path.read_bytes()
     elif getattr(tokenizer, "is_fast", False):
         data = tokenizer.backend_tokenizer.to_str().encode()
     else:
         raise StepError(
             f"the tokenizer `{type(tokenizer).__name__}` is written in Python and has no `{TOKENIZER}`",
-            hint=f"convert it to a fast tokenizer and save it, or {_NO_PIPELINE}",
+            hint=f"convert it to a fast tokenizer and save it, or {NO_PIPELINE}",
         )
     try:
         tokenizer_file.check(data)
     except ValueError as error:
-        raise StepError(str(error), hint=_NO_PIPELINE) from None
+        raise StepError(str(error), hint=NO_PIPELINE) from None
     return data
 
 
-_NO_PIPELINE = "remove `pipeline` from the recipe: the bundle then takes tensors only"
+NO_PIPELINE = "remove `pipeline` from the recipe: the bundle then takes tensors only"
 
 
 def _features(interface: Interface) -> dict[str, str]:
@@ -81,7 +95,7 @@ def _features(interface: Interface) -> dict[str, str]:
     if unknown := sorted(set(names) - set(_FEATURES)):
         raise StepError(
             f"the model takes `{unknown[0]}`, which no tokenizer makes",
-            hint=f"describe the inputs without it under `inputs`, or {_NO_PIPELINE}",
+            hint=f"describe the inputs without it under `inputs`, or {NO_PIPELINE}",
         )
     return {name: _FEATURES[name] for name in names}
 
@@ -101,6 +115,7 @@ def _longest(own: Own, tokenizer: Any, spec: Mapping[str, JSON], interface: Inte
     if stated is not None:
         return int(stated)
     limits = [most, _sentence_limit(own), tokenizer.model_max_length]
+    limits += [_WINDOW] if spec["task"] == QUESTIONS else []
     known = [int(limit) for limit in limits if isinstance(limit, int) and 0 < limit <= _UNLIMITED]
     if not known:
         raise StepError(
@@ -108,6 +123,29 @@ def _longest(own: Own, tokenizer: Any, spec: Mapping[str, JSON], interface: Inte
             hint="write `max-length` under `pipeline`",
         )
     return min(known)
+
+
+def _windows(tokenizer: Any, longest: int) -> dict[str, JSON]:
+    if tokenizer.padding_side != "right":
+        raise StepError(
+            "the tokenizer pads on the left, where questions and texts stand the other way round", hint=NO_PIPELINE
+        )
+    return {"cut": "right", "overlap": min(longest // 2, _OVERLAP)}
+
+
+def _passages(tokenizer: Any, spec: Mapping[str, JSON], interface: Interface) -> JSON:
+    outputs = [port.name for port in interface.outputs]
+    if not {"start_logits", "end_logits"} <= {*outputs}:
+        raise StepError(f"the model has no scores of beginnings and ends, it returns {outputs}", hint=NO_PIPELINE)
+    null = tokenizer.cls_token_id
+    return {
+        "start": "start_logits",
+        "end": "end_logits",
+        "longest": _SPAN,
+        "top": spec.get("top", 1),
+        "null": None if null is None else int(null),
+        "impossible": spec.get("impossible", False),
+    }
 
 
 def _sentence_limit(own: Own) -> JSON:
@@ -121,59 +159,13 @@ def _sentence_limit(own: Own) -> JSON:
     return table.get("max_seq_length")
 
 
-_RESAMPLINGS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers, from 0 on
-
-
-def derive_image(own: Own, processor: Any, spec: Mapping[str, JSON], interface: Interface) -> Derived:
-    """Return the pipeline of an image classifier. Raises StepError for a processor that does what is not known here."""
-    port = interface.inputs[0]
-    if len(interface.inputs) != 1 or len(port.shape) != 4:
-        raise StepError("expected a model with one input of images", hint=_NO_PIPELINE)
-    if getattr(processor, "do_pad", False) or getattr(processor, "do_reduce_labels", False):
-        raise StepError("the image processor pads images, which is not known here", hint=_NO_PIPELINE)
-    channels = port.shape[1] if isinstance(port.shape[1], int) else 3
-    normal = bool(getattr(processor, "do_normalize", False))
-    image = {
-        "input": port.name,
-        "channels": channels,
-        "size": _size(processor.size) if getattr(processor, "do_resize", False) else None,
-        "resampling": _RESAMPLINGS[int(getattr(processor, "resample", 2) or 0)],
-        "crop": _size(processor.crop_size) if getattr(processor, "do_center_crop", False) else None,
-        "scale": float(processor.rescale_factor) if getattr(processor, "do_rescale", False) else None,
-        "mean": _channels(processor.image_mean, channels) if normal else [],
-        "deviation": _channels(processor.image_std, channels) if normal else [],
-    }
-    document = {"format": FORMAT, "task": spec["task"], "image": image, "answer": _answer(own, spec, interface)}
-    return Derived(document, {})
-
-
-def _size(size: Any) -> list[int]:
-    """Return height and width, or the shorter edge alone. Raises StepError for another rule."""
-    table = {name: value for name, value in dict(size).items() if value}
-    if set(table) == {"height", "width"}:
-        return [int(table["height"]), int(table["width"])]
-    if set(table) == {"shortest_edge"}:
-        return [int(table["shortest_edge"])]
-    raise StepError(f"the image processor resizes by `{sorted(table)}`, which is not known here", hint=_NO_PIPELINE)
-
-
-def _channels(values: Any, channels: int) -> list[float]:
-    listed = list(values) if isinstance(values, list | tuple) else [values] * channels
-    return [float(value) for value in listed]
-
-
-def _answer(own: Own, spec: Mapping[str, JSON], interface: Interface) -> JSON:
+def derive_answer(own: Own, spec: Mapping[str, JSON], interface: Interface) -> JSON:
+    """Return what makes answers of results. Raises StepError where the source does not say enough."""
     outputs = [port.name for port in interface.outputs]
     if spec["task"] == "sentence-embedding":
         return _embedding(spec, outputs)
-    labels = spec.get("labels") or list(own.labels())
     output = "logits" if "logits" in outputs else outputs[0]
-    size = next(port.shape[-1] for port in interface.outputs if port.name == output)
-    if isinstance(size, int) and size != len(labels):
-        raise StepError(
-            f"the model returns {size} scores, and {len(labels)} labels are named",
-            hint="write `labels` under `pipeline`, one per class, or correct `id2label` in `config.json`",
-        )
+    labels = derive_labels(own, spec, interface, output)
     if spec["task"] == "token-classification":
         return {
             "output": output,
@@ -183,6 +175,20 @@ def _answer(own: Own, spec: Mapping[str, JSON], interface: Interface) -> JSON:
         }
     function = spec.get("function") or _function(own.config(), len(labels))
     return {"output": output, "function": function, "labels": labels, "top": spec.get("top")}
+
+
+def derive_labels(
+    own: Own, spec: Mapping[str, JSON], interface: Interface, output: str, *, axis: int = -1, more: int = 0
+) -> list[str]:
+    """Return the names of classes, which `output` has along an axis, `more` besides. Raises StepError."""
+    labels: list[str] = spec.get("labels") or list(own.labels())
+    size = next(port.shape[axis] for port in interface.outputs if port.name == output)
+    if isinstance(size, int) and size != len(labels) + more:
+        raise StepError(
+            f"the model returns {size} scores, and {len(labels)} labels are named",
+            hint="write `labels` under `pipeline`, one per class, or correct `id2label` in `config.json`",
+        )
+    return labels
 
 
 def _embedding(spec: Mapping[str, JSON], outputs: Sequence[str]) -> JSON:

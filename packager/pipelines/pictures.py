@@ -28,6 +28,12 @@ def pictures(seed: int) -> Iterator[tuple[str, bytes]]:
     yield "progressive JPEG", _file(_drawn("RGB", (123, 77), 1), "JPEG", progressive=True, quality=40)
 
 
+def open_picture(data: bytes) -> Any:
+    """Open a picture as transformers' `load_image` does."""
+    picture = importlib.import_module("PIL.Image").open(io.BytesIO(data))
+    return importlib.import_module("PIL.ImageOps").exif_transpose(picture).convert("RGB")
+
+
 def _drawn(mode: str, size: tuple[int, int], seed: int) -> Any:
     """Return a picture with smooth parts and noise."""
     numpy, library = importlib.import_module("numpy"), importlib.import_module("PIL.Image")

@@ -7,17 +7,23 @@ import json
 from collections.abc import Callable, Collection, Mapping
 
 from packager.canonical import JSON
+from packager.server.pipeline.parts import RAW, Task
 
-_HEADS = {
+_HEADS: Mapping[str, Task] = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
     "ForImageClassification": "image-classification",
+    "ForObjectDetection": "object-detection",
+    "ForSemanticSegmentation": "image-segmentation",
 }
+_HEARING = ("Wav2Vec2", "Hubert", "WavLM", "UniSpeech", "UniSpeechSat", "SEW", "SEWD", "Data2VecAudio")
+_SOUNDS = {"ASTForAudioClassification", *(f"{name}ForSequenceClassification" for name in _HEARING)}
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
-def task(kind: str, payload: str, files: Collection[str], read: Callable[[str], bytes]) -> str | None:
+def task(kind: str, payload: str, files: Collection[str], read: Callable[[str], bytes]) -> Task | None:
     """Return the task that a source was made for; None where its files do not say, or lack what a pipeline needs."""
     if kind != "transformers":
         return None
@@ -28,7 +34,10 @@ def task(kind: str, payload: str, files: Collection[str], read: Callable[[str], 
     heads = _object(read(f"{folder}config.json")).get("architectures")
     named = str(heads[0]) if isinstance(heads, list) and heads else ""
     found = next((name for suffix, name in _HEADS.items() if named.endswith(suffix)), None)
-    needed = _PROCESSORS if found == "image-classification" else _TOKENIZERS
+    found = "audio-classification" if named in _SOUNDS else found
+    if named == "CLIPModel":
+        return "zero-shot-image-classification" if names & {*_TOKENIZERS} and names & {*_PROCESSORS} else None
+    needed = _TOKENIZERS if found is None or RAW[found] == "text" else _PROCESSORS
     return found if names & {*needed} else None
 
 

@@ -80,6 +80,23 @@ class Own:
                 hint="save it beside the weights with `processor.save_pretrained(DIR)`, or remove `pipeline`",
             ) from error
 
+    def extractor(self) -> Any:
+        """Open the feature extractor of sound that the source names. Raises StepError."""
+        library = opening.library()
+        try:
+            return library.AutoFeatureExtractor.from_pretrained(
+                str(self.encoder), local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # of whichever library it is written in
+            raise StepError(
+                f"the feature extractor of the source cannot be opened: {first_line(error):.200}",
+                hint="save it beside the weights with `extractor.save_pretrained(DIR)`, or remove `pipeline`",
+            ) from error
+
+    def model(self) -> Any:
+        """Open the source's model in its library, for inference."""
+        return opening.open_model(self.encoder)
+
     def pipeline(self, task: str, **settings: Any) -> Any:
         """Return transformers' own pipeline over the source's model."""
         library = opening.library()

@@ -9,11 +9,28 @@ from typing import Any, get_args
 
 from packager import strictyaml
 from packager.canonical import JSON
-from packager.server.pipeline.document import FUNCTIONS, GROUPINGS, LONGEST, MAX_LABELS, POOLINGS, TASKS, Task
+from packager.server.pipeline.parts import (
+    FUNCTIONS,
+    GAP,
+    GROUPINGS,
+    LONGEST,
+    MAX_LABELS,
+    MAX_TEMPLATE,
+    POOLINGS,
+    TASKS,
+    Task,
+)
 from packager.strictyaml import Node, Scalar
 
-_TEXTS = ("sentence-embedding", "text-classification", "token-classification")
-_CLASSES = ("text-classification", "image-classification")
+_ENCODER, _SPANS, _QUESTIONS, _BOXES = (
+    "sentence-embedding",
+    "token-classification",
+    "question-answering",
+    "object-detection",
+)
+_CHOICES = "zero-shot-image-classification"
+_TEXTS = (_ENCODER, "text-classification", _SPANS, _QUESTIONS)
+_CLASSES = ("text-classification", "image-classification", "audio-classification")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +38,8 @@ class PipelineSpec:
     """What a recipe states: the `task`, and what of it is not as the source says.
 
     `longest` cuts texts to so many tokens; `function` and `top` are of classes, `pooling` and `normalize` of
-    embeddings, `grouping` of spans.
+    embeddings, `grouping` of spans, `impossible` of answers to questions and `threshold` of boxes;
+    `template` says where a label stands in what a picture is compared with.
     """
 
     task: Task
@@ -32,6 +50,9 @@ class PipelineSpec:
     pooling: str | None = None
     normalize: bool | None = None
     grouping: str | None = None
+    impossible: bool | None = None
+    threshold: float | None = None
+    template: str | None = None
 
     def to_json(self) -> JSON:
         known = {
@@ -43,6 +64,9 @@ class PipelineSpec:
             "pooling": self.pooling,
             "normalize": self.normalize,
             "grouping": self.grouping,
+            "impossible": self.impossible,
+            "threshold": self.threshold,
+            "template": self.template,
         }
         return {name: value for name, value in known.items() if value is not None}
 
@@ -51,14 +75,28 @@ def _labels(node: Node, what: str) -> tuple[str, ...]:
     return tuple(strictyaml.read_text(item, what, limit=1024) for item in strictyaml.read_items(node, what, least=1))
 
 
+def _template(node: Node, what: str) -> str:
+    found = strictyaml.read_text(node, what, limit=MAX_TEMPLATE)
+    if found.count(GAP) != 1:
+        raise node.where.error(f"`{what}`: expected a text with one `{GAP}`, where the label stands")
+    return found
+
+
 _READERS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Node, str], Any]]] = {
-    "max-length": ("longest", _TEXTS, lambda node, what: strictyaml.read_integer(node, what, 1, LONGEST)),
-    "function": ("function", _CLASSES, lambda node, what: strictyaml.read_choice(node, what, FUNCTIONS)),
-    "labels": ("labels", (*_CLASSES, "token-classification"), _labels),
-    "top": ("top", _CLASSES, lambda node, what: strictyaml.read_integer(node, what, 1, MAX_LABELS)),
-    "pooling": ("pooling", _TEXTS[:1], lambda node, what: strictyaml.read_choice(node, what, POOLINGS)),
-    "normalize": ("normalize", _TEXTS[:1], strictyaml.read_boolean),
-    "grouping": ("grouping", _TEXTS[2:], lambda node, what: strictyaml.read_choice(node, what, GROUPINGS)),
+    "max-length": ("longest", (*_TEXTS, _CHOICES), lambda node, what: strictyaml.read_integer(node, what, 1, LONGEST)),
+    "function": ("function", (*_CLASSES, _BOXES), lambda node, what: strictyaml.read_choice(node, what, FUNCTIONS)),
+    "labels": ("labels", (*_CLASSES, _SPANS, _BOXES, "image-segmentation", _CHOICES), _labels),
+    "top": (
+        "top",
+        (*_CLASSES, _QUESTIONS, _CHOICES),
+        lambda node, what: strictyaml.read_integer(node, what, 1, MAX_LABELS),
+    ),
+    "pooling": ("pooling", (_ENCODER,), lambda node, what: strictyaml.read_choice(node, what, POOLINGS)),
+    "normalize": ("normalize", (_ENCODER,), strictyaml.read_boolean),
+    "grouping": ("grouping", (_SPANS,), lambda node, what: strictyaml.read_choice(node, what, GROUPINGS)),
+    "impossible": ("impossible", (_QUESTIONS,), strictyaml.read_boolean),
+    "template": ("template", (_CHOICES,), _template),
+    "threshold": ("threshold", (_BOXES,), lambda node, what: strictyaml.read_number(node, what, 0, 1)),
 }
 
 

@@ -23,7 +23,7 @@ from packager.server.config import Config
 from packager.server.errors import RequestError, StartError
 from packager.server.execution import session as model
 from packager.server.pipeline import rows as tables
-from packager.server.pipeline.document import Task
+from packager.server.pipeline.parts import Task
 from packager.server.protocol.tensors import Array
 
 Run: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -100,15 +100,9 @@ def open_model(found: Config, threads: int) -> OpenModel:
         prepared = opened.prepare(rows)
         return opened.answers(run(prepared.feeds), prepared)
 
-    text = opened.about.text
-    return OpenModel(
-        run,
-        answer_raw,
-        min(opened.most_rows or _MOST_ROWS, _MOST_ROWS),
-        ("text" if text else "image",),
-        ("text_pair",) if text and text.pairs else (),
-        opened.about.task,
-    )
+    about = opened.about
+    most = 1 if opened.single else min(opened.most_rows or _MOST_ROWS, _MOST_ROWS)
+    return OpenModel(run, answer_raw, most, about.columns, about.optional, about.task)
 
 
 def _open_seq2seq(found: Config, threads: int) -> OpenModel:

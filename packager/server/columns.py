@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from packager.server.errors import RequestError, quote
-from packager.server.pipeline.document import MEMBERS, Task
+from packager.server.pipeline.parts import MEMBERS, Task
 from packager.server.protocol.interface import Interface, Tensor
 from packager.server.protocol.tensors import Array, dtype_of
 

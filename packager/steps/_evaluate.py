@@ -23,7 +23,7 @@ from packager.canonical import JSON
 from packager.errors import MissingToolError, PackagerError, StepError
 from packager.server.errors import RequestError
 from packager.server.pipeline import rows as tables
-from packager.server.pipeline.document import Classes
+from packager.server.pipeline.parts import Classes
 from packager.server.pipeline.pipeline import Pipeline, open_pipeline
 from packager.server.protocol.interface import Interface
 

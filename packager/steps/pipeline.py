@@ -16,6 +16,7 @@ from packager.errors import StepError
 from packager.exporters import ExportOptions
 from packager.runtime import load_runtime
 from packager.server.pipeline.document import FILE
+from packager.server.pipeline.parts import RAW, Passages
 from packager.steps import _answers
 
 if TYPE_CHECKING:
@@ -39,7 +40,15 @@ ANSWER = _answers.record_schema(
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
     """Write `pipeline.json` and its files; return what was compared, over how much, and the largest difference."""
-    from packager.pipelines import compare, compare_images, derive  # numpy is for workers
+    from packager.pipelines import (  # numpy is for workers
+        compare,
+        compare_images,
+        compare_questions,
+        compare_sounds,
+        derive,
+        derive_images,
+        derive_sounds,
+    )
     from packager.pipelines.source import KINDS, Own
     from packager.server.protocol.interface import Interface
 
@@ -52,17 +61,35 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     own = Own.of(inputs["source"], params["payload"])
     run_graph = _runner(inputs["graph"] / params["path"], [port.name for port in interface.outputs])
     bounds, seed = params["bounds"], params["seed"]
-    if spec["task"] == "image-classification":
+    raw = RAW[spec["task"]]
+    if spec["task"] == "zero-shot-image-classification":
+        processor, tokenizer = own.processor(), own.tokenizer()
+        made = derive_images.derive_choices(own, processor, tokenizer, spec, interface)
+        pipeline = _written(made, out, interface)
+        found = compare_images.compare_pixels(pipeline, processor, seed)
+        found["inputs"] += compare.compare_tokens(pipeline, tokenizer, params["strings"], seed)
+        found |= compare_images.compare_answers(pipeline, own, processor, run_graph, bounds, seed)
+    elif raw == "image":
         processor = own.processor()
-        pipeline = _written(derive.derive_image(own, processor, spec, interface), out, interface)
+        pipeline = _written(derive_images.derive_image(own, processor, spec, interface), out, interface)
         found = compare_images.compare_pixels(pipeline, processor, seed)
         found |= compare_images.compare_answers(pipeline, own, processor, run_graph, bounds, seed)
+    elif raw == "audio":
+        extractor = own.extractor()
+        pipeline = _written(derive_sounds.derive_sound(own, extractor, spec, interface), out, interface)
+        found = compare_sounds.compare_features(pipeline, extractor, seed)
+        found |= compare_sounds.compare_answers(pipeline, own, extractor, run_graph, bounds, seed)
     else:
         tokenizer = own.tokenizer()
         pipeline = _written(derive.derive_text(own, tokenizer, spec, interface), out, interface)
-        found = {"inputs": compare.compare_tokens(pipeline, tokenizer, params["strings"], seed), "largest": 0}
-        source = _source(inputs["source"], params)
-        found |= compare.compare_answers(pipeline, own, tokenizer, source, run_graph, bounds, seed)
+        if isinstance(answer := pipeline.about.answer, Passages):
+            count = compare_questions.compare_windows(pipeline, tokenizer, params["strings"], seed)
+            pairs = compare_questions.compare_passages(pipeline, answer, own, tokenizer, run_graph, seed)
+            found = {"inputs": count, "largest": 0, **compare.compare_pairs(pairs, bounds)}
+        else:
+            found = {"inputs": compare.compare_tokens(pipeline, tokenizer, params["strings"], seed), "largest": 0}
+            source = _source(inputs["source"], params)
+            found |= compare.compare_answers(pipeline, own, tokenizer, source, run_graph, bounds, seed)
     return {"task": spec["task"], "reference": "transformers", **found}
 
 

@@ -78,7 +78,7 @@ class Model:
 
     def _rows(self, data: Any) -> list[Any]:
         """Return the rows of a pipeline; a cell of an optional column that is empty is left out."""
-        (column,) = self._opened.columns
+        column = self._opened.columns[0]
         if hasattr(data, "to_dict") and hasattr(data, "columns"):
             rows = data.to_dict("records")
             return [{str(name): cell for name, cell in row.items() if _is_there(cell)} for row in rows]

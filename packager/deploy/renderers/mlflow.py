@@ -28,7 +28,9 @@ from packager.errors import UsageError
 from packager.formats.wheel_locks import INDEX, PYLOCK
 from packager.knobs import catalogue
 from packager.knobs.knobs import Resolved
-from packager.server.pipeline.document import MEMBERS, Task
+from packager.server.pipeline import document
+from packager.server.pipeline.document import Document
+from packager.server.pipeline.parts import MEMBERS
 
 ABOUT = "a model of MLflow: `mlflow models serve`, `load_model`, `spark_udf`"
 DEFAULTS: Mapping[str, str] = {}
@@ -117,13 +119,15 @@ def _model(bundle: Bundle, contract: Contract, target: str, device: str, package
     }
 
 
-def _pipeline(bundle: Bundle) -> tuple[Task, bool] | None:
-    """Return the task of the pipeline and whether rows may be pairs; None for a bundle that takes tensors."""
+def _pipeline(bundle: Bundle) -> Document | None:
+    """Return the document of the pipeline; None for a bundle that takes tensors."""
     named = bundle.contract.pipeline
     if named is None:
         return None
-    document = canonical.load(bundle.read(named.path), limit=4 << 20)
-    return document["task"], bool(document.get("text", {}).get("pairs"))
+    try:
+        return document.parse(bundle.read(named.path))
+    except ValueError as error:
+        raise UsageError(f"the pipeline of `{bundle.name}` cannot be read: {error}") from None
 
 
 _COLUMNS = {"bool": "boolean", "string": "string", "float32": "double", "float64": "double", "float16": "double"}
@@ -135,9 +139,9 @@ _ANSWERS |= dict.fromkeys(("int8", "uint8", "int16", "uint16", "int32"), "intege
 _ANSWERS |= dict.fromkeys(("uint32", "int64"), "long")
 
 
-def _signature(contract: Contract, pipeline: tuple[Task, bool] | None) -> JSON:
+def _signature(contract: Contract, pipeline: Document | None) -> JSON:
     if pipeline is not None:
-        inputs, outputs = _raw_columns(*pipeline)
+        inputs, outputs = _raw_columns(pipeline)
     elif catalogue.batch(contract.document) is not None:
         inputs, outputs = _inputs(contract.inputs), [_output(port) for port in contract.outputs]
     else:
@@ -145,12 +149,11 @@ def _signature(contract: Contract, pipeline: tuple[Task, bool] | None) -> JSON:
     return {"inputs": _dumped(inputs), "outputs": _dumped(outputs), "params": None}
 
 
-def _raw_columns(task: Task, pairs: bool) -> tuple[list[JSON], list[JSON]]:
-    image = task == "image-classification"
-    inputs: list[JSON] = [_column("image", "binary") if image else _column("text", "string")]
-    if pairs:
-        inputs.append({**_column("text_pair", "string"), "required": False})
-    members = {"embedding": "float32"} if task == "sentence-embedding" else MEMBERS[task]
+def _raw_columns(about: Document) -> tuple[list[JSON], list[JSON]]:
+    kind = "string" if about.text else "binary"
+    inputs: list[JSON] = [_column(name, kind) for name in about.columns]
+    inputs += [{**_column(name, "string"), "required": False} for name in about.optional]
+    members = {"embedding": "float32"} if about.task == "sentence-embedding" else MEMBERS[about.task]
     outputs = [_array(_column(name, "array"), _ANSWERS[dtype], 1) for name, dtype in members.items()]
     return inputs, outputs
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests with raw inputs: `/predict`, `text` and `image` of the Open Inference Protocol, `/v1/embeddings`, a page.
+"""Requests with raw inputs: `/predict`, `text`, `image` and others of the Open Inference Protocol, `/v1/embeddings`.
 
 Bodies are read and answers written on worker threads, never on the event loop; the runs between share batches with all
 other requests. What a row may be is said by the pipeline of the bundle; without one a row has the inputs by name, and
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from packager.server.pipeline.pipeline import Pipeline
     from packager.server.pipeline.prepared import Prepared
 
-_NAMED = re.compile(rb'"name"\s*:\s*"(text|image)"')
+_MEMBERS = ("text", "image", "audio", "question", "context")
+_NAMED = re.compile(rb'"name"\s*:\s*"(%s)"' % "|".join(_MEMBERS).encode())
 _INLINE_SEARCH = 2**17  # bytes that are searched on the event loop: some microseconds
 _BINARY = ("content-type", "application/octet-stream")
 _TOP = 2**20
@@ -63,7 +64,7 @@ class RawRequests:
         self._engine, self._body_timeout, self._page = engine, body_timeout, page
         names = {tensor.name for tensor in engine.config.interface.inputs}
         self.offered = engine.config.pipeline is not None
-        self._named = self.offered and not names & {"text", "image"}
+        self._named = self.offered and not names & set(_MEMBERS)
 
     def routes(self) -> dict[str, Route]:
         """Return the routes by path."""
@@ -179,16 +180,19 @@ class RawRequests:
         name = kind.partition(";")[0].strip().lower()
         if name == "text/plain":
             return RawRequest(pipeline.prepare([{"text": _decoded(body)}], lease.hold))
-        if name.startswith("image/") or name == "application/octet-stream":
-            return RawRequest(pipeline.prepare([{"image": body}], lease.hold))
+        if name.startswith(("image/", "audio/")) or name == "application/octet-stream":
+            member = _file_member(pipeline) if name == "application/octet-stream" else name.partition("/")[0]
+            return RawRequest(pipeline.prepare([{member: body}], lease.hold))
         if name == "multipart/form-data":
             lease.hold(2 * len(body))
-            return RawRequest(pipeline.prepare([_part(*part) for part in multipart.parts(body, kind)], lease.hold))
+            parts = multipart.parts(body, kind)
+            member = _file_member(pipeline)
+            return RawRequest(pipeline.prepare([_part(*part, member) for part in parts], lease.hold))
         if name == "text/csv":
             lease.hold(costs.estimate_json_memory(body))
             return RawRequest(pipeline.prepare(read_csv(_decoded(body)), lease.hold))
         if name not in _DOCUMENTS:
-            expected = "application/json, text/csv, text/plain, an image or multipart/form-data"
+            expected = "application/json, text/csv, text/plain, an image, audio or multipart/form-data"
             raise RequestError(f"`Content-Type`: expected {expected}, got {quote(name)}", status=415)
         rows, top = _rows(_json(body, lease))
         return RawRequest(pipeline.prepare(rows, lease.hold), top)
@@ -267,9 +271,14 @@ def _json(body: Body, lease: Lease) -> Any:
         raise RequestError(f"the request is not JSON: {str(error)[:200]}") from None
 
 
-def _part(name: str, content: bytes) -> Mapping[str, Any]:
-    """Return a row of one part: a text where that is its name, else an image."""
-    return {"text": _decoded(content)} if name == "text" else {"image": content}
+def _file_member(pipeline: Pipeline | Table) -> str:
+    """Return what a file is that does not say it: sound for a model that hears, else an image."""
+    return "image" if isinstance(pipeline, Table) or pipeline.about.audio is None else "audio"
+
+
+def _part(name: str, content: bytes, member: str) -> Mapping[str, Any]:
+    """Return a row of one part: a text where that is its name, else a file."""
+    return {"text": _decoded(content)} if name == "text" else {member: content}
 
 
 def _decoded(body: Body) -> str:

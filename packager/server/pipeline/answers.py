@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from packager.server.errors import RequestError
-from packager.server.pipeline.document import Classes, Embedding, Function, Spans
+from packager.server.pipeline.parts import Classes, Embedding, Function, Spans
 from packager.server.protocol.tensors import Array
 
 Scored: TypeAlias = dict[str, Any]
@@ -53,10 +53,10 @@ def labels(about: Classes, logits: Array, top: int | None = None) -> Iterator[li
         yield [{"label": about.labels[index], "score": float(row[index])} for index in order]
 
 
-def check_labels(expected: int, values: Array) -> None:
-    """Raise RequestError where the graph returns another number of scores than there are labels."""
-    if values.shape[-1] != expected:
-        raise RequestError(f"the model returned {values.shape[-1]} scores for {expected} labels", status=500)
+def check_labels(expected: int, values: Array, axis: int = -1) -> None:
+    """Raise RequestError where the graph returns another number of scores than are expected."""
+    if values.shape[axis] != expected:
+        raise RequestError(f"the model returned {values.shape[axis]} scores, expected {expected}", status=500)
 
 
 def spans(

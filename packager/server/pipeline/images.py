@@ -12,13 +12,13 @@ import binascii
 import importlib
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from packager.server.errors import RequestError, quote
-from packager.server.pipeline.document import Image
+from packager.server.pipeline.parts import Image
 from packager.server.protocol.tensors import Array
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -37,9 +37,10 @@ class Images:
         self._turn = importlib.import_module("PIL.ImageOps").exif_transpose
         self._filter = self._library.Resampling[about.resampling.upper()]
 
-    def pixels(self, data: bytes, subject: str, hold: Callable[[int], None]) -> Array:
-        """Return channels, rows and columns of a picture as float32. Raises RequestError."""
+    def pixels(self, data: bytes, subject: str, hold: Callable[[int], None]) -> tuple[Array, tuple[int, int]]:
+        """Return channels, rows and columns of a picture as float32, and its height and width. Raises RequestError."""
         picture = self._decoded(data, subject, hold)
+        sent = (picture.size[1], picture.size[0])
         about = self._about
         if about.size is not None:
             width, height = self._resized(picture.size, subject)
@@ -55,7 +56,23 @@ class Images:
         if about.mean:
             mean, deviation = (np.array(part, np.float32)[:, None, None] for part in (about.mean, about.deviation))
             values = (values - mean) / deviation
-        return values
+        return values, sent
+
+    def feeds(self, pictures: Sequence[Array]) -> dict[str, Array]:
+        """Return the inputs of the graph. Raises RequestError for several sizes where the graph takes no mask."""
+        about = self._about
+        shapes = sorted({pixels.shape for pixels in pictures})
+        if len(shapes) > 1 and about.mask is None:
+            raise RequestError(f"expected images of one size, got {shapes[0][1:]} and {shapes[1][1:]}")
+        if about.mask is None:
+            return {about.input: np.stack(pictures)}
+        height, width = (max(shape[axis] for shape in shapes) for axis in (1, 2))
+        filled = np.zeros((len(pictures), shapes[0][0], height, width), np.float32)
+        mask = np.zeros((len(pictures), height, width), np.int64)
+        for index, pixels in enumerate(pictures):
+            filled[index, :, : pixels.shape[1], : pixels.shape[2]] = pixels
+            mask[index, : pixels.shape[1], : pixels.shape[2]] = 1
+        return {about.input: filled, about.mask: mask}
 
     def _decoded(self, data: bytes, subject: str, hold: Callable[[int], None]) -> Any:
         try:
@@ -79,11 +96,30 @@ class Images:
         edges, (width, height) = self._about.size or (), size
         if len(edges) == 2:
             return edges[1], edges[0]
+        if self._about.longest is not None:
+            return self._between(edges[0], self._about.longest, size, subject)
         short, long = min(size), max(size)
         longer = int(edges[0] * long / short)
         if longer * edges[0] > MAX_PIXELS:
             raise RequestError(f"{subject}: {width}x{height} is too narrow to be resized", status=413)
         return (edges[0], longer) if width <= height else (longer, edges[0])
+
+    def _between(self, edge: int, longest: int, size: tuple[int, int], subject: str) -> tuple[int, int]:
+        """Return width and height for a shorter edge and the most of the longer one, as DETR's processor rounds."""
+        width, height = size
+        short, long, exact = min(size), max(size), float(edge)
+        if long / short * edge > longest:
+            exact = longest * short / long
+            edge = round(exact)
+        found = size
+        if short != edge or (self._about.multiple > 1 and width < height):
+            longer = int(exact * long / short)
+            found = (edge, longer) if width < height else (longer, edge)
+        step = self._about.multiple
+        wide, high = (length - length % step for length in found)
+        if not wide or not high:
+            raise RequestError(f"{subject}: {width}x{height} is too narrow to be resized", status=413)
+        return wide, high
 
 
 def _cropped(values: Array, crop: tuple[int, int]) -> Array:

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 class Prepared:
     """The inputs of the graph for some rows, and what their answers need.
 
-    `outside` has the dimensions whose sizes the build did not measure.
+    `windows` says how many rows of the graph belong to each text, `sizes` have the height and width of each picture as
+    it was sent, `labels` are those that pictures are compared with. `outside` has the dimensions whose sizes the build
+    did not measure.
     """
 
     feeds: Mapping[str, Array]
     rows: Sequence[tuple[str, str | None]]  # of texts
     tokens: Sequence[Tokens]
     outside: tuple[str, ...] = ()
+    windows: Sequence[int] = ()
+    sizes: Sequence[tuple[int, int]] = ()
+    labels: Sequence[str] = ()
 
     @property
     def count(self) -> int:

@@ -224,3 +224,85 @@ def pictures_model(tmp_path_factory: pytest.TempPathFactory) -> Made:
     }
     (folder / "source" / "preprocessor_config.json").write_text(json.dumps(processor))
     return exported(folder)
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A model that answers questions."""
+    model = (transformers.BertForQuestionAnswering, transformers.BertConfig)
+    return made(tmp_path_factory.mktemp("reader"), model, "word-piece")
+
+
+BODY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+NAMED = {"id2label": {0: "cat", 1: "dog", 2: "owl"}, "label2id": {"cat": 0, "dog": 1, "owl": 2}}
+USUAL = {
+    "do_resize": True,
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+}
+STAGES = {"embedding_size": 8, "hidden_sizes": [8, 8, 8, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+
+
+def seen(folder: Path, model: Any, processor: dict[str, Any]) -> Made:
+    model.save_pretrained(folder / "source")
+    (folder / "source" / "preprocessor_config.json").write_text(json.dumps({**USUAL, **processor}))
+    return exported(folder)
+
+
+@pytest.fixture(scope="session")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """DETR: pictures of every size, filled up to one size with a mask."""
+    torch.manual_seed(0)
+    small = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "num_queries": 5}
+    small |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+    small |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 16)
+    backbone = transformers.ResNetConfig(**STAGES, out_features=["stage4"])
+    config = transformers.DetrConfig(use_timm_backbone=False, backbone=None, backbone_config=backbone, **small, **NAMED)
+    processor = {"image_processor_type": "DetrImageProcessor", "do_pad": True}
+    processor |= {"size": {"shortest_edge": 64, "longest_edge": 96}}
+    return seen(tmp_path_factory.mktemp("detr"), transformers.DetrForObjectDetection(config), processor)
+
+
+@pytest.fixture(scope="session")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    torch.manual_seed(0)
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}
+    config = transformers.SegformerConfig(**sizes, num_attention_heads=[1, 1, 2, 2], **NAMED)
+    processor = {"image_processor_type": "SegformerImageProcessor", "size": {"height": 64, "width": 64}}
+    model = transformers.SegformerForSemanticSegmentation(config)
+    with torch.no_grad():
+        model.decode_head.classifier.weight.mul_(20)
+    return seen(tmp_path_factory.mktemp("segformer"), model, processor)
+
+
+def heard(folder: Path, model: Any, extractor: Any) -> Made:
+    model.save_pretrained(folder / "source")
+    extractor.save_pretrained(folder / "source")
+    return exported(folder)
+
+
+@pytest.fixture(scope="session")
+def spectral(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    torch.manual_seed(0)
+    config = transformers.ASTConfig(**BODY, max_length=128, num_mel_bins=64, **NAMED)
+    extractor = transformers.ASTFeatureExtractor(max_length=128, num_mel_bins=64)
+    return heard(tmp_path_factory.mktemp("ast"), transformers.ASTForAudioClassification(config), extractor)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Two encoders, of pictures and of texts."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = WRAPPED["byte-level"]()
+    text = {**SIZES, "vocab_size": len(tokenizer), "eos_token_id": 2, "pad_token_id": 1}
+    vision = {**BODY, "image_size": 32, "patch_size": 8}
+    model = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    tokenizer.save_pretrained(folder / "source")
+    processor = {"image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True, "do_center_crop": True}
+    processor |= {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    return seen(folder, model, processor)

@@ -74,6 +74,56 @@ def test_refused(path: tuple[str, ...], value: Any, said: str) -> None:
         parse(changed)
 
 
+IMAGE = {"input": "pixels", "channels": 3, "size": [64], "resampling": "bilinear", "crop": None, "scale": 0.1}
+IMAGE |= {"mean": [], "deviation": [], "longest": 96, "multiple": 16, "mask": "pixel_mask"}
+SOUND = {"input": "waves", "rate": 16000, "normalize": False}
+SOUND |= {"mels": {"bands": 128, "frames": 1024, "mean": -4.0, "deviation": 4.5}}
+BOXES = {"scores": "logits", "boxes": "pred_boxes", "function": "softmax", "labels": ["a"], "threshold": 0.5}
+PASSAGES = {"start": "s", "end": "e", "longest": 15, "top": 1, "null": 2, "impossible": False}
+CHOICES = {"output": "logits_per_image", "labels": [], "template": "a {}", "top": None}
+TEXT = VALID["text"]
+OTHERS: dict[str, dict[str, Any]] = {
+    "object-detection": {"image": IMAGE, "answer": BOXES},
+    "image-segmentation": {"image": IMAGE, "answer": {"output": "logits", "labels": ["a"]}},
+    "audio-classification": {"audio": SOUND, "answer": VALID["answer"]},
+    "question-answering": {"text": {**TEXT, "overlap": 4}, "answer": PASSAGES},
+    "zero-shot-image-classification": {"image": IMAGE, "text": TEXT, "answer": CHOICES},
+}
+
+
+@pytest.mark.parametrize("task", OTHERS)
+def test_other_tasks(task: str) -> None:
+    found = parse({"format": 1, "task": task, **OTHERS[task]})
+    assert found.task == task and found.columns[0] in ("question", "image", "audio")
+    with pytest.raises(ValueError, match=r"is `text-classification`|expected one of|lacks `function`"):
+        parse({"format": 1, "task": "text-classification", **OTHERS[task]})
+
+
+@pytest.mark.parametrize(
+    ("task", "part", "change", "said"),
+    [
+        ("object-detection", "image", {"longest": 10**6}, "a whole number from 1 to"),
+        ("object-detection", "image", {"multiple": 0}, "a whole number from 1 to"),
+        ("object-detection", "image", {"mask": 3}, "expected a string"),
+        ("object-detection", "answer", {"function": "none"}, "one of softmax, sigmoid"),
+        ("object-detection", "answer", {"threshold": "high"}, "expected a number"),
+        ("audio-classification", "audio", {"rate": 10**9}, "a whole number from"),
+        ("audio-classification", "audio", {"mels": {**SOUND["mels"], "deviation": 0}}, "a number that is not 0"),
+        ("audio-classification", "audio", {"mels": {**SOUND["mels"], "frames": 10**9}}, "a whole number from"),
+        ("question-answering", "text", {"overlap": 8}, "a whole number from 0 to 7"),
+        ("question-answering", "text", {"overlap": None}, "`text.overlap` is for answers to questions"),
+        ("question-answering", "answer", {"longest": 10**6}, "a whole number from 1 to 512"),
+        ("zero-shot-image-classification", "answer", {"template": "a"}, "with one `{}`"),
+        ("zero-shot-image-classification", "answer", {"template": "{}" * 9}, "with one `{}`"),
+        ("zero-shot-image-classification", "answer", {"labels": ["a"] * 2000}, "at most 1000 texts"),
+    ],
+)
+def test_other_tasks_refused(task: str, part: str, change: dict[str, Any], said: str) -> None:
+    value = {"format": 1, "task": task, **OTHERS[task], part: {**OTHERS[task][part], **change}}
+    with pytest.raises(ValueError, match=said):
+        parse(value)
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"nul", b"\xff", b'{"format":' + b"[" * 100_000, b"1e999"])
 def test_no_document(data: bytes) -> None:
     with pytest.raises(ValueError, match="pipeline"):
