@@ -13,10 +13,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 from tests.e2e.conftest import tool
 from tests.support.object_store import object_store
 from tests.support.registry_server import registry
+from tests.support.stub_hub import NAME, stub_hub
 
 
 @contextlib.contextmanager
@@ -69,6 +71,17 @@ def artifact(folder: Path) -> Iterator[str]:
                 capture_output=True,
             )
         yield f"source: oci://{running.host}/models/first:1.0.0\n"
+
+
+@contextlib.contextmanager
+def hub(folder: Path) -> Iterator[str]:
+    """A server that speaks the API of huggingface.co and holds the folder's files."""
+    from huggingface_hub import constants
+
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with stub_hub() as running, patch.object(constants, "ENDPOINT", running.url):
+        running.put(files, large={path for path in files if path.endswith(".safetensors")})
+        yield f"source: hf://{NAME}\n"
 
 
 @contextlib.contextmanager

@@ -189,5 +189,12 @@ SOURCES = (
         "BentoML model store, joblib", "logistic regression", stored, "allow-pickle: true\n", places.bentoml_pickled
     ),
     Source("S3, torch `.pt2`", "CNN, 6 k parameters", torch_model("pt2"), IMAGE, places.bucket, images=True),
+    Source(
+        "Hugging Face hub, decoder",
+        "GPT-2, 4 layers, 13 M parameters",
+        torch_model("decoder"),
+        TOKENS,
+        places.hub,
+    ),
     Source("OCI artifact (a bundle)", "MLP, 12 M parameters", table_model("onnx"), "", places.artifact),
 )

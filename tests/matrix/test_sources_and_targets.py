@@ -189,5 +189,6 @@ def test_every_form_of_source_has_a_row() -> None:
         places.bentoml_pickled: {"bentoml"},
         places.bucket: {"fsspec"},
         places.artifact: {"oci"},
+        places.hub: {"huggingface"},
     }
     assert set().union(*(forms[source.at] for source in SOURCES)) == set(plugins.list_names("sources"))
