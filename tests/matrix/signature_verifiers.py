@@ -5,7 +5,7 @@
     python -m tests.matrix.signature_verifiers packager cosign    some of them; prints only
 
 A tool that accepts an attack without a reason beside it, or refuses what is sound, is wrong, and the run fails. So does a
-reason that no longer holds. The record is `tests/matrix/results/signature_verifiers.jsonl`, the page
+reason that no longer holds. The record is `docs/measurements/signature-verifiers.jsonl`, the page
 `docs/measurements/signature-verifiers.md`.
 """
 
@@ -27,7 +27,7 @@ from tests.matrix.signature_tools import TOOLS, Answer, Place, Tool, cells
 from tests.sigstore import Sigstore
 from tests.support import stub_registry
 
-RECORD = Path(__file__).parent / "results" / "signature_verifiers.jsonl"
+RECORD = Path(__file__).parents[2] / "docs" / "measurements" / "signature-verifiers.jsonl"
 PAGE = Path(__file__).parents[2] / "docs" / "measurements" / "signature-verifiers.md"
 Row = dict[str, Any]
 
