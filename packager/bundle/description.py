@@ -35,7 +35,12 @@ _TASKS = {  # kinds of inputs and outputs of a task
     "sentence-similarity": (("text",), ("embedding",)),
     "text-classification": (("text",), ("other",)),
     "token-classification": (("text",), ("other",)),
+    "question-answering": (("text",), ("text",)),
     "image-classification": (("image",), ("other",)),
+    "object-detection": (("image",), ("other",)),
+    "image-segmentation": (("image",), ("image",)),
+    "zero-shot-image-classification": (("image", "text"), ("other",)),
+    "audio-classification": (("audio",), ("other",)),
 }
 _COMMIT = re.compile(r"@([0-9a-f]{40})$")
 
