@@ -36,7 +36,7 @@ def test_a_target_that_loses_labels_ends_the_build(project: Callable[..., Projec
     refused = made.run("build", "--locked", code=1)
     words = refused.stdout + refused.stderr
     assert "target `onnxruntime-cpu-int8_dynamic`: accuracy is 0." in words, words
-    assert "where at least 0.9 is asked for" in words and "in the source over 797 rows" in words
+    assert "where at least 0.9 is required" in words and "in the source over 797 rows" in words
     assert "onnxruntime-cpu-fp32`: accuracy" not in words
     recipe = Path(made.folder / "bundle.yaml")
     recipe.write_text(
