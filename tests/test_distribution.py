@@ -145,6 +145,7 @@ def test_every_folder_with_modules_is_in_the_wheel() -> None:
     for package, folder in settings["package-dir"].items():
         own = ROOT / folder
         parts = [path.relative_to(own).parts for path in own.rglob("*.py") if package != "packager.templates"]
+        parts = [names for names in parts if names[0] != "vectors"]  # files for others, with the script that tries them
         found |= {".".join((package, *names[:-1])) for names in parts}
     assert found - {"packager.templates"} <= set(settings["packages"])
 

@@ -17,7 +17,12 @@ def run(
     command: Sequence[str], scratch: Path, suite: Path, environment: Mapping[str, str], seconds: float
 ) -> tuple[int | None, str]:
     """Return the status and the end of the output; None as status when it had to be killed at the limit of time."""
-    variables = {**environment, "PYTHONPATH": str(suite), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    own = {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_ADDOPTS": "",
+        "PYTEST_PLUGINS": "",
+    }  # the caller's are for others
+    variables = {**environment, "PYTHONPATH": str(suite), **own}
     log = scratch / "suite.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from packager import canonical
 from packager.bundle.bundle import CONTRACT
 from packager.bundle.knobs import knob_schema
-from packager.conform import knob_trials, operators
+from packager.conform import knob_trials, operators, programs
 from packager.conform.nodetests import NodeTest
 from packager.errors import MalformedError, WrongSubjectError
 from packager.formats import reference_outputs
@@ -98,3 +100,9 @@ def test_stated_outputs_are_read_only_for_the_bundle_s_inputs(tmp_path: Path) ->
     ):
         with pytest.raises(MalformedError, match="states no reference outputs"):
             reference_outputs.read({**stated, **damage}, tree, "x", fetch)
+
+
+def test_the_caller_s_options_of_pytest_do_not_reach_the_suite(tmp_path: Path) -> None:
+    given = {**os.environ, "PYTEST_ADDOPTS": "-p missing_plugin", "PYTEST_PLUGINS": "missing_plugin"}
+    code, log = programs.run([sys.executable, "-m", "pytest", "--version"], tmp_path, tmp_path, given, 60)
+    assert code == 0, log
