@@ -36,8 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conformance"))
 
 from suite import protobuf
 from tests.e2e.conftest import HERE, Project
-from tests.support.endings import CHANNEL
-from tests.support.tools import tool
+from tests.support.endings import CHANNEL, children
 
 pytestmark = pytest.mark.slow
 
@@ -122,11 +121,6 @@ class Serving:
             connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
-
-
-def children(pid: int) -> list[int]:
-    found = subprocess.run([tool("pgrep"), "-P", str(pid)], capture_output=True, text=True, check=False)
-    return [int(line) for line in found.stdout.split()]
 
 
 def free_port() -> int:

@@ -16,6 +16,7 @@ from packager.formats import platforms
 from tests.e2e.conftest import HERE, Project, tool
 from tests.e2e.test_server import app, running, tensor  # noqa: F401 - `app` is a fixture
 from tests.support import tables
+from tests.support.tools import library
 
 RECIPE = (
     "name: {name}\nversion: 1.0.0\nsource: models:/{source}\nregistry: sqlite:///mlflow.db\n"
@@ -26,6 +27,7 @@ COLUMNS = {"age": "float64", "income per year": "float64", "visits": "int64", "c
 
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    library("libgomp.so.1")  # of XGBoost
     root = tmp_path_factory.mktemp("tables")
     (root / "project").mkdir()
     script = [sys.executable, str(HERE / "table_models.py")]

@@ -48,7 +48,7 @@ def archive(name: str, folder: Path) -> Path:
 
 def layout(name: str, folder: Path) -> Path:
     with tarfile.open(archive(name, folder)) as packed:
-        packed.extractall(folder / name, filter="data")
+        packed.extractall(folder / name, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # 3.11.4
     return folder / name
 
 
