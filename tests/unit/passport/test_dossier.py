@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import html.parser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def test_a_card_fills_gaps_as_declared(facts: Any) -> None:
         assert declared[text] == "declared"
 
 
-def test_who_signed_the_source_is_shown(store: Store) -> None:
+def test_who_signed_the_source_is_shown(store: Store, tmp_path: Path) -> None:
     """The passport and the dossier name the publisher that locking demanded, by the signed provenance alone."""
     key = generate("p256")
     lock: dict[str, Any] = {
@@ -79,19 +80,19 @@ def test_who_signed_the_source_is_shown(store: Store) -> None:
         "byproducts": [],
     }
     predicate = slsa.predicate({"source": "models:/digits@champion"}, lock, {}, [], run)
-    bundle = sign(deployments.carrier(store), key)
 
-    def shown(signer: Any) -> Any:
-        signed = attach(attest(bundle, slsa.PREDICATE, predicate, signer), None)
+    def shown(place: Store) -> Any:
+        bundle = sign(deployments.carrier(place), key)  # in a store that has no other provenance of it
+        signed = attach(attest(bundle, slsa.PREDICATE, predicate, key), None)
         return describe_bundle(signed, Judgement(verify(signed, as_trust([key.public])), keys=[key.public]))
 
-    facts = shown(key)
+    facts = shown(store)
     assert facts["provenance"]["publisher"] == {"signer": "ci@publisher.example<b>", "form": "cosign"}
     assert "ci@publisher.example&lt;b&gt; (cosign)" in write_page(facts)
     (row,) = [e for s in write_dossier(facts, "annex-iv").sections for e in s.entries if "signed by its" in e.text]
     assert isinstance(row, Sentence) and row.mark == "measured" and row.evidence
     lock["source"]["signed"] = "malformed"
-    assert shown(key)["provenance"]["publisher"] is None
+    assert shown(Store(tmp_path / "another"))["provenance"]["publisher"] is None
 
 
 def test_a_stranger_names_no_publisher(store: Store) -> None:
