@@ -379,8 +379,8 @@ GREED = {
         """
         for _ in range(8):
             if os.fork() == 0:
-                held = bytearray(os.urandom(1 << 20)) * 300; time.sleep(15); os._exit(0)
-        time.sleep(15)
+                held = bytearray(os.urandom(1 << 20)) * 300; time.sleep(60); os._exit(0)
+        time.sleep(60)
         """,
         "memory",
     ),
