@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -102,3 +103,11 @@ def test_the_first_demo_needs_no_torch() -> None:
             wanted += own[1].split(",") if own else []
             seen.add(re.split(r"[^\w-]", line)[0])
     assert "scikit-learn" in seen and not {"torch", "mlflow", "transformers"} & seen
+
+
+def test_no_script_hides_a_library() -> None:
+    """A script that runs by its path finds its own folder first, and with it a neighbour called like a library."""
+    folders = [ROOT / "tests" / name for name in ("matrix", "e2e", "benchmarks")]
+    scripts = {path.stem: path for folder in folders for path in folder.glob("*.py")}
+    hidden = set(scripts) & (set(importlib.metadata.packages_distributions()) | set(sys.stdlib_module_names))
+    assert not hidden - {"__init__"}, [scripts[name] for name in hidden]

@@ -108,7 +108,7 @@ is listed below the table with the reason; **no other attack was accepted by any
 
 """
 TAIL = """
-sigstore-js and sigstore (Python) say who signed which bytes. What these are about is compared by whoever calls them: the
+sigstore-js and sigstore (Python) say who signed which bytes. What these are about is compared by the caller: the
 statement's type and the digest of its subject, twenty lines in `tests/matrix/sigstore_js.mjs`. cosign compares both
 itself (`verify-attestation --type`).
 """

@@ -7,17 +7,15 @@ EXIF says, converted to the channels of the model, and resized by Pillow's own f
 
 from __future__ import annotations
 
-import base64
-import binascii
 import importlib
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from packager.server.errors import RequestError, quote
+from packager.server.errors import RequestError
 from packager.server.pipeline.parts import Image
 from packager.server.protocol.tensors import Array
 
@@ -134,18 +132,3 @@ def _cropped(values: Array, crop: tuple[int, int]) -> Array:
         return larger[:, max(0, top) : min(whole[0], top + crop[0]), max(0, first) : min(whole[1], first + crop[1])]
     top, first = (height - crop[0]) // 2, (width - crop[1]) // 2
     return values[:, top : top + crop[0], first : first + crop[1]]
-
-
-def read_row(row: Mapping[str, Any], index: int) -> bytes:
-    """Return the bytes of a picture: those of a file, or a text in base64. Raises RequestError."""
-    if unknown := sorted(set(row) - {"image"}):
-        raise RequestError(f"row {index}: unknown member {quote(unknown[0])}, expected `image`")
-    value = row.get("image")
-    if isinstance(value, bytes | bytearray):
-        return bytes(value)
-    if not isinstance(value, str):
-        raise RequestError(f"row {index}: expected an `image`, a text in base64")
-    try:
-        return base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
-    except (binascii.Error, ValueError):
-        raise RequestError(f"row {index}: `image` is not base64") from None

@@ -17,12 +17,13 @@ import numpy as np
 import orjson
 
 from packager.server.errors import RequestError, quote
-from packager.server.pipeline import answers, choices, document, images, passages, scenes, sounds
+from packager.server.pipeline import answers, choices, document, passages, scenes
 from packager.server.pipeline import text as texts
 from packager.server.pipeline.document import Document
 from packager.server.pipeline.images import Images
 from packager.server.pipeline.parts import Boxes, Choices, Classes, Embedding, Passages, Regions, Spans, list_outputs
 from packager.server.pipeline.prepared import Prepared
+from packager.server.pipeline.row_files import read_file
 from packager.server.pipeline.sounds import Sounds
 from packager.server.pipeline.text import Tokenizer, Tokens
 from packager.server.protocol.interface import Interface, Tensor
@@ -98,7 +99,8 @@ class Pipeline:
             return self._pictures(rows, self._images, hold)
         if self._sounds:
             found = [
-                self._sounds.read(sounds.read_row(row, index), f"row {index}", hold) for index, row in enumerate(rows)
+                self._sounds.read(read_file(row, index, "audio", "a WAV file"), f"row {index}", hold)
+                for index, row in enumerate(rows)
             ]
             return self._checked(self._sounds.feeds(found))
         tokenizer, about = self._opened_tokenizer(), self.about.text
@@ -142,7 +144,7 @@ class Pipeline:
         for index, row in enumerate(rows):
             row = row if isinstance(row, Mapping) else {"image": row}
             row = {name: cell for name, cell in row.items() if name not in self.about.optional}
-            data = images.read_row(row, index)
+            data = read_file(row, index, "image", "a picture")
             pixels, size = decoder.pixels(data, f"row {index}", hold)
             if isinstance(about, Regions):
                 hold(_REGION * size[0] * size[1])

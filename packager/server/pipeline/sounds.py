@@ -7,15 +7,12 @@ files at another rate are resampled as for speech.
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
-from packager.server.errors import RequestError, quote
+from packager.server.errors import RequestError
 from packager.server.generation.audio import read_wav, resample
 from packager.server.pipeline.parts import Audio, Mels
 from packager.server.protocol.tensors import Array
@@ -95,19 +92,3 @@ def _filters(rate: int, bands: int) -> Array:
 
 def _mel(hertz: Array) -> Array:
     return np.asarray(1127.0 * np.log(1.0 + hertz / 700.0))
-
-
-def read_row(row: Any, index: int) -> bytes:
-    """Return the bytes of a sound: those of a file, or a text in base64. Raises RequestError."""
-    row = row if isinstance(row, Mapping) else {"audio": row}
-    if unknown := sorted(set(row) - {"audio"}):
-        raise RequestError(f"row {index}: unknown member {quote(unknown[0])}, expected `audio`")
-    value = row.get("audio")
-    if isinstance(value, bytes | bytearray):
-        return bytes(value)
-    if not isinstance(value, str):
-        raise RequestError(f"row {index}: expected `audio`, a WAV file in base64")
-    try:
-        return base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
-    except (binascii.Error, ValueError):
-        raise RequestError(f"row {index}: `audio` is not base64") from None
