@@ -525,7 +525,7 @@ def _card(recipe: Recipe, lock: Lock, place: Place) -> _Card | None:
 
 def _hub_card(lock: Lock, place: Place) -> _Card | None:
     """Return the card of a repository on a hub; one that is not readable as a card is none."""
-    blob = lock.tree.get("README.md") if lock.source["kind"] == "huggingface" else None
+    blob = lock.tree.get("README.md") if lock.source["kind"] in ("huggingface", "modelscope") else None
     if blob is None or blob.size > model_cards.MAX_CARD:
         return None
     data = place.runner.store.get(blob.digest)

@@ -168,7 +168,8 @@ def load_for(ref: str) -> SourceModule:
     raise UsageError(
         f"source `{redact_address(ref)}` has an unknown form",
         hint="write `models:/name@alias`, `models:/name/3`, `runs:/id/path`, `bentoml:name:version`, "
-        "`oci://host/name:tag`, `hf://org/name@revision`, `s3://bucket/path`, a directory, or one file of a model",
+        "`oci://host/name:tag`, `hf://org/name@revision`, `modelscope://org/name@revision`, "
+        "`s3://bucket/path`, a directory, or one file of a model",
     )
 
 

@@ -45,6 +45,7 @@ _OTHERS = {
     "oci",
     "bentoml",
     "hf",
+    "modelscope",
     "sqlite",
     # what fsspec reads on this machine, or wraps around something else
     "file",
