@@ -8,9 +8,14 @@ import yaml
 from packager.canonical import JSON
 from packager.errors import SourceError
 
+_DEPTH = 64  # levels; a registry's own files have ten
 
-class _Loader(yaml.SafeLoader):
-    """YAML without dates: a text that looks like one stays text, also when no calendar has it."""
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML without dates: a text that looks like one stays text, also when no calendar has it.
+
+    The parser of libyaml where it is built in: that of Python takes time with the square of nested flow sequences.
+    """
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -24,6 +29,7 @@ def mapping(data: bytes, name: str, limit: int) -> dict[str, JSON]:
     if len(data) > limit:
         raise SourceError(f"`{name}` is larger than {limit} bytes")
     try:
+        _check_depth(data, name)
         value = yaml.load(data, _Loader)  # noqa: S506 - a safe loader with fewer types
     except yaml.YAMLError as error:
         raise SourceError(f"`{name}` is not YAML: {(str(error).splitlines() or ['damaged'])[0]:.200}") from error
@@ -32,6 +38,14 @@ def mapping(data: bytes, name: str, limit: int) -> dict[str, JSON]:
     if not isinstance(value, dict):
         raise SourceError(f"`{name}` is not a mapping")
     return value
+
+
+def _check_depth(data: bytes, name: str) -> None:
+    depth = 0
+    for event in yaml.parse(data, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEPTH:
+            raise SourceError(f"`{name}` is nested deeper than {_DEPTH} levels")
 
 
 def flat(table: object) -> dict[str, JSON]:
