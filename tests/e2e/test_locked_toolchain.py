@@ -46,6 +46,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow  # makes an environment of older libraries
 def test_an_older_scikit_learn_exports_with_its_own_version(old: Path, project: Callable[..., Project]) -> None:
     made = project(RECIPE.format(source="model.skops", toolchain="locked"), **{"model.skops": old / "model.skops"})
     locked = made.run("lock")

@@ -12,6 +12,7 @@ import mlflow
 import numpy as np
 import onnx
 import onnx.helper as h
+import pytest
 
 from packager.formats import platforms
 from tests.e2e.conftest import Project
@@ -41,6 +42,7 @@ def log(tracking: str, operator: str, folder: Path) -> None:
         mlflow.MlflowClient().set_registered_model_alias("net", "champion", str(found.registered_model_version))
 
 
+@pytest.mark.slow  # test_watch.py moves an alias by default
 def test_a_new_version_of_the_same_model_is_no_surprise(project: Callable[..., Project], tmp_path: Path) -> None:
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
     log(tracking, "Relu", tmp_path)

@@ -235,6 +235,7 @@ def test_one_that_fails_stops_no_other_but_those_that_wait_for_it(
     assert bad["tree:1.0.0"] == ("1", "0") and bad["gone:1.0.0"] == ("0", "1") and bad["toy:1.0.0"] == ("0", "0")
 
 
+@pytest.mark.slow  # cells run by default in test_conform.py
 def test_the_chosen_cells_run_on_the_real_runtime_and_are_signed(
     models: Path, registry: Registry, tmp_path: Path
 ) -> None:
@@ -368,6 +369,7 @@ def test_kills_lose_nothing_and_give_no_name_twice(models: Path, registry: Regis
     killed_release(project, registry, "killed", names, 10, 4.0)
 
 
+@pytest.mark.slow  # one release is killed by default, above
 def test_kills_while_signing_and_pushing(models: Path, registry: Registry, tmp_path: Path) -> None:
     """The bundles are there already, so that nearly every kill meets a signature or a push."""
     names = [f"s{number:02}" for number in range(30)]

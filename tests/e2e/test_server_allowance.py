@@ -11,6 +11,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from onnx import helper
 
 from packager.server.config import read as config_of
@@ -63,6 +64,7 @@ def test_insufficient_memory_is_logged_at_the_start(app: Path, models: dict[str,
             assert not server.events("memory may not suffice")
 
 
+@pytest.mark.slow  # fills the memory of a deployment
 def test_deployment_memory_suffices_for_all_clients(app: Path, tmp_path: Path) -> None:  # noqa: F811
     """Bodies as large as they may be, more of them at once than may be held, in the memory that is given."""
     most = 16 * MIB

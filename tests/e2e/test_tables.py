@@ -96,6 +96,7 @@ def test_a_vectoriser_that_cannot_match_fails_with_the_reason(registered: Projec
     assert "hint: use `strip_accents=None`" in done.stderr
 
 
+@pytest.mark.slow  # attacks hold it by default
 def test_a_pickle_needs_permission(registered: Project, churn: Path) -> None:
     recipe = RECIPE.format(name="pickled", source="churn@pickled")
     registered.write(recipe)

@@ -254,6 +254,7 @@ def test_sixty_megabytes_take_less_than_two_seconds(tmp_path: Path) -> None:
         assert time.monotonic() - start < 4, "two seconds, twice for a busy machine"
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_is_no_attack(tmp_path: Path) -> None:
     (tmp_path / "m.pkl").write_bytes(pickle.dumps({f"word {index}": index for index in range(150_000)}))
     for scanner, answer in outcomes(tmp_path).items():

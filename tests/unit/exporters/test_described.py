@@ -83,6 +83,7 @@ def test_a_usable_name_stays(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow  # a release does by default: test_promises.py
 def test_multiples_are_found_and_proposed(tmp_path: Path) -> None:
     path = convolved(tmp_path, ["images", 3, "H", "W"], stride=32)
     found = describe(path)

@@ -79,10 +79,12 @@ def test_padding_on_the_left(saved: Any, mode: str) -> None:
     agrees(saved(Pooling(32, mode)), side="left")
 
 
+@pytest.mark.slow
 def test_several_poolings_are_joined_in_their_order(saved: Any) -> None:
     agrees(saved(Pooling(32, ("max", "mean", "lasttoken")), Normalize()))
 
 
+@pytest.mark.slow
 def test_old_pooling_switches_keep_the_library_order(saved: Any) -> None:
     folder = saved(Pooling(32, "mean"))
     switches = {f"pooling_mode_{name}": True for name in ("lasttoken", "mean_tokens", "cls_token")}
@@ -156,6 +158,7 @@ def test_pickled_weights_of_a_module(saved: Any) -> None:
         opened(folder)
 
 
+@pytest.mark.slow
 def test_a_prompt_that_the_pooling_leaves_out(saved: Any) -> None:
     folder = saved(Pooling(32, "mean", include_prompt=False))
     agrees(folder)

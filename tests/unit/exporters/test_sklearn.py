@@ -107,7 +107,12 @@ FITTED = {
 }
 
 
-@pytest.mark.parametrize("name", FITTED)
+BY_DEFAULT = ("sublinear", "forest", "refuses unseen", "texts", "imputed", "votes of three", "two numbers", "histogram")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in BY_DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in FITTED]
+)
 def test_labels_are_equal_and_numbers_agree(name: str, save: Save, tmp_path: Path) -> None:
     model, given = FITTED[name]()
     found = tables.measured(save(model, given), tmp_path / "graph")
@@ -205,6 +210,7 @@ def test_a_range_bounds_the_samples(save: Save) -> None:
     assert rows.min() >= 0 and rows.max() <= 50
 
 
+@pytest.mark.slow  # a whole build does by default: test_determinism.py
 def test_the_same_bytes_from_another_process_and_hash_seed(save: Save, tmp_path: Path) -> None:
     source = save(pipeline(RandomForestClassifier(5, random_state=0), ngram_range=(1, 2)).fit(TABLE, LABELS))
     params = {"kind": "sklearn", "payload": "model.skops", **tables.LEVEL}

@@ -153,6 +153,7 @@ def test_classifier_without_padding_token_takes_single_rows(tmp_path: Path) -> N
     assert shapes(opened(tmp_path))["input_ids"] == (1, "sequence")
 
 
+@pytest.mark.slow
 def test_tokens_outside_a_window_of_attention_do_not_count(tmp_path: Path) -> None:
     config = transformers.ModernBertConfig(
         **{**SIZES, "num_hidden_layers": 2}, local_attention=4, global_attn_every_n_layers=2, pad_token_id=0
@@ -257,6 +258,7 @@ def test_model_with_few_sizes_needs_a_stated_one(tmp_path: Path) -> None:
     assert shapes(opened(tmp_path, inputs=wanted)) == {"pixel_values": ("batch", 3, 64, 96)}
 
 
+@pytest.mark.slow
 def test_two_towers_take_as_many_rows_each_as_they_like(tmp_path: Path) -> None:
     text = {**SIZES, "eos_token_id": 2}
     vision = {
@@ -286,6 +288,7 @@ def test_two_towers_take_as_many_rows_each_as_they_like(tmp_path: Path) -> None:
         np.testing.assert_allclose(named[name], one, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_attention_causal_only_with_padding_is_refused(tmp_path: Path) -> None:
     """AIMv2's text tower forgets to be causal where transformers drops the mask: `sdpa`, and no row has padding."""
     transformers_models.write("aimv2", "base", tmp_path, narrow=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto as T
 from onnx import helper as h
 from onnx import numpy_helper as nh
@@ -21,6 +22,7 @@ def recipe(folder: Path) -> str:
     return (folder / "bundle.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_draft_of_axes_without_names_builds_as_it_stands(packager: Run, tmp_path: Path) -> None:
     convolved(tmp_path, ["?", 3, "?", "?"], stride=8)
     packager("init", "m.onnx")

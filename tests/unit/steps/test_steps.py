@@ -204,6 +204,7 @@ def positions(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow  # a whole build does by default: test_determinism.py
 def test_two_processes_write_the_same_bytes(tmp_path: Path, worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another directory, caller, hash seed; and without pinning the caller's settings do reach the file."""
     from packager.sandbox.pinning import pin_numerics
