@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
@@ -44,10 +45,12 @@ def workers(path: Path, count: int = 2) -> Iterator[WorkerPool]:
 def pids() -> list[int]:
     """The children of this process that run a model."""
     found = []
-    for path in Path("/proc/self/task").glob("*/children"):
-        found += [
-            int(pid) for pid in path.read_text().split() if b"packager.server.execution.worker" in words(int(pid))
-        ]
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            pid = int(path.parent.name)
+            if parent == os.getpid() and b"packager.server.execution.worker" in words(pid):
+                found.append(pid)
     return found
 
 
