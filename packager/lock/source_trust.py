@@ -16,6 +16,7 @@ from packager import canonical
 from packager.canonical import JSON
 from packager.errors import (
     BadSignatureError,
+    IntegrityError,
     MalformedError,
     NegativeAnswerError,
     PackagerError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 MAX_SIGNATURE = 16 << 20  # bytes
+_HINT = "compare `trust` of the recipe with what the publisher announced, and get source and signature again"
 _WHOLE = (intoto.BUNDLE_PREDICATE, intoto.COSIGN_SIGN_PREDICATE)
 
 
@@ -47,10 +49,14 @@ def check(
     `read` returns a file of `tree`.
     """
     trust = trust_of(wanted, settings.base)
-    if pin.kind == "oci" and wanted.signature is None:
-        found, form = _attached(pin, trust, settings, now)
-    else:
-        found, form = _files(wanted, tree, read, trust, settings.base, now), "openssf-model-signing"
+    try:
+        if pin.kind == "oci" and wanted.signature is None:
+            found, form = _attached(pin, trust, settings, now)
+        else:
+            found, form = _files(wanted, tree, read, trust, settings.base, now), "openssf-model-signing"
+    except (NegativeAnswerError, IntegrityError) as error:
+        error.hint = error.hint or _HINT
+        raise
     time = found.attested.time
     return {
         "form": form,
@@ -150,12 +156,11 @@ def _attached(pin: Pin, trust: Trust, settings: Settings, now: datetime) -> tupl
 
 
 def _no_signature(pin: Pin, doubts: list[PackagerError]) -> PackagerError:
-    hint = "compare `trust` of the recipe with what the publisher announced"
     telling = [doubt for doubt in doubts if isinstance(doubt, NegativeAnswerError)]
     if not telling:
         return UnsignedError(f"`{pin.uri}` is not signed", hint="ask its publisher, or take `trust` out of the recipe")
     worst = next((doubt for doubt in telling if not isinstance(doubt, UntrustedSignerError)), telling[0])
-    return type(worst)(f"`{pin.uri}` is not signed by the trusted publisher: {worst.message}", hint=worst.hint or hint)
+    return type(worst)(f"`{pin.uri}` is not signed by the trusted publisher: {worst.message}", hint=worst.hint or _HINT)
 
 
 def read_inputs(wanted: SourceTrust, base: Path) -> Mapping[str, JSON]:

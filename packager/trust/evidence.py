@@ -142,7 +142,11 @@ def authenticate_one(digest: str, signed: SignedStatement, trust: Trust, now: da
     try:
         attested = _verifier(signed).verify(signed, trust, now)
     except BadSignatureError as error:
-        raise BadSignatureError(f"the signature in `{digest}` is invalid: {error.message}", subject=digest) from None
+        raise BadSignatureError(
+            f"the signature in `{digest}` is invalid: {error.message}",
+            subject=digest,
+            hint="fetch it again; if it stays so, it is not what its publisher signed: do not use it",
+        ) from None
     _check_period(attested, trust, now)
     return Evidence(digest, intoto.parse(attested.payload, limit=dsse.MAX_BUNDLE), attested)
 

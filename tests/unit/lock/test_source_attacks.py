@@ -7,6 +7,7 @@ the matrix of verifiers. A sample runs at once, all in the slow run.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from packager.errors import IntegrityError, NegativeAnswerError, PackagerError
 from packager.transport.copy import save
 from tests.attacks.stage import Stage
+from tests.conftest import Run
 from tests.matrix.signature_attacks import CI, KINDS, Case, Cell, Makers
 from tests.sigstore import Sigstore
 from tests.support import pki
@@ -93,3 +95,26 @@ def test_no_attack_is_locked(makers: Makers, tmp_path: Path, thing: str, kind: s
     errors = judge(makers, thing, kind, tmp_path)
     assert sum(errors.values()) >= 23
     assert len(errors) >= 3, errors
+
+
+@pytest.mark.slow  # some twenty calls for each of eight conventions
+@pytest.mark.parametrize("thing", FORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_verb_locks_no_attack(makers: Makers, packager: Run, tmp_path: Path, thing: str, kind: str) -> None:
+    """Whoever signs: `lock` ends with the exit code of its reason, one sentence and a remedy, and writes no lock."""
+    reasons = set()
+    for case in Cell(makers, thing, kind).cases():
+        here = tmp_path / case.name
+        here.mkdir()
+        trust = trust_of(makers, kind, here)
+        recipe = {"name": "net", "version": "1.0.0", "source": placed(makers, case, here), "trust": trust}
+        (here / "bundle.yaml").write_text(json.dumps(recipe))
+        done = packager("lock", "bundle.yaml", cwd=here, code=None)
+        if case.name == "sound":
+            assert done.returncode == 0 and "the source is signed by" in done.stderr, done.stderr
+            continue
+        assert not (here / "bundle.lock").exists(), case.name
+        assert done.returncode in (1, 5), (case.name, done.stderr)
+        assert done.stderr.count("error: ") == 1 and "hint: " in done.stderr, (case.name, done.stderr)
+        reasons.add(done.stderr.partition("error: ")[2].partition("\n")[0])
+    assert len(reasons) >= 5, reasons
