@@ -353,8 +353,9 @@ def install_bundle(
     from packager.bundle.knobs import KnobSources
     from packager.deploy.install import Index, install
     from packager.deploy.upgrade import check_step
+    from packager.release import proofs
 
-    verifier.require(bundle, workspace.on_event)
+    trusted = verifier.require(bundle, workspace.on_event)
     there = directory.absolute()
     check_step(there, bundle, allow_downgrade=allow_downgrade)
     sources = knobs if isinstance(knobs, KnobSources) else KnobSources.from_values(knobs or {}, "install_bundle")
@@ -367,6 +368,7 @@ def install_bundle(
         workspace.on_event,
         sources.resolve(bundle),
         workspace.format_now,
+        proofs.find_distributions(bundle, [item.statement for item in trusted]),
     )
 
 

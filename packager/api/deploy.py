@@ -12,7 +12,7 @@ For example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from packager.bundle.knobs import KnobSources
     from packager.canonical import JSON
     from packager.deploy.conversation import Answer, Conversation
+    from packager.deploy.drift import ColumnDrift, DriftReport, DriftVerdict
     from packager.deploy.install import Installed
     from packager.deploy.installation import Installation
     from packager.deploy.mlflow_registry import RegisteredModel
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from packager.deploy.upgrade import Status
     from packager.knobs.knobs import Override, Resolved, Setting
     from packager.server.declaration import Knob
+    from packager.server.telemetry.distributions import Drift
     from packager.trust.verifier import Verifier
     from packager.workspace import Workspace
 else:
@@ -45,7 +47,11 @@ else:
         __name__,
         {
             "Answer": "packager.deploy.conversation",
+            "ColumnDrift": "packager.deploy.drift",
             "Conversation": "packager.deploy.conversation",
+            "Drift": "packager.server.telemetry.distributions",
+            "DriftReport": "packager.deploy.drift",
+            "DriftVerdict": "packager.deploy.drift",
             "Installation": "packager.deploy.installation",
             "Knob": "packager.server.declaration",
             "KnobSources": "packager.bundle.knobs",
@@ -66,7 +72,11 @@ else:
 
 __all__ = [
     "Answer",
+    "ColumnDrift",
     "Conversation",
+    "Drift",
+    "DriftReport",
+    "DriftVerdict",
     "Installation",
     "Knob",
     "KnobSources",
@@ -91,6 +101,7 @@ __all__ = [
     "is_installation",
     "list_render_options",
     "list_renderers",
+    "measure_drift",
     "read_knob_schema",
     "read_pipeline",
     "read_status",
@@ -165,6 +176,37 @@ def chat_with_bundle(
     return conversation.open_bundle(bundle, workspace.variables, target, threads, workspace.on_event)
 
 
+def measure_drift(
+    bundle: Bundle,
+    data: Path,
+    verifier: Verifier | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    thresholds: Sequence[str] = (),
+    on_event: OnEvent = ignore,
+) -> DriftReport:
+    """Compare the rows of a file with the distributions of the data that a bundle was measured on.
+
+    `columns` are names of columns where the file has others than the bundle, `thresholds` are `NUMBER` (of PSI) or
+    `METRIC=NUMBER` with psi, ks, missing or new. Without a verifier the statement is believed as it travels. Raises
+    NegativeAnswerError for a bundle that is not trusted, UsageError for a file or a bundle without distributions.
+    """
+    from packager.deploy import drift
+    from packager.errors import UsageError
+    from packager.release import proofs
+
+    asked = drift.read_thresholds(thresholds)
+    statements = [item.statement for item in verifier.require(bundle, on_event)] if verifier else None
+    known = proofs.find_distributions(bundle, statements)
+    if known is None:
+        who = "no trusted statement says" if verifier else "nothing says"
+        raise UsageError(
+            f"{who} on which data `{bundle.name}:{bundle.version}` was measured",
+            hint="name rows under `evaluation` or `samples` in the recipe, build and sign: so distributions travel",
+        )
+    return drift.measure_drift(known, data, columns or {}, asked)
+
+
 def upgrade_bundle(
     bundle: Bundle,
     directory: Path,
@@ -184,10 +226,11 @@ def upgrade_bundle(
     from packager.deploy.install import Index
     from packager.deploy.installation import Installation
     from packager.deploy.upgrade import upgrade
+    from packager.release import proofs
 
     there = directory.absolute()
     installation = Installation.open(there)
-    verifier.require(bundle, workspace.on_event)
+    trusted = verifier.require(bundle, workspace.on_event)
     resolved = (knobs or KnobSources()).resolve(bundle, before=installation.overrides)
     index = Index(wheelhouse, workspace.served_environments)
     return upgrade(
@@ -199,6 +242,7 @@ def upgrade_bundle(
         workspace.on_event,
         workspace.format_now,
         allow_downgrade=allow_downgrade,
+        distributions=proofs.find_distributions(bundle, [item.statement for item in trusted]),
     )
 
 

@@ -36,6 +36,7 @@ from packager.recipe.lengths import OF_DATA, evaluate
 from packager.recipe.recipe import Recipe, Target
 from packager.runtime import Runtime, load_runtime
 from packager.sandbox.sandbox import Confinement
+from packager.server.telemetry.distribution_file import Distributions
 from packager.store.file_digests import Memo
 from packager.store.store import BUILT, Store, StoreEntry, name_is_taken
 from packager.types import Action, Blob, Result, Tree, Verdict
@@ -79,12 +80,13 @@ class Artefact:
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """The files of a bundle that is not judged yet, and what was measured; `outputs` and `misses` as in `Built`."""
+    """The files of a bundle that is not judged yet, and what was measured; the others as in `Built`."""
 
     files: Tree
     measured: Mapping[str, JSON]
     outputs: Tree
     misses: Tree
+    distributions: Distributions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ class Built:
 
     `outputs` are the files with what the source computes for the reference inputs in the bundle. They depend on the
     CPU of this host, so they belong into a statement about the bundle, never into it. `misses` are the rows that show
-    the worst differences, by target and output: requests that can be sent to either side.
+    the worst differences, by target and output: requests that can be sent to either side. `distributions` are those of
+    the recipe's rows with labels, or of its samples, and of what the source answers to them.
     """
 
     verdict: Verdict
@@ -101,6 +104,7 @@ class Built:
     bundle: Bundle | None
     outputs: Tree
     misses: Tree
+    distributions: Distributions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,7 @@ def build(
     found = facts.of_build(content, measured, profile.facts, here.today)
     verdict = engine.judge(profile, found, here.today)
     kept = keep(recipe, made.files, runner, over=replacing) if verdict.ok else None
-    return Built(verdict, found, kept, made.outputs, made.misses)
+    return Built(verdict, found, kept, made.outputs, made.misses, made.distributions)
 
 
 def fetch_source(recipe: Recipe, lock: Lock, runner: Runner, here: locking.BuildContext, memo: Memo) -> str:
@@ -186,7 +190,8 @@ def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: lock
     inputs = Tree.of({path: blob for path, blob in vectors if path not in OUTPUTS and not path.startswith(MISSES)})
     files = _assemble(recipe, lock, place, artefacts, inputs, wheels, pipeline)
     measured = {**_measured(recipe, place.graph, artefacts), **(pipeline.facts if pipeline else {})}
-    return Assembled(files, measured, outputs, _misses(runner.store, artefacts))
+    described = evaluations.find_distributions(item.facts for item in artefacts)
+    return Assembled(files, measured, outputs, _misses(runner.store, artefacts), described)
 
 
 def _with_answers(recipe: Recipe, lock: Lock, place: Place) -> Place:

@@ -72,6 +72,7 @@ class MeasurementFacts(TypedDict):
     kinds: NotRequired[Mapping[str, JSON]]
     coverage: NotRequired[Mapping[str, JSON]]
     evaluation: NotRequired[Mapping[str, JSON]]
+    distributions: NotRequired[Mapping[str, JSON]]
 
 
 class ReferenceFacts(TypedDict):

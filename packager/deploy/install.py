@@ -42,6 +42,7 @@ from packager.files import (
     write_atomically,
 )
 from packager.knobs.knobs import Override, Resolved, resolve
+from packager.server.telemetry.distribution_file import Distributions
 from packager.transport import copy
 
 CURRENT = "current"
@@ -86,11 +87,13 @@ def install(
     on_event: OnEvent = ignore,
     knobs: Resolved | None = None,
     clock: Clock = no_clock,
+    distributions: Distributions | None = None,
 ) -> Installed:
     """Install `bundle`, which the caller has verified, below `directory` and make it current.
 
     Files are hashed again while they are copied, and only that copy is used. `environment` is handed to pip;
-    `knobs` is what the site sets, recorded beside the release; `clock` gives the times for the journal.
+    `knobs` is what the site sets, recorded beside the release; `clock` gives the times for the journal;
+    `distributions` are those that a trusted signer stated.
     """
     resolved = knobs or resolve(knob_schema(bundle), bundle.digest)
     with storage_errors(directory):
@@ -100,7 +103,7 @@ def install(
         hold_lock(directory / LOCK),
         record_action(directory, clock, "install", release, **describe_deployment(resolved)) as note,
     ):
-        done = prepare(bundle, directory, target, index, environment, on_event)
+        done = prepare(bundle, directory, target, index, environment, on_event, distributions)
         note("staged")
         write_knobs(done.directory, resolved)
         switch(directory, done.directory)
@@ -125,6 +128,7 @@ def prepare(
     index: Index,
     environment: Mapping[str, str],
     on_event: OnEvent = ignore,
+    distributions: Distributions | None = None,
 ) -> Installed:
     """Put the release of `bundle` on disk, complete, and leave `current` alone. The caller holds the lock."""
     contract = bundle.contract
@@ -132,10 +136,10 @@ def prepare(
     release = place_of(directory, bundle)
     if not (release / CONFIG).is_file():
         check_room(directory, bundle, contract.targets[chosen].target.runtime, index)
-        _stage(bundle, release, chosen, index, environment, on_event)
+        _stage(bundle, release, chosen, index, environment, on_event, distributions)
     else:
         on_event(Cached(f"release {release.name} is installed"))
-        _configure(bundle, release, chosen)
+        _configure(bundle, release, chosen, distributions)
     return Installed(release, bundle.name, bundle.version, bundle.digest, chosen)
 
 
@@ -161,6 +165,7 @@ def _stage(
     index: Index,
     environment: Mapping[str, str],
     on_event: OnEvent,
+    distributions: Distributions | None,
 ) -> None:
     runtime = bundle.contract.targets[chosen].target.runtime
     with make_staging(release) as fresh:
@@ -170,7 +175,7 @@ def _stage(
         with report_duration(f"environment for {runtime}", on_event):
             served_environment.make_environment(fresh / "env", supply, environment, index.environments, on_event)
         _copy_server(fresh / "app", runtime)
-        _configure(bundle, fresh, chosen)
+        _configure(bundle, fresh, chosen, distributions)
         fresh.rename(release)  # a virtual environment moves as long as only its interpreter is called
     sync_directory(release.parent)
 
@@ -181,8 +186,8 @@ def _copy_server(app: Path, runtime: str) -> None:
         (app / name).write_bytes(data)
 
 
-def _configure(bundle: Bundle, release: Path, chosen: str) -> None:
-    write_atomically(release / CONFIG, server_files.build_config(bundle, chosen))
+def _configure(bundle: Bundle, release: Path, chosen: str, distributions: Distributions | None) -> None:
+    write_atomically(release / CONFIG, server_files.build_config(bundle, chosen, distributions=distributions))
 
 
 def write_knobs(release: Path, knobs: Resolved) -> None:

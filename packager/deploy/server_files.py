@@ -19,6 +19,7 @@ from packager.knobs.knobs import Resolved
 from packager.runtime import load_runtime
 from packager.server.generation.settings import FOLDER
 from packager.server.knobs import SECRETS, Knobs
+from packager.server.telemetry.distribution_file import Distributions
 
 CONFIG = "serve.json"
 VECTORS = "vectors"
@@ -69,9 +70,11 @@ def _sources(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
-def build_config(bundle: Bundle, target: str, prefix: str = "bundle") -> bytes:
+def build_config(
+    bundle: Bundle, target: str, prefix: str = "bundle", distributions: Distributions | None = None
+) -> bytes:
     """Return `serve.json`: the configuration of the server for a target. `prefix` is where the bundle's files are to
-    it.
+    it; `distributions`, by a trusted signer, are what the server compares its inputs and outputs with.
     """
     contract = bundle.contract
     about, written = contract.targets[target], contract.document
@@ -79,6 +82,8 @@ def build_config(bundle: Bundle, target: str, prefix: str = "bundle") -> bytes:
     promised |= {"files": prefix} if contract.generation else {}
     if bundle.tree.get(f"{VECTORS}/index.json") is not None:
         promised["reference"] = f"{prefix}/{VECTORS}"
+    if distributions is not None:
+        promised["distributions"] = distributions.to_json()
     if contract.pipeline is not None:
         named = contract.pipeline
         promised["pipeline"] = {"path": f"{prefix}/{named.path}", "digest": named.digest}

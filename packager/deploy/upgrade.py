@@ -40,6 +40,7 @@ from packager.errors import PackagerError, StorageError, UsageError
 from packager.events import Note, OnEvent, ignore
 from packager.files import hold_lock, remove_tree, shared_modes, storage_errors, sync_directory
 from packager.knobs.knobs import Resolved
+from packager.server.telemetry.distribution_file import Distributions
 
 _SHOWN = 10
 
@@ -104,6 +105,7 @@ def upgrade(
     clock: Clock = no_clock,
     *,
     allow_downgrade: bool = False,
+    distributions: Distributions | None = None,
 ) -> Installed:
     """Install `bundle`, which the caller has verified, beside the current release, try it, then switch to it.
 
@@ -117,7 +119,7 @@ def upgrade(
         record_action(directory, clock, "upgrade", release.name, **describe_deployment(knobs)) as note,
     ):
         fresh = not (release / CONFIG).is_file()
-        done = prepare(bundle, directory, target, index, environment, on_event)
+        done = prepare(bundle, directory, target, index, environment, on_event, distributions)
         note("staged")
         try:
             tried = canary.try_release(bundle, server_command(release, ()), knobs, done.target)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is stated of a bundle beside it: where it was seen to run, and of which model it was made.
+"""What is stated of a bundle beside it: where it was seen to run, of which model it was made, and what it reaches.
 
 Read are the statements that travel with a bundle, and the unsigned drafts of a build. Their
 signatures are not checked here, as little as that of the contract which they complete: `packager verify` does.
@@ -7,15 +7,18 @@ signatures are not checked here, as little as that of the contract which they co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from packager.bundle.bundle import SBOM, Bundle
 from packager.canonical import JSON
 from packager.errors import PackagerError
-from packager.formats import cyclonedx, slsa
+from packager.formats import cyclonedx, distributions, slsa
 from packager.formats.intoto import Statement
+from packager.recipe.evaluation import ERRORS
 from packager.release.sign import read_drafts
+from packager.server.telemetry.distribution_file import Distributions
 from packager.trust.verify import read_statements
 
 if TYPE_CHECKING:
@@ -62,6 +65,69 @@ def find_origin(bundle: Bundle, statements: Iterable[Statement] | None = None) -
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
     return found
+
+
+def find_distributions(bundle: Bundle, statements: Iterable[Statement] | None = None) -> Distributions | None:
+    """Return the distributions of the data that a bundle was measured on; None where nothing states them.
+
+    `statements` are as in `find_origin`; one of another form, such as that of a later version, is as good as absent.
+    """
+    found = None
+    for statement in _about(bundle) if statements is None else statements:
+        if statement.predicate_type == distributions.PREDICATE:
+            with contextlib.suppress(PackagerError):
+                found = distributions.read(statement.predicate, "the statement of distributions")
+    return found
+
+
+def find_evaluations(bundle: Bundle, statements: Iterable[Statement] | None = None) -> dict[str, JSON]:
+    """Return by target what its build measured on rows with labels: metric, bound, both values, data, slices.
+
+    `label`, `output` and `columns` say how the rows are read. `statements` are as in `find_origin`.
+    """
+    found: dict[str, JSON] = {}
+    for statement in _about(bundle) if statements is None else statements:
+        try:
+            if statement.predicate_type == slsa.PREDICATE:
+                made = slsa.parse(statement.predicate)
+                targets = (made.facts or {"targets": {}})["targets"]
+                found |= {
+                    name: _evaluation(item["evaluation"], made.recipe["evaluation"])
+                    for name, item in sorted(targets.items())
+                    if "evaluation" in item
+                }
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return found
+
+
+def _evaluation(measured: JSON, asked: JSON) -> dict[str, JSON]:
+    """Return what was measured with what the recipe asked for. Raises ValueError, KeyError, TypeError for others."""
+    limit = measured.get("slice-bound")
+    return {
+        **{key: str(measured[key]) for key in ("metric", "data")},
+        **_reached(measured),
+        "bound": float(measured["bound"]),
+        "slice_bound": None if limit is None else float(limit),
+        "label": str(asked["label"]),
+        "output": str(asked["output"]) if "output" in asked else None,
+        "columns": [str(name) for name in asked.get("slices", ())],
+        "slices": [
+            {**{key: str(item[key]) for key in ("column", "value")}, **_reached(item)} for item in measured["slices"]
+        ],
+    }
+
+
+def _reached(item: JSON) -> dict[str, JSON]:
+    values = {key: None if item[key] is None else float(item[key]) for key in ("source", "target")}
+    return {"rows": int(item["rows"]), **values}
+
+
+def find_worst(found: Mapping[str, JSON]) -> JSON:
+    """Return the slice on which a target reaches least, of an error most; None where no slice has a value."""
+    known = [item for item in found["slices"] if item["target"] is not None]
+    chosen = max if found["metric"] in ERRORS else min
+    return chosen(known, key=lambda item: item["target"]) if known else None
 
 
 def _about(bundle: Bundle) -> Iterator[Statement]:

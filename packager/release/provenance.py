@@ -20,7 +20,7 @@ from packager.bundle.readers import StoredBundle
 from packager.canonical import JSON
 from packager.errors import UsageError
 from packager.events import Warned
-from packager.formats import cyclonedx, reference_outputs, slsa
+from packager.formats import cyclonedx, distributions, reference_outputs, slsa
 from packager.formats.intoto import embedded, resource
 from packager.formats.wheel_locks import Wheel
 from packager.lock import source_trust
@@ -54,6 +54,8 @@ def keep(recipe: Recipe, lock: Lock, built: Built, bundle: Bundle, runner: Runne
         cyclonedx.PREDICATE: store.get(sbom.digest) if sbom else b"",
         facts.SCAN: canonical.dump(_unsigned(built.facts["scans"][0])),
     }
+    if built.distributions is not None:
+        predicates[distributions.PREDICATE] = canonical.dump(built.distributions.to_json())
     limits = {reference_outputs.PREDICATE: MAX_PREDICATE}  # outputs travel beside the statement
     for kind, data in list(predicates.items()):
         if len(data) > (limit := limits.get(kind, MAX_STATED)):
@@ -98,6 +100,7 @@ def list_read_files(recipe: Recipe) -> list[str]:
         recipe.card,
         recipe.calibration,
         recipe.samples,
+        recipe.evaluation.data if recipe.evaluation else None,
         recipe.dependencies,
         *(promise.timing_cache for promise in recipe.runs_on),
         *(source_trust.files_of(recipe.trust) if recipe.trust else ()),

@@ -154,7 +154,7 @@ def _settled(recipe: Recipe, made: Provenance, bundle: Bundle, base: Path, scrat
     timings = (promise.timing_cache for promise in recipe.runs_on)
     for name in sorted({name for name in (recipe.calibration, *timings) if name is not None}):
         _check_file(base / name, name, made.files.get(name))
-    settled = replace(recipe, previous="none", samples=None)  # what is measured on them is no part of the bytes
+    settled = replace(recipe, previous="none", samples=None, evaluation=None)  # measured on data: no part of the bytes
     if recipe.card is None:
         return settled
     name = card_name(recipe.card)

@@ -11,7 +11,8 @@
 values, by input), `values` (those that are allowed), `missing` (inputs in which a number may be missing), `slo`,
 `reference`, the folder of the bundle's reference inputs, `pipeline`, `path` and `digest` of the document that says how
 raw inputs become tensors, and `generation`, what the contract of a bundle that generates text says, with `files`, the
-folder of the bundle, may be left out. Unknown keys are refused.
+folder of the bundle, may be left out, and so may `distributions`, those of the data that the bundle was measured on.
+Unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from packager.server.fields import record, text
 from packager.server.generation.settings import Generation
 from packager.server.protocol.interface import Interface
 from packager.server.protocol.values import Values
+from packager.server.telemetry.distribution_file import Distributions
 
 _KEYS = frozenset({"name", "version", "digest", "runtime", "target", "artefact", "interface"})
 _RUNTIME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -60,6 +62,7 @@ class Config:
     generation: Generation | None = None
     files: Path | None = None
     pipeline: PipelineFile | None = None
+    distributions: Distributions | None = None
 
     def with_limits(self, to: str) -> Config:
         """Return this configuration with the limits that the contract states, or `measured` ones."""
@@ -98,6 +101,7 @@ def _parse(data: bytes, directory: Path) -> Config:
             "generation",
             "files",
             "pipeline",
+            "distributions",
         },
     )
     words = {key: text(fields[key], key) for key in sorted(_KEYS - {"interface"})}
@@ -118,6 +122,7 @@ def _parse(data: bytes, directory: Path) -> Config:
         generation=Generation.from_json(fields["generation"]) if "generation" in fields else None,
         files=directory / text(fields["files"], "files") if "files" in fields else None,
         pipeline=_pipeline(fields["pipeline"], directory) if "pipeline" in fields else None,
+        distributions=Distributions.from_json(fields["distributions"]) if "distributions" in fields else None,
     )
 
 

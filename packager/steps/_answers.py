@@ -166,7 +166,8 @@ MEASURE = record_schema(
                 "data": TEXT,
                 "slices": list_schema(record_schema({**_REACHED, "column": TEXT, "value": TEXT})),
             }
-        )
+        ),
+        "distributions": ANYTHING,  # read as `Distributions` reads a hostile document
     },
 )
 MEASURE_GENERATION = record_schema({"cases": list_schema(_CASE)})

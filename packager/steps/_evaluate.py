@@ -9,7 +9,6 @@ cannot be read or is not taken is an error that names the row.
 from __future__ import annotations
 
 import csv
-import hashlib
 import importlib
 import json
 import math
@@ -26,6 +25,7 @@ from packager.server.pipeline import rows as tables
 from packager.server.pipeline.parts import Classes
 from packager.server.pipeline.pipeline import Pipeline, open_pipeline
 from packager.server.protocol.interface import Interface
+from packager.steps import _distributions
 
 Run = Callable[[Mapping[str, Any]], Sequence[Any]]
 _BATCH = 64  # rows of one run
@@ -44,27 +44,30 @@ class _Answers:
     names: tuple[str, ...] = ()
 
 
-def evaluate(data: Path, raw: Path | None, spec: JSON, about: JSON, source: Run, target: Run) -> JSON:
-    """Return what both sides reach. `raw` is the folder of a pipeline, `about` the facts of the graph.
+def evaluate(data: Path, raw: Path | None, spec: JSON, about: JSON, source: Run, target: Run) -> tuple[JSON, JSON]:
+    """Return what both sides reach, and the distributions of the rows and of the source's answers.
 
-    Raises StepError for data that do not fit.
+    `raw` is the folder of a pipeline, `about` the facts of the graph. Raises StepError for data that do not fit.
     """
     interface = Interface.from_json(about["interface"])
     reader = _Reader(interface, open_pipeline(raw, interface) if raw else None, spec, about.get("classes") or {})
     rows = _read(data)
     _check_columns(rows, spec)
-    sides = [_Collector(reader), _Collector(reader)]
+    sides, answers = [_Collector(reader), _Collector(reader)], _distributions.Answers(about["interface"])
     for start, feeds in reader.feeds(rows):
-        for side, run in zip(sides, (source, target), strict=True):
-            side.add(run(feeds), start)
+        expected = source(feeds)
+        answers.add(expected, min(reader.size, len(rows) - start))
+        sides[0].add(expected, start)
+        sides[1].add(target(feeds), start)
     truth = [row[spec["label"]] for row in rows]
     found = [side.answers() for side in sides]
-    return {
-        "data": _digest(data),
+    reached = {
+        "data": _distributions.digest_file(data),
         "rows": len(rows),
         **_both(spec["metric"], truth, found, None),
         "slices": list(_slices(spec, rows, truth, found)),
     }
+    return reached, _distributions.describe_rows(reached["data"], reader.columns, rows, answers)
 
 
 def _read(folder: Path) -> list[dict[str, JSON]]:
@@ -80,12 +83,6 @@ def _read(folder: Path) -> list[dict[str, JSON]]:
     if not rows or len(rows) > _MOST_ROWS:
         raise StepError(f"evaluation: `{path.name}` has {len(rows)} rows, expected 1 to {_MOST_ROWS}", hint=_HINT)
     return rows
-
-
-def _digest(folder: Path) -> str:
-    (path,) = folder.iterdir()
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _csv(path: Path) -> Iterator[dict[str, JSON]]:
@@ -160,12 +157,23 @@ class _Reader:
 
     def feeds(self, rows: Sequence[Mapping[str, JSON]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield the inputs of runs with the number of their first row."""
+        for start in range(0, len(rows), self.size):
+            part = rows[start : start + self.size]
+            yield start, self._prepared(part, start)
+
+    @property
+    def size(self) -> int:
+        """How many rows a run takes."""
         first = self.interface.inputs[0].shape[0] if self.interface.inputs[0].shape else 1
         most = first if isinstance(first, int) else self.interface.allowed_range(first).largest
-        size = min(most or _BATCH, _BATCH)
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            yield start, self._prepared(part, start)
+        return min(most or _BATCH, _BATCH)
+
+    @property
+    def columns(self) -> list[JSON]:
+        """The columns of a row: the inputs of the graph, or the text, image or audio of a pipeline."""
+        if self.raw is None:
+            return [{"name": p.name, "dtype": p.dtype, "shape": list(p.shape)} for p in self.interface.inputs]
+        return [{"name": name, "dtype": "string", "shape": ["rows"]} for name in self._columns]
 
     def _prepared(self, part: Sequence[Mapping[str, JSON]], start: int) -> Mapping[str, Any]:
         try:

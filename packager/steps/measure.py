@@ -25,16 +25,17 @@ from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
 from packager.exporters import Arrays
 from packager.runtime import Session, load_runtime
-from packager.steps import _answers, _cases, _compare, _diagnose, _samples, _source
+from packager.steps import _answers, _cases, _compare, _diagnose, _distributions, _samples, _source
 from packager.steps import _given_rows as _given
 from packager.steps._cases import Case
 from packager.steps._source import RemoteSource, Source
 from packager.steps._vectors import Vectors
 
-VERSION = 9  # 9: tensors of logged examples; 8: what optimisation alone moves; 7: lengths in steps, lists and ties
+VERSION = 10  # 10: distributions of given rows; 9: tensors of logged examples; 8: what optimisation alone moves
 ANSWER = _answers.MEASURE
 MISSES = "misses"  # the folder of the rows that show the worst differences; no part of a bundle
 
+_SAMPLES = "samples"  # the title of the recipe's rows; a source has no rows of that name
 _EQUAL = 1e-6  # of the largest value of an output: what differs by less is float32 itself
 _ROUNDING = 1e-3  # of the largest value of an output: what differs by less and is no rounding is not diagnosed
 _TIMES = 8  # as far as two orders of one sum may lie apart, in what rounding at random moved it by
@@ -74,10 +75,16 @@ def _measured(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON],
         feeds = source.plausible(drawn_feeds)
         vectors.add(case, feeds, measurement.add(case, feeds))
     vectors.write(drawn, seed)
-    for case, feeds in _given_rows(inputs, interface, source) if session else ():
-        measurement.add(case, feeds)
+    rows = _samples.read(inputs["samples"], interface) if session and "samples" in inputs else None
+    answers = _distributions.Answers(interface)
+    for case, feeds in _given_rows(rows, interface, source) if session else ():
+        expected = measurement.add(case, feeds)
+        if case.name.startswith(f"{_SAMPLES}, "):
+            answers.add(expected, len(next(iter(feeds.values()))))
+    described = _described(inputs, interface, rows, answers) if rows is not None else {}
     kinds = measurement.write_misses(out / MISSES, samples)
     return {
+        **described,
         **_evaluated(inputs, params, source, session),
         "cases": measurement.cases,
         "shortened": _cases.shortened_dimensions(drawn, interface),
@@ -89,19 +96,29 @@ def _measured(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON],
 def _evaluated(
     inputs: Mapping[str, Path], params: Mapping[str, JSON], source: Source, session: Session | None
 ) -> dict[str, JSON]:
-    """Return what both sides reach on the recipe's rows with labels; nothing where there are none."""
+    """Return what both sides reach on the recipe's rows with labels, and their distributions; nothing without any."""
     if session is None or "evaluation" not in inputs:
         return {}
     from packager.steps import _evaluate
 
     about = {"interface": params["interface"], "classes": params.get("classes")}
     spec, raw = params["evaluation"], inputs.get("pipeline")
-    return {"evaluation": _evaluate.evaluate(inputs["evaluation"], raw, spec, about, source.run, session.run)}
+    found, described = _evaluate.evaluate(inputs["evaluation"], raw, spec, about, source.run, session.run)
+    return {"evaluation": found, "distributions": described}
 
 
-def _given_rows(inputs: Mapping[str, Path], interface: JSON, source: Source) -> Iterator[tuple[Case, dict[str, Any]]]:
-    sets = {"samples": _samples.read(inputs["samples"], interface)} if "samples" in inputs else {}
-    return _given.batch_rows(interface, {**sets, **source.rows()})
+def _described(
+    inputs: Mapping[str, Path], interface: JSON, rows: Mapping[str, Any], answers: _distributions.Answers
+) -> dict[str, JSON]:
+    digest = _distributions.digest_file(inputs["samples"])
+    return {"distributions": _distributions.describe_arrays(digest, interface, rows, answers)}
+
+
+def _given_rows(
+    samples: Mapping[str, Any] | None, interface: JSON, source: Source
+) -> Iterator[tuple[Case, dict[str, Any]]]:
+    own = {title: rows for title, rows in source.rows().items() if samples is None or title != _SAMPLES}
+    return _given.batch_rows(interface, ({_SAMPLES: samples} if samples is not None else {}) | own)
 
 
 def _session(tree: Path, params: Mapping[str, JSON]) -> Session:

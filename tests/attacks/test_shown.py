@@ -51,6 +51,7 @@ VERBS: dict[str, list[list[str]]] = {
     "diff": [["diff", "b.tar", "c.tar"], ["diff", "c.tar", "b.tar"]],
     "doctor": [["doctor", "b.tar"], ["doctor", "--name", NASTY]],
     "dossier": [["dossier", "b.tar", "--key", "k.pub", "-o", "dossier"], ["dossier", NASTY, "-o", "none"]],
+    "drift": [["drift", "b.tar", "rows.csv", "--key", "k.pub"], ["drift", "b.tar", NASTY, "--fail-over", NASTY]],
     "export": [["export", "b.tar", "out.tar"]],
     "help": [["help", NASTY], ["help", "verify"]],
     "import": [["import", "b.tar"], ["import", "b.tar", "--key", "k.pub"]],

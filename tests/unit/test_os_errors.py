@@ -114,6 +114,7 @@ STATUS = {
     "watch": 2,  # no recipe that follows a registry
     "rollback": 2,  # no release before
     "sign-image": 2,  # no rendering of a container
+    "drift": 6,  # two rows say nothing
 }
 
 
@@ -137,6 +138,7 @@ def others() -> list[list[str]]:
         ["render", "kubernetes", "small.bundle.tar", "out", *trust, *image, "--admission", "kyverno"],
         ["compat", "real.bundle.tar", "--html", "page.html"],
         ["doctor", "real.bundle.tar"],
+        ["drift", "real.bundle.tar", "rows.jsonl", *trust],
         ["policy", "check", "small.bundle.tar", "--profile", "gate.yaml", *trust, "--format", "sarif"],
         ["trust", "init", "other.trust", "--name", "other", *root],
         ["trust", "add", "acme.trust", "--signer", "again", *trust, *root],

@@ -93,6 +93,8 @@ class Engine:
         attributes = {"service.name": config.name, "service.version": config.version, "packager.digest": config.digest}
         self.tracer = Tracer(collector, attributes)
         self.metrics = Metrics(config.p99_seconds)
+        if config.distributions is not None:
+            self.metrics.watch_drift(config.distributions)
         self.metrics.watch(lambda: self.admission.in_flight, lambda: self.ready, lambda: len(self._batcher or ()))
         self.pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="run")
         self.draining = False
@@ -324,6 +326,7 @@ class Engine:
             self.metrics.count_inputs(sample.feeds, self.config.ranges)
             if sample.results is not None:
                 self.metrics.count_outputs(sample.results)
+            self.metrics.count_drift(sample.feeds, sample.results or {})
 
     def count_run(self, waited: Sequence[float]) -> None:
         """Count a run of the queue: one request per member, with the seconds it waited."""

@@ -8,6 +8,7 @@
 | `packager_server_inputs_total` | counter | `input`: inputs sampled |
 | `packager_server_input_findings_total` | counter | `input`, `finding`: see `drift` |
 | `packager_server_outside_measured_total` | counter | `dimension`: requests of a size that was not measured |
+| `packager_server_drift_psi`, `…_psi_by_chance`, `…_ks`, `…_values` | gauges | `column`: see `reference_drift` |
 | `packager_server_outputs_not_finite_total` | counter | `output`: results with NaN or infinity |
 | `packager_server_run_duration_seconds` | histogram | the runtime's share of it |
 | `packager_server_requests_in_flight` | gauge | infer requests admitted and not yet answered |
@@ -48,7 +49,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from packager.server.protocol.tensors import Array
 from packager.server.telemetry import drift
 from packager.server.telemetry.counters import Counts, Histogram
+from packager.server.telemetry.distribution_file import Distributions
 from packager.server.telemetry.process_metrics import Processes
+from packager.server.telemetry.reference_drift import ReferenceDrift
 from packager.server.telemetry.text_metrics import TextMetrics
 
 _SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -135,6 +138,7 @@ class Metrics:
         )
         self._sources: dict[str, Callable[[], float]] = {}
         self._tokens = Counts()
+        self._reference: ReferenceDrift | None = None
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
         histogram = Histogram(f"packager_server_{name}", text, list(buckets), self._registry)
@@ -158,6 +162,10 @@ class Metrics:
         )
         self._sources["cache_bytes"] = cache_bytes
 
+    def watch_drift(self, known: Distributions) -> None:
+        """Add the gauges that compare what is served with what the bundle was measured on."""
+        self._reference = ReferenceDrift(known, self._registry)
+
     def flush(self) -> None:
         """Bring counters and histograms up to date."""
         for (route, status), count in self._answers.take().items():
@@ -172,6 +180,8 @@ class Metrics:
         self.flush()
         for name, reading in self._sources.items():
             self._gauges[name].set(reading())
+        if self._reference is not None:
+            self._reference.refresh()
         self._gauges["processes"].set(1)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         self._gauges["resident_memory_bytes"].set(pages * resource.getpagesize())
@@ -188,6 +198,11 @@ class Metrics:
             self._inputs.labels(name).inc()
             for finding in drift.findings(name, array, ranges):
                 self._findings.labels(name, finding).inc()
+
+    def count_drift(self, feeds: Mapping[str, Array], results: Mapping[str, Array]) -> None:
+        """Count a request for the gauges of drift."""
+        if self._reference is not None:
+            self._reference.count(feeds, results)
 
     def count_outside(self, dimensions: Sequence[str]) -> None:
         """Count a request whose sizes of these dimensions the build did not measure."""

@@ -31,6 +31,7 @@ OPENING = [
     ["diff", BUNDLE, BUNDLE],
     ["doctor", BUNDLE],
     ["dossier", BUNDLE, *KEY],
+    ["drift", BUNDLE, "rows.csv", *KEY],
     ["export", BUNDLE, "out.bundle.tar"],
     ["import", BUNDLE, "--store", "store"],
     ["inspect", BUNDLE],

@@ -100,7 +100,7 @@ def test_the_figures_are_the_library_s(model: LogisticRegression, tmp_path: Path
     about = {"interface": INTERFACE}
     for metric, value in expected.items():
         spec = {"label": "digit", "metric": metric, "slices": ["ink", "digit"]}
-        found = _evaluate.evaluate(data, None, spec, about, run, run)
+        found, _ = _evaluate.evaluate(data, None, spec, about, run, run)
         assert found["source"] == found["target"] == pytest.approx(value, abs=1e-12 if metric != "auc" else 1e-6)
         dark = [number for number, row in enumerate(rows()) if row["ink"] == "dark"]
         (item,) = (item for item in found["slices"] if item["value"] == "dark")
@@ -120,7 +120,7 @@ def test_int8_below_its_bound_is_named(model: LogisticRegression, tmp_path: Path
     data = write_lines(tmp_path / "data", rows())
     spec = {"label": "digit", "metric": "accuracy", "slices": ["ink"]}
     sides = runner(graph), runner((tmp_path / "q.onnx").read_bytes())
-    found = _evaluate.evaluate(data, None, spec, {"interface": INTERFACE}, *sides)
+    found, _ = _evaluate.evaluate(data, None, spec, {"interface": INTERFACE}, *sides)
     assert found["source"] > 0.9 > found["target"]
     target = {"unmeasured": None, "evaluation": {"metric": "accuracy", "bound": 0.9, "slice-bound": 0.85, **found}}
     overall, slice_ = rule.check({"targets": {"cpu-int8": target}}, False, 30)
@@ -157,7 +157,7 @@ def test_numbers_from_csv(tmp_path: Path) -> None:
         "r2": metrics.r2_score(table.target[300:], said),
     }.items():
         spec = {"label": "target", "metric": metric}
-        found = _evaluate.evaluate(folder, None, spec, {"interface": interface}, run, run)
+        found, _ = _evaluate.evaluate(folder, None, spec, {"interface": interface}, run, run)
         assert found["source"] == pytest.approx(value, rel=1e-5) and found["slices"] == []
 
 
