@@ -22,6 +22,7 @@ from packager.events import OnEvent, ignore
 if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle, Referrer
     from packager.bundle.diff import Change, Difference
+    from packager.canonical import JSON
     from packager.policy.completeness import Element
     from packager.policy.completeness import Report as SbomReport
     from packager.policy.sbom_scores import Category as SbomScoreCategory
@@ -91,6 +92,7 @@ __all__ = [
     "open_delta",
     "open_extracted",
     "push_bundle",
+    "read_evaluations",
     "read_origin",
     "remove_bundle",
     "report_sbom",
@@ -272,13 +274,29 @@ def convert_sbom(
     """Return the SBOM of a bundle as canonical JSON: CycloneDX 1.6 (default) or 1.7, or SPDX 2.3 (default) or 3.0.1.
 
     `released` (RFC 3339, UTC) and `place` (a URI) say when and where the bundle was released, which SPDX's AI profile
-    demands and no bundle holds. Equal arguments give equal bytes. Raises MalformedError for an SBOM that this program
+    demands and no bundle holds. What the build measured on rows with labels is added to the model card, as the
+    statements that travel with the bundle say it, unchecked. Equal arguments and statements give equal bytes. Raises
+    MalformedError for an SBOM that this program
     did not write, UsageError for a version that there is not.
     """
     from packager.bundle import sbom
     from packager.formats.spdx3 import Publication
+    from packager.release import proofs
 
-    return sbom.convert_sbom(bundle, form, version, Publication(released, place))
+    measured = proofs.find_evaluations(bundle)
+    return sbom.convert_sbom(bundle, form, version, Publication(released, place), measured)
+
+
+def read_evaluations(bundle: Bundle) -> Mapping[str, JSON]:
+    """Return by target what the build measured on rows with labels, as statements that travel say it, unchecked.
+
+    That is `metric`, `bound`, `source` and `target` (both values), `rows`, `data` (its digest), `slices` and `worst`,
+    the slice on which the target reaches least. Empty where nothing was measured. Raises MalformedError.
+    """
+    from packager.release import proofs
+
+    found = proofs.find_evaluations(bundle)
+    return {name: {**facts, "worst": proofs.find_worst(facts)} for name, facts in found.items()}
 
 
 def report_sbom(bundle: Bundle) -> SbomReport:

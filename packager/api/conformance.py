@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle
     from packager.canonical import JSON
     from packager.conform import Endpoint
+    from packager.conform.accuracy import Evaluation
     from packager.trust.keys import PublicKey
     from packager.trust.signers import Signer
     from packager.trust.verifier import Verifier
@@ -65,6 +66,7 @@ def run_conformance(
     memory: int = 0,
     python: Path | None = None,
     operators: bool = False,
+    evaluate: Path | None = None,
     wheelhouse: Path | None = None,
     cache: Path | None = None,
     keep: Path | None = None,
@@ -76,6 +78,7 @@ def run_conformance(
     that runs another one; with an `endpoint` a running server is judged instead. `jobs` cells run at a time (default:
     the workspace's); `seconds` and `memory` (bytes of address space, 0: no limit) bound one cell. `python` is the
     interpreter of an environment to test instead of building any; `operators` runs ONNX's own tests everywhere.
+    `evaluate` is a file of rows with labels, as `evaluation.data` of the recipe: the metric is measured on each cell.
     `wheelhouse` has the wheels for `serve`, `cache` the environments (default: `Workspace.caches`), and `keep` is a new
     directory that keeps what was done there. Raises the verification's failure, UsageError, MissingToolError,
     SourceError, StepError.
@@ -97,8 +100,17 @@ def run_conformance(
             environment=dict(workspace.variables),
             python=python and python.absolute(),
             operators=operators,
+            evaluation=_plan_evaluation(bundle, evaluate, verifier) if evaluate else None,
         )
         return verified.run_conformance(bundle, settings, verifier, runtimes, adapter, endpoint, workspace.on_event)
+
+
+def _plan_evaluation(bundle: Bundle, data: Path, verifier: Verifier | None) -> Evaluation:
+    from packager.conform.accuracy import Evaluation
+    from packager.release import proofs
+
+    statements = [item.statement for item in verifier.require(bundle)] if verifier else None
+    return Evaluation(data, proofs.find_evaluations(bundle, statements))
 
 
 def sign_result(result: Mapping[str, JSON], bundle: Bundle, signer: Signer, on_event: OnEvent = ignore) -> bytes:

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from packager import canonical
 from packager.bundle.bundle import SBOM, Bundle
+from packager.canonical import JSON
 from packager.errors import MalformedError, UsageError
 from packager.formats import cyclonedx, spdx, spdx3
 from packager.formats.spdx3 import UNKNOWN, Publication
 
 Form: TypeAlias = Literal["cyclonedx", "spdx"]
+NOTHING: Mapping[str, JSON] = MappingProxyType({})
 
 
 VERSIONS = {"cyclonedx": cyclonedx.VERSIONS, "spdx": ("2.3", spdx3.VERSION)}
@@ -21,12 +24,17 @@ VERSIONS = {"cyclonedx": cyclonedx.VERSIONS, "spdx": ("2.3", spdx3.VERSION)}
 
 
 def convert_sbom(
-    bundle: Bundle, form: Form = "cyclonedx", version: str | None = None, published: Publication = UNKNOWN
+    bundle: Bundle,
+    form: Form = "cyclonedx",
+    version: str | None = None,
+    published: Publication = UNKNOWN,
+    measured: Mapping[str, JSON] = NOTHING,
 ) -> bytes:
     """Return the SBOM as canonical JSON: CycloneDX 1.6 or 1.7, or SPDX 2.3 or 3.0.1. Equal bundles give equal bytes.
 
-    `published` stands in SPDX 3 only. Raises MalformedError for an SBOM of another form than this program writes, and
-    UsageError for a version that the form does not have, or a time or place of another form.
+    `published` stands in SPDX 3 only, `measured` is what each target reaches on rows with labels. Raises MalformedError
+    for an SBOM of another form than this program writes, and UsageError for a version that the form does not have, or a
+    time or place of another form.
     """
     chosen = version or VERSIONS[form][0]
     if chosen not in VERSIONS[form]:
@@ -38,6 +46,7 @@ def convert_sbom(
     bom = bundle.load(SBOM)
     published.check()
     with sbom_errors():
+        bom = cyclonedx.with_measured(bom, measured)
         if form == "cyclonedx":
             return canonical.dump(cyclonedx.as_version(bom, chosen))
         return spdx.convert(bom) if chosen != spdx3.VERSION else spdx3.convert(bom, published)

@@ -33,6 +33,7 @@ EXAMPLES = """  packager conform digits.bundle.tar --key release.pub
   packager conform digits.bundle.tar --runtime onnxruntime==1.31.1 --python /srv/digits/current/env/bin/python
   packager conform digits.bundle.tar --adapter 'python my_adapter.py'
   packager conform digits:1.4.0 --sign site.pem --report out
+  packager conform digits.bundle.tar --key release.pub --evaluate june.csv
   packager conform merge out-a/result.json out-b/attestation.sigstore.json --key site-b.pub --report all
   packager conform merge attestation.sigstore.json --key site.pub --attach digits.bundle.tar"""
 _AUTHORIZATION = "PACKAGER_ENDPOINT_AUTHORIZATION"
@@ -60,6 +61,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--operators",
         action="store_true",
         help="run ONNX's tests of its operators on every cell, not only on one that fails",
+    )
+    parser.add_argument(
+        "--evaluate",
+        type=Path,
+        metavar="DATA",
+        help="measure the metric of the recipe's `evaluation` again, on these rows with labels; below its bound fails",
     )
     parser.add_argument(
         "--report",
@@ -149,6 +156,7 @@ def _run(args: argparse.Namespace, console: Console) -> tuple[Bundle, Any]:
         memory=args.memory << 20,
         python=args.python,
         operators=args.operators,
+        evaluate=args.evaluate,
         wheelhouse=args.wheelhouse,
         cache=args.cache,
         keep=args.keep,

@@ -46,6 +46,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "set_digest": bundle.set_digest,
         "size": bundle.size,
         "source": bundles.read_origin(bundle),
+        "accuracy": bundles.read_evaluations(bundle),
         "contract": contract,
         "takes": taken,
         "files": {path: {"digest": blob.digest, "size": blob.size} for path, blob in bundle.tree},
@@ -55,7 +56,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         ],
     }
     text = _text(bundle, contract, taken, statements, value["unreadable"])
-    text[4:4] = _origin(value["source"])
+    text[4:4] = [*_origin(value["source"]), *_accuracy(value["accuracy"])]
     console.result(value, text)
     return 0
 
@@ -77,6 +78,23 @@ def _origin(source: Mapping[str, str | None]) -> list[str]:
     elif source["reference"] and source["reference"] != source["uri"]:
         rows.append(f"  model      {source['reference']}")
     return rows
+
+
+def _accuracy(found: Mapping[str, Any]) -> list[str]:
+    """Return what each target reaches on rows with labels, its bound, the source's value, and the worst slice."""
+    rows = []
+    for name, facts in found.items():
+        both = f"{_value(facts['target'])} (source {_value(facts['source'])}, bound {facts['bound']:g})"
+        rows.append(f"  reaches    {name}: {facts['metric']} {both} on {facts['rows']} rows of {facts['data'][:19]}")
+        if worst := facts["worst"]:
+            place = f"{worst['column']} = {worst['value']:.40}"
+            both = f"{_value(worst['target'])} (source {_value(worst['source'])})"
+            rows.append(f"             least on {place}: {both}, {worst['rows']} rows")
+    return rows
+
+
+def _value(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4g}"
 
 
 def _text(

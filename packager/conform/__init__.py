@@ -28,6 +28,7 @@ from types import MappingProxyType
 from packager.bundle.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.conform import cells, generation, knob_trials, programs
+from packager.conform.accuracy import Accuracy, Evaluation
 from packager.conform.cells import PlannedCell, RuntimeSelection
 from packager.conform.operators import Coverage
 from packager.deploy import conversation, install
@@ -97,6 +98,7 @@ class Settings:
     environment: Mapping[str, str] = field(default_factory=dict)
     python: Path | None = None  # an existing environment to test instead of building one
     stated: Mapping[str, bytes] = field(default_factory=dict)  # files of reference outputs, signed by a trusted key
+    evaluation: Evaluation | None = None  # rows with labels on which the metric of the bundle is measured again
     operators: bool = False  # run ONNX's tests of the bundle's operators on every cell, not only on those that fail
 
 
@@ -111,6 +113,10 @@ def find_suite() -> Path:
 def conform(bundle: Bundle, plan: Sequence[PlannedCell], settings: Settings, on_event: OnEvent = ignore) -> JSON:
     """Run all cells of `plan` on `bundle`, which the caller has verified; return the result."""
     if bundle.contract.generation is not None:
+        if settings.evaluation is not None:
+            raise UsageError(
+                f"`{bundle.name}:{bundle.version}` generates text, which has no metric on rows with labels"
+            )
         reference = generation.Reference.of(bundle, settings.stated)
         return _Run(bundle, settings, on_event).texts(plan, reference)
     return _Run(bundle, settings, on_event).matrix(plan)
@@ -138,6 +144,11 @@ class _Run:
             self.files.mkdir(parents=True)
         copy.write_unpacked(bundle, self.files, on_event)
         self.coverage = Coverage(settings.work / "operators", self._module)
+        self.accuracy = None
+        if settings.evaluation:
+            self.accuracy = Accuracy(
+                settings.evaluation, bundle, self.files, settings.work / "evaluation", self._module
+            )
 
     def matrix(self, plan: Sequence[PlannedCell]) -> JSON:
         started = time.monotonic()
@@ -212,7 +223,8 @@ class _Run:
             },
             "options": {"model": endpoint.model or self.bundle.name},
         }
-        return self._result([self._judge(subject)], reference, time.monotonic() - started)
+        row = self._evaluated(self._judge(subject), Path(str(subject["scratch"])))
+        return self._result([row], reference, time.monotonic() - started)
 
     # the reference
 
@@ -273,7 +285,7 @@ class _Run:
             subject = self._subject(planned, scratch, vectors)
         except PackagerError as error:
             return self._skipped(planned, f"its environment cannot be built: {error.message}")
-        row = self._judge(json.loads(subject.read_bytes()))
+        row = self._evaluated(self._judge(json.loads(subject.read_bytes())), scratch)
         if row["outcome"] != "skip" and (self.settings.operators or _unexplained(row)):
             target = self.contract["targets"][planned.target]
             row["operators"] = self.coverage.of(planned, subject, target.get("graph", self.contract["graph"]))
@@ -379,6 +391,12 @@ class _Run:
 
     def _spawn(self, command: Sequence[str], scratch: Path) -> tuple[int | None, str]:
         return programs.run(command, scratch, self.suite, self.settings.environment, self.settings.seconds)
+
+    def _evaluated(self, row: JSON, scratch: Path) -> JSON:
+        """Return the verdict with what the cell reaches on rows with labels, where it came so far."""
+        if self.accuracy is None or self.settings.level < 3 or row["levels"].get("L1") != "pass":
+            return row
+        return self.accuracy.add_to(row, scratch / "cell.json", scratch)
 
     def _skipped(self, planned: PlannedCell, reason: str) -> JSON:
         self.on_event(Warned(f"{planned.name}: skipped: {reason}"))

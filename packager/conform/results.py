@@ -210,6 +210,9 @@ def render_table(result: JSON) -> str:
         known = [check["name"] for check in cell["checks"] if check["outcome"] == "known"]
         if known:
             rows.append(f"{'':{width}}  known of this runtime, whatever the model: {', '.join(known)}")
+        if isinstance(reached := cell["measures"].get("accuracy"), dict) and reached.get("here") is not None:
+            value = f"{reached['metric']} {reached['here']:.4g} on {reached['rows']} rows, bound {reached['bound']:g}"
+            rows.append(f"{'':{width}}  {value}")
         if cell["reason"]:
             rows.append(f"{'':{width}}  {cell['outcome']}: {cell['reason']}")
         if "operators" in cell:

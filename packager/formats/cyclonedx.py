@@ -116,6 +116,35 @@ def as_version(bom: Mapping[str, JSON], version: str) -> dict[str, JSON]:
     return {**bom, "$schema": schema, "specVersion": version, "serialNumber": f"urn:uuid:{serial}"}
 
 
+def with_measured(bom: Mapping[str, JSON], measured: Mapping[str, Mapping[str, JSON]]) -> dict[str, JSON]:
+    """Return the same SBOM with what the build measured on rows with labels, and another serial number.
+
+    `measured` are facts by target: metric, both values, rows, digest of the data, slices. Each target has one metric
+    over all rows, one for every slice, and the source has the same; values that are not defined are left out. They are
+    no part of the SBOM in the bundle, because they depend on the processor in ties.
+    """
+    rows = [row for name, facts in measured.items() for row in _measured_metrics(name, facts)]
+    if not rows:
+        return dict(bom)
+    component = bom["metadata"]["component"]
+    card = component.get("modelCard", {})
+    stated = card.get("quantitativeAnalysis", {}).get("performanceMetrics", [])
+    unique = list({canonical.dump(row): row for row in rows}.values())
+    card = {**card, "quantitativeAnalysis": {"performanceMetrics": [*stated, *unique]}}
+    serial = uuid.uuid5(_NAMESPACE, f"{bom['serialNumber']} {canonical.sha256(canonical.dump(unique))}")
+    metadata = {**bom["metadata"], "component": {**component, "modelCard": card}}
+    return {**bom, "metadata": metadata, "serialNumber": f"urn:uuid:{serial}"}
+
+
+def _measured_metrics(target: str, facts: Mapping[str, JSON]) -> Iterator[JSON]:
+    parts = [(facts, ""), *((item, f", {item['column']} = {item['value']}") for item in facts["slices"])]
+    for item, part in parts:
+        for key, side in (("source", "the source"), ("target", f"target {target}")):
+            if item[key] is not None:
+                where = f"{side} on {item['rows']} rows of {facts['data']}{part}"
+                yield {"type": facts["metric"], "value": f"{item[key]:.6g}", "slice": where}
+
+
 def purl(name: str, version: str, file: str | None = None) -> str:
     """Return the package URL of a distribution, or of one file of it."""
     plain = f"pkg:pypi/{name}@{quote(version, safe='')}"

@@ -394,13 +394,14 @@ def _accuracy(found: JSON) -> str:
     if not found:
         return ""
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(item['metric'])}</td><td class='n'>{item['rows']}</td>"
+        f"<tr><td>{escape(name)}</td><td>{escape(item['metric'])}</td><td>{escape(item['data'][:19])}</td>"
+        f"<td class='n'>{item['rows']}</td>"
         f"<td class='n'>{item['bound']:g}</td><td class='n'>{_reached(item['source'])}</td>"
         f"<td class='n'>{_reached(item['target'])}</td><td>{_slice(item['worst'])}</td></tr>"
         for name, item in sorted(found.items())
     )
-    heads = ("target", "metric", "rows", "bound", "source", "target reaches", "worst slice")
-    return _table("Accuracy on the data that the recipe names", heads, rows, numbers={2, 3, 4, 5})
+    heads = ("target", "metric", "data", "rows", "bound", "source", "target reaches", "worst slice")
+    return _table("Accuracy on the data that the recipe names", heads, rows, numbers={3, 4, 5, 6})
 
 
 def _reached(value: float | None) -> str:

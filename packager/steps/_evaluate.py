@@ -49,25 +49,53 @@ def evaluate(data: Path, raw: Path | None, spec: JSON, about: JSON, source: Run,
 
     `raw` is the folder of a pipeline, `about` the facts of the graph. Raises StepError for data that do not fit.
     """
-    interface = Interface.from_json(about["interface"])
-    reader = _Reader(interface, open_pipeline(raw, interface) if raw else None, spec, about.get("classes") or {})
-    rows = _read(data)
-    _check_columns(rows, spec)
-    sides, answers = [_Collector(reader), _Collector(reader)], _distributions.Answers(about["interface"])
-    for start, feeds in reader.feeds(rows):
+    rows = LabelledRows(data, raw, spec, about)
+    found: tuple[list[Any], list[Any]] = ([], [])
+    answers = _distributions.Answers(about["interface"])
+    for count, feeds in rows.feeds():
         expected = source(feeds)
-        answers.add(expected, min(reader.size, len(rows) - start))
-        sides[0].add(expected, start)
-        sides[1].add(target(feeds), start)
-    truth = [row[spec["label"]] for row in rows]
-    found = [side.answers() for side in sides]
-    reached = {
-        "data": _distributions.digest_file(data),
-        "rows": len(rows),
-        **_both(spec["metric"], truth, found, None),
-        "slices": list(_slices(spec, rows, truth, found)),
-    }
-    return reached, _distributions.describe_rows(reached["data"], reader.columns, rows, answers)
+        answers.add(expected, count)
+        found[0].append(expected)
+        found[1].append(target(feeds))
+    reached = rows.judge(*found)
+    return reached, _distributions.describe_rows(reached["data"], rows.columns, rows.rows, answers)
+
+
+class LabelledRows:
+    """The rows of a user's file with labels, as inputs of a graph; `judge` says what outputs of theirs reach."""
+
+    def __init__(self, data: Path, raw: Path | None, spec: JSON, about: JSON) -> None:
+        """Read the one file in the folder `data`; the others are as in `evaluate`. Raises StepError."""
+        interface = Interface.from_json(about["interface"])
+        self._spec, self._data = spec, data
+        self._reader = _Reader(
+            interface, open_pipeline(raw, interface) if raw else None, spec, about.get("classes") or {}
+        )
+        self.rows = _read(data)
+        self.columns = self._reader.columns
+        _check_columns(self.rows, spec)
+
+    def feeds(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Yield the inputs of runs, with how many rows each has. Raises StepError that names a row."""
+        for start, feeds in self._reader.feeds(self.rows):
+            yield min(self._reader.size, len(self.rows) - start), feeds
+
+    def judge(self, *sides: Sequence[Sequence[Any]]) -> JSON:
+        """Return what source and target reach; each side is the outputs of every run. Raises StepError."""
+        found = [self._answers(side) for side in sides]
+        truth = [row[self._spec["label"]] for row in self.rows]
+        return {
+            "data": _distributions.digest_file(self._data),
+            "rows": len(self.rows),
+            **_both(self._spec["metric"], truth, found, None),
+            "slices": list(_slices(self._spec, self.rows, truth, found)),
+        }
+
+    def _answers(self, side: Sequence[Sequence[Any]]) -> _Answers:
+        collector = _Collector(self._reader)
+        for number, results in enumerate(side):
+            collector.add(results, number * self._reader.size)
+        return collector.answers()
 
 
 def _read(folder: Path) -> list[dict[str, JSON]]:

@@ -39,7 +39,8 @@ NAMES = {
         AttachedStatement Change DeltaSize Difference Element Freed ListedBundle Pushed Referrer Removed
         SbomReport SbomScore SbomScoreCategory StoreCondition StoreSize check_files check_store collect_store compare_bundles convert_sbom
         export_bundle find_model_signatures list_bundles list_names list_statements list_tags list_unreadable
-        measure_store open_delta open_extracted push_bundle read_origin remove_bundle report_sbom unpack_bundle write_delta
+        measure_store open_delta open_extracted push_bundle read_evaluations read_origin remove_bundle
+        report_sbom unpack_bundle write_delta
     """,
     "packager.api.signing": """
         Comparison FileDifference Gate ImageVerification KeyPair PrivateKey PromiseDraft Promotion PublicKey

@@ -5,13 +5,20 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from packager import canonical
 from packager.api import open_bundle
+from packager.conform import accuracy
 from tests.e2e.conftest import Project
 from tests.unit.steps.test_evaluate import digits_graph, fitted, rows
 
@@ -89,11 +96,38 @@ def test_distributions_and_accuracy_travel_signed(signed: Project, tmp_path: Pat
     assert stated and all(len(record) < 200_000 for record in stated)
     first = json.loads((signed.folder / "holdout.jsonl").read_text().splitlines()[0])["x"]
     assert not any(canonical.dump(first) in record for record in stated)
+    accuracy = signed.run("inspect", BUNDLE, "--json")["accuracy"]["onnxruntime-cpu-fp32"]
+    assert accuracy["metric"] == "accuracy" and accuracy["bound"] == 0.9 and accuracy["rows"] == 400
+    assert accuracy["data"] == same["reference"] and accuracy["worst"]["column"] == "ink"
+    shown = signed.run("inspect", BUNDLE).stdout
+    assert f"accuracy {accuracy['target']:.4g} (source {accuracy['source']:.4g}, bound 0.9) on 400 rows" in shown
+    assert f"least on ink = {accuracy['worst']['value']}" in shown
+    check_model_card(signed, accuracy)
     signed.run("install", BUNDLE, "site", *key)
     config = json.loads((signed.folder / "site" / "current" / "serve.json").read_text())
     assert config["distributions"]["data"] == same["reference"]
     assert [item["name"] for item in config["distributions"]["inputs"]] == [f"x[{number}]" for number in range(64)]
     assert {item["name"] for item in config["distributions"]["outputs"]} >= {"label", "scores[9]"}
+
+
+def check_model_card(signed: Project, accuracy: Any) -> None:
+    """The SBOM that is printed has the metric of source and target, over all rows and by slice, and is valid."""
+    signed.run("sbom", BUNDLE, "-o", "digits.cdx.json")
+    text = (signed.folder / "digits.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bom = json.loads(text)
+    found = bom["metadata"]["component"]["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+    assert len(found) == 6 and {item["type"] for item in found} == {"accuracy"}
+    sides = {item["slice"]: item["value"] for item in found}
+    place = f"on 400 rows of {accuracy['data']}"
+    assert sides[f"target onnxruntime-cpu-fp32 {place}"] == f"{accuracy['target']:.6g}"
+    assert sides[f"the source {place}"] == f"{accuracy['source']:.6g}"
+    worst = accuracy["worst"]
+    named = f"target onnxruntime-cpu-fp32 on {worst['rows']} rows of {accuracy['data']}, ink = {worst['value']}"
+    assert sides[named] == f"{worst['target']:.6g}"
+    own = json.loads(open_bundle(str(signed.folder / BUNDLE)).read("sbom.cdx.json"))
+    assert own["serialNumber"] != bom["serialNumber"], "figures of a processor are in no file of the bundle"
+    assert "quantitativeAnalysis" not in own["metadata"]["component"]["modelCard"]
 
 
 def test_a_rebuild_needs_no_data(signed: Project, tmp_path: Path) -> None:
@@ -102,3 +136,45 @@ def test_a_rebuild_needs_no_data(signed: Project, tmp_path: Path) -> None:
         (signed.folder / f"{name}.jsonl").unlink()
     again = signed.run("rebuild", BUNDLE, "--key", "release.pub", "--json")
     assert again["identical"] and not again["differences"]
+
+
+def test_a_site_measures_the_metric_on_its_runtime(signed: Project) -> None:
+    """Its rows pass above the bound; rows that the model does not know fail the cell, with metric, slice and values."""
+    words = ("conform", BUNDLE, "--key", "release.pub", "--level", "L3", "--python", sys.executable)
+    cell = (*words, "--runtime", f"onnxruntime=={onnxruntime.__version__}")
+    (row,) = signed.run(*cell, "--evaluate", "half.jsonl", "--json")["cells"]
+    found = row["measures"]["accuracy"]
+    held = json.loads(f"[{','.join((signed.folder / 'half.jsonl').read_text().splitlines())}]")
+    said = fitted().predict(np.array([item["x"] for item in held], np.float32))
+    truth = np.array([item["digit"] for item in held])
+    assert found["here"] == pytest.approx(float((said == truth).mean()), abs=1e-12) and found["rows"] == 397
+    assert {item["value"] for item in found["slices"]} == {"dark", "light"}
+    swapped = [{**item, "digit": (item["digit"] + 1) % 10 if item["ink"] == "dark" else item["digit"]} for item in held]
+    (signed.folder / "swapped.jsonl").write_text("".join(json.dumps(item) + "\n" for item in swapped))
+    done = signed.run(*cell, "--evaluate", "swapped.jsonl", "--json", code=1)
+    (check,) = (item for item in done["cells"][0]["checks"] if item["name"] == "accuracy on rows with labels")
+    assert check["outcome"] == "fail" and check["level"] == 3 and done["cells"][0]["levels"]["L3"] == "fail"
+    assert (
+        check["reason"].startswith("accuracy is 0.4") and "at build, where at least 0.9 is required" in check["reason"]
+    )
+    assert "does not exist" in signed.run(*words, "--evaluate", "none.csv", code=2).stderr
+
+
+def test_what_misses_its_bound_is_named_with_both_values() -> None:
+    """Over all rows, and on the worst slice with enough rows; of an error more is worse."""
+    here = {"metric": "accuracy", "bound": 0.9, "slice_bound": 0.8, "rows": 100, "here": 0.85}
+    slices = [
+        {"column": "city", "value": "Rome", "rows": 40, "here": 0.5},
+        {"column": "city", "value": "Oslo", "rows": 40, "here": 0.7},
+        {"column": "city", "value": "Bonn", "rows": 5, "here": 0.0},
+    ]
+    stated = {"target": 0.95, "slices": [{"column": "city", "value": "Rome", "target": 0.91}]}
+    assert list(accuracy.list_misses({**here, "slices": slices}, stated)) == [
+        "accuracy is 0.85 here and 0.95 at build, where at least 0.9 is required, over 100 rows",
+        "slice `city` = `Rome`: accuracy is 0.5 here and 0.91 at build, where at least 0.8 is required, over 40 rows",
+    ]
+    error = {"metric": "rmse", "bound": 2.0, "slice_bound": None, "rows": 9, "slices": slices}
+    assert list(accuracy.list_misses({**error, "here": 2.5}, {"target": None, "slices": []})) == [
+        "rmse is 2.5 here and not measured at build, where at most 2 is required, over 9 rows"
+    ]
+    assert not list(accuracy.list_misses({**error, "here": 1.5}, stated))
