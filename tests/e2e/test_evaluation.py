@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import random
 import sys
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from packager import canonical
 from packager.api import open_bundle
 from packager.conform import accuracy
 from tests.e2e.conftest import Project
+from tests.e2e.test_install import serving
 from tests.unit.steps.test_evaluate import digits_graph, fitted, rows
 
 RECIPE = """
@@ -108,6 +111,26 @@ def test_distributions_and_accuracy_travel_signed(signed: Project, tmp_path: Pat
     assert config["distributions"]["data"] == same["reference"]
     assert [item["name"] for item in config["distributions"]["inputs"]] == [f"x[{number}]" for number in range(64)]
     assert {item["name"] for item in config["distributions"]["outputs"]} >= {"label", "scores[9]"}
+    check_gauges(signed.folder / "site", signed.folder / "brighter.jsonl")
+
+
+def check_gauges(site: Path, rows_of: Path) -> None:
+    """A server of the installation shows the drift of what it is sent, of inputs and of its answers."""
+    sent = [json.loads(line)["x"] for line in rows_of.read_text().splitlines()]
+    with serving(site) as address:
+        for start in [*range(0, len(sent) - 32, 32)] * 8:
+            rows_sent = [value for row in sent[start : start + 32] for value in row]
+            tensor = {"name": "x", "shape": [32, 64], "datatype": "FP32", "data": rows_sent}
+            body = json.dumps({"inputs": [tensor]}).encode()
+            headers = {"Content-Type": "application/json"}
+            asked = urllib.request.Request(f"http://{address}/v2/models/digits/infer", body, headers)
+            urllib.request.urlopen(asked).close()
+            time.sleep(0.06)
+        text = urllib.request.urlopen(f"http://{address}/metrics").read().decode()
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("packager_server_drift_"))
+    assert float(found['packager_server_drift_psi{column="x[0]"}']) > 1
+    assert float(found['packager_server_drift_ks{column="x[0]"}']) > 0.5
+    assert float(found['packager_server_drift_values{column="scores[0]"}']) >= 200
 
 
 def check_model_card(signed: Project, accuracy: Any) -> None:
