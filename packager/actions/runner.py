@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from packager import canonical, edits, json_schema, plugins, untrusted_files
 from packager.errors import IntegrityError, StepError, StorageError, TooNewError
@@ -52,6 +52,57 @@ OUTPUT = untrusted_files.Bounds()  # of what a worker leaves
 LOG_TAIL = 4000  # characters of a failed worker's log that travel with the error
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An action to perform: under which limits, whether its worker is `confined`, in which virtual environment.
+
+    `virtualenv` returns the environment, built if it is not there; None is this Python. `memory` is what the step needs
+    in bytes where that is known, 0 elsewhere: limits say what it may use at most.
+    """
+
+    action: Action
+    label: str
+    limits: Limits
+    confined: bool = True
+    virtualenv: Callable[[], Path] | None = None
+    memory: int = 0
+
+
+class Executor(Protocol):
+    """Performs actions that no store remembers: in a process of this machine, or on another one."""
+
+    def perform(self, job: Job, store: Store) -> tuple[Result, str | None]:
+        """Return the result, its tree in `store`, and the name of the environment of `store` that it ran in.
+
+        Raises StepError for a step that fails, and nothing is remembered.
+        """
+
+    def stop(self) -> None:
+        """End what runs: another action failed, or the user interrupts."""
+
+
+class LocalExecutor:
+    """Performs actions in confined processes of this machine."""
+
+    def __init__(self) -> None:
+        self._workers: set[subprocess.Popen[bytes]] = set()
+
+    def perform(self, job: Job, store: Store) -> tuple[Result, str | None]:
+        by = choose_confinement(wanted=job.confined)  # before anything is installed for it
+        built = job.virtualenv() if job.virtualenv else None
+        with store.scratch() as scratch:
+            out = scratch / "out"
+            out.mkdir()
+            with _directory(out) as handle:  # what this names then may be something else later
+                facts = execute(store, job.action, scratch, job.limits, by, living=self._workers, virtualenv=built)
+                tree = _taken(store, handle, job.action.step)
+        return Result(tree.digest, facts, confinement=by.to_json()), built.name if built else None
+
+    def stop(self) -> None:
+        for process in list(self._workers):
+            process.kill()
+
+
 class Runner:
     """Runs actions against one store. `perform` may be given for work that needs the network (fetching)."""
 
@@ -60,9 +111,9 @@ class Runner:
     ) -> None:
         self.store, self.limits, self.on_event, self.jobs = store, limits, on_event, jobs
         self.confined = confined  # not: workers run unconfined, and what such a one did is good enough
+        self.executor: Executor = LocalExecutor()
         self.executed = 0
         self.steps: dict[str, tuple[Action, Result]] = {}  # every action that was requested, by key
-        self._workers: set[subprocess.Popen[bytes]] = set()
 
     def __call__(
         self,
@@ -89,14 +140,17 @@ class Runner:
                 return self._noted(action, known)
             self.on_event(Started(label))
             started = time.monotonic()
-            by = None if perform else choose_confinement(wanted=self.confined)  # before anything is installed for it
-            built = virtualenv() if virtualenv else None
-            result = self._perform(action, by, perform, hashed, built, limits or self.limits)
+            ran = None
+            if perform:
+                result = self._performed_here(perform, hashed)
+            else:
+                needed = 0 if limits else self.limits.memory
+                job = Job(action, label, limits or self.limits, self.confined, virtualenv, needed)
+                result, ran = self.executor.perform(job, self.store)
             self.executed += 1
             self.on_event(Finished(label, time.monotonic() - started))
-            ran = built.name if built else None
             # Only what is not confined well enough can be known here already.
-            known = self.store.remember(action.key, action.to_json(), result, ran, instead=by is not None)
+            known = self.store.remember(action.key, action.to_json(), result, ran, instead=perform is None)
             return self._noted(action, known)
 
     def _recalled(self, action: Action, by_worker: bool) -> Result | None:
@@ -110,24 +164,12 @@ class Runner:
         self.steps[action.key] = action, result
         return result
 
-    def _perform(
-        self,
-        action: Action,
-        by: Confinement | None,
-        perform: Callable[[Path], canonical.JSON] | None,
-        hashed: Mapping[str, Blob] | None,
-        virtualenv: Path | None,
-        limits: Limits,
-    ) -> Result:
+    def _performed_here(self, perform: Callable[[Path], canonical.JSON], hashed: Mapping[str, Blob] | None) -> Result:
         with self.store.scratch() as scratch:
             out = scratch / "out"
             out.mkdir()
-            if by is None:
-                facts = perform(out) if perform else None
-                return Result(self.store.ingest(out, hashed).digest, facts)
-            with _directory(out) as handle:  # what this names then may be something else later
-                facts = execute(self.store, action, scratch, limits, by, living=self._workers, virtualenv=virtualenv)
-                return Result(_taken(self.store, handle, action.step).digest, facts, confinement=by.to_json())
+            facts = perform(out)
+            return Result(self.store.ingest(out, hashed).digest, facts)
 
     def each(self, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
         """Apply `function` to independent items, `jobs` at a time; results keep the order of the items."""
@@ -136,8 +178,7 @@ class Runner:
                 return list(pool.map(function, items))
             except BaseException:  # one failed, or Ctrl-C: do not let the others run to their end unseen
                 pool.shutdown(wait=False, cancel_futures=True)
-                for process in list(self._workers):
-                    process.kill()
+                self.executor.stop()
                 raise
 
 

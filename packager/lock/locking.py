@@ -444,7 +444,7 @@ def _try_toolchain(
         runner(
             Action("trial", plugins.load("steps", "trial").VERSION, params=params, toolchain=tried),
             "try the toolchain on a small model",
-            virtualenv=lambda: toolchains.prepare(
+            virtualenv=toolchains.LockedToolchain(
                 environment, builds, runner.store, context.environment, runner.on_event
             ),
         )
@@ -503,7 +503,7 @@ def toolchain_environment(lock: Lock, runner: Runner, context: BuildContext) -> 
     if environment is None:
         return None
     builds = getattr(plugins.load("exporters", lock.kind), "BUILDS", ())
-    return lambda: toolchains.prepare(environment, builds, runner.store, context.environment, runner.on_event)
+    return toolchains.LockedToolchain(environment, builds, runner.store, context.environment, runner.on_event)
 
 
 def _dependencies(

@@ -14,8 +14,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from packager.canonical import JSON
 from packager.errors import SourceError, UsageError
 from packager.events import Finished, OnEvent, Started, Warned
 from packager.formats.index_addresses import REFUSED, redact, refusal, shared
@@ -114,6 +116,30 @@ def find(python: str) -> str:
 def is_too_old(python: str) -> bool:
     """Say whether the code of a worker cannot run on that Python."""
     return tuple(map(int, python.split("."))) < tuple(map(int, OLDEST_PYTHON.split(".")))
+
+
+@dataclass(frozen=True)
+class LockedToolchain:
+    """What builds a locked environment on first use: as a virtual environment of `store`, or, as data, elsewhere."""
+
+    environment: Environment
+    builds: Sequence[str]
+    store: Store
+    variables: Mapping[str, str]
+    on_event: OnEvent
+
+    def __call__(self) -> Path:
+        """Return the directory of the built environment. Raises what `prepare` raises."""
+        return prepare(self.environment, self.builds, self.store, self.variables, self.on_event)
+
+    def to_json(self) -> JSON:
+        return {"environment": self.environment.to_json(), "builds": list(self.builds)}
+
+    @staticmethod
+    def from_json(value: JSON, store: Store, variables: Mapping[str, str], on_event: OnEvent) -> LockedToolchain:
+        """Return what `to_json` wrote, for another store and how this machine reaches its package index."""
+        builds = [str(name) for name in value["builds"]]
+        return LockedToolchain(Environment.from_json(value["environment"]), builds, store, variables, on_event)
 
 
 def prepare(
