@@ -62,6 +62,7 @@ ROOMS = (
     "release",
     "passport",
     "workspace",
+    "cluster",
     "release_plan",
     "watch",
     "api",

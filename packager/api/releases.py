@@ -99,18 +99,24 @@ def release_models(
     builder: str | None = None,
     cache: Path | None = None,
     dry: bool = False,
+    ray: tuple[str, str] | None = None,
 ) -> Rows:
     """Perform the tasks of all models, `jobs` of the workspace at a time; return a row for each.
 
     `secrets` are passphrases and identity tokens by the URI of the signer, `again` tasks that run whatever is
     remembered, `until` the last task, `cache` where the conformance suite keeps environments (default: the user's
-    cache). With `dry` nothing runs, and the rows are the plan. Raises UsageError where another process releases the
-    same file now, StorageError where the journal cannot be used; what goes wrong with a model is in its row.
+    cache). With `dry` nothing runs, and the rows are the plan. `ray` is a Ray cluster whose nodes perform the steps of
+    builds: its address, or `auto`, and the shared store, `oci://host/name` or `s3://bucket/folder`. Raises UsageError
+    where another process releases the same file now, or a node has another version, StorageError where the journal
+    cannot be used, MissingToolError without the extra `ray`, SourceError where the cluster cannot be reached; what goes
+    wrong with a model is in its row.
     """
     from packager.release_plan import driver
+    from packager.transport.shared import check_address
 
     options = _options(workspace, secrets, cache)
-    options = replace(options, again=frozenset(again), builder=builder, dry=dry, until=until)
+    cluster = ray and driver.Cluster(ray[0], check_address(ray[1]), workspace.variables)
+    options = replace(options, again=frozenset(again), builder=builder, dry=dry, until=until, cluster=cluster)
     return driver.run_release(file, options, workspace.on_event)
 
 

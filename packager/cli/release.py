@@ -5,6 +5,9 @@ The file names recipes and what is done with them (`packager schema release`). S
 (--jobs); where one fails, the others go on. A task whose inputs are those of the last time does not run again, so a
 release that was killed goes on where it was. A name and version is signed and pushed as one bundle only, for ever.
 
+With --ray the nodes of a Ray cluster perform the steps of builds, each in the sandbox of its node; locks, signatures,
+pushes and promotions stay here, with their secrets. Files travel through --ray-store. Digests are those without --ray.
+
 Exit code 0: every gate of every model holds. 1: one said no. Else that of the failures, or 4 where they differ.
 """
 
@@ -15,13 +18,15 @@ from pathlib import Path
 
 from packager.cli import _signer, options
 from packager.cli.console import Console
+from packager.errors import UsageError
 
 FOR = "release"
 HELP = "release many models as one plan"
 EXAMPLES = """  packager release release.yaml --dry-run
   packager release release.yaml --jobs 4 --report out
   packager release release.yaml --until policy             # for a change request: nothing is signed
-  packager release release.yaml --again push"""
+  packager release release.yaml --again push
+  packager release release.yaml --jobs 16 --ray auto --ray-store oci://registry.example.org/build/cache"""
 _TASKS = ("lock", "build", "policy", "conform", "sign", "push", "promote")
 
 
@@ -52,11 +57,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_secrets(parser)
     options.add_registry(parser)
+    group = parser.add_argument_group("options for a Ray cluster")
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="perform the steps of builds on this cluster: `auto`, HOST:PORT, or ray://HOST:PORT",
+    )
+    group.add_argument(
+        "--ray-store",
+        metavar="ADDRESS",
+        help="where its nodes get and leave files: oci://host/name or s3://bucket/folder",
+    )
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.api import releases
 
+    if bool(args.ray) != bool(args.ray_store):
+        raise UsageError(
+            "`--ray` and `--ray-store` belong together", hint="name a repository or bucket that all nodes reach"
+        )
     file = releases.read_release_file(args.file)
     with console:
         rows = releases.release_models(
@@ -67,6 +87,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
             until=args.until,
             builder=args.builder,
             dry=args.dry_run,
+            ray=(args.ray, args.ray_store) if args.ray else None,
         )
     if args.report:
         releases.write_report(rows, args.report)

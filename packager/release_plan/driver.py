@@ -26,15 +26,17 @@ from typing import BinaryIO
 from packager import canonical
 from packager.canonical import JSON
 from packager.errors import StepError, UsageError
-from packager.events import Finished, OnEvent, Started, Warned, ignore
+from packager.events import Finished, Note, OnEvent, Started, Warned, ignore
 from packager.release_plan.journal import Journal
 from packager.release_plan.plan import BAD, TASKS, ModelRow, Problem, Totals, stopped_row, waiting_row
+from packager.release_plan.relay import Relay
 from packager.release_plan.release_file import Model, ReleaseFile
 from packager.store.store import Store
 
 _LIFE = 100  # models that one process releases before a fresh one takes its place
 _GRACE = 10.0  # seconds in which an interrupted process ends by itself
 _CHUNK = 1 << 16
+_STEPS = 4  # steps of one model that a cluster performs at the same time
 _LOG = 4000  # bytes of what a dead process printed
 
 
@@ -44,7 +46,7 @@ class Options:
 
     `environments` is where the conformance suite keeps environments, `secrets` passphrases and tokens by the URI of the
     signer, `again` are tasks that run whatever is remembered. `until` is the last task. With `dry` nothing runs, and
-    rows are the plan.
+    rows are the plan. `cluster` is where steps run instead of on this machine.
     """
 
     store: Path
@@ -57,6 +59,16 @@ class Options:
     builder: str | None = None
     dry: bool = False
     until: str = TASKS[-1]
+    cluster: Cluster | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Ray cluster: its address or `auto`, the address of the shared store, the variables that configure Ray here."""
+
+    ray: str
+    shared: str
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 class Rows:
@@ -86,7 +98,8 @@ class Rows:
 def run_release(file: ReleaseFile, options: Options, on_event: OnEvent = ignore, *, exclusive: bool = True) -> Rows:
     """Perform the tasks of all models, or plan them; return a row for each.
 
-    Raises UsageError where another process releases the same file now, StorageError where the journal cannot be used.
+    Raises UsageError where another process releases the same file now, StorageError where the journal cannot be used,
+    and for a cluster what `packager.cluster.client.Gateway` raises.
     Not `exclusive`, the caller sees to it that no two processes release the same model.
     """
     store = Store(options.store)
@@ -147,15 +160,32 @@ class _Run:
         self.processes: list[_Process] = []
         self.events = selectors.DefaultSelector()
         self.started = 0
+        self.relay: Relay | None = None
 
     def loop(self) -> None:
+        if self.options.cluster and not self.options.dry:
+            self._connect(self.options.cluster)
         while self.ready or any(process.model for process in self.processes):
             self._assign()
             for key, _ in self.events.select():
-                self._read(key.data)
+                key.data()
+
+    def _connect(self, cluster: Cluster) -> None:
+        """Connect to the cluster before any work begins."""
+        from packager.cluster.client import Gateway
+
+        gateway = Gateway(cluster.ray, cluster.variables)
+        self.relay = Relay(gateway, self.on_event)
+        gateway.connect()
+        self.events.register(self.relay.answers, selectors.EVENT_READ, self.relay.read)
+        self.on_event(Note(f"Ray at `{cluster.ray}`: {len(gateway.nodes)} nodes"))
 
     def end(self) -> None:
-        """End every process: those without work by closing their input, others by a signal."""
+        """End every process: those without work by closing their input, others by a signal; nothing is left running."""
+        if self.relay:
+            with contextlib.suppress(KeyError):
+                self.events.unregister(self.relay.answers)
+            self.relay.close()
         for process in self.processes:
             if process.model is not None:
                 process.popen.terminate()
@@ -205,7 +235,7 @@ class _Run:
             os.close(answering)
         process = _Process(popen, os.fdopen(jobs, "wb", 0), os.fdopen(answers, "rb", 0), log)
         self.processes.append(process)
-        self.events.register(process.answers, selectors.EVENT_READ, process)
+        self.events.register(process.answers, selectors.EVENT_READ, lambda: self._read(process))
         self._write(process, self.context)
         return process
 
@@ -233,6 +263,9 @@ class _Run:
             self._hear(process, json.loads(line))
 
     def _hear(self, process: _Process, answer: Mapping[str, JSON]) -> None:
+        if self.relay and ("perform" in answer or "cancelled" in answer):
+            self._pass_on(self.relay, process, answer)
+            return
         if "task" in answer:
             process.task = answer["task"]
             if process.begun is None:
@@ -242,6 +275,12 @@ class _Run:
         self._ended(process)
         process.model = None
         self._finish(ModelRow.from_json(answer["row"]))
+
+    def _pass_on(self, relay: Relay, process: _Process, answer: Mapping[str, JSON]) -> None:
+        if "cancelled" in answer or process.model is None:
+            relay.drop(process)
+        else:
+            relay.ask(process, answer, process.model.name, lambda value: self._write(process, value))
 
     def _ended(self, process: _Process) -> None:
         if process.begun is not None:
@@ -254,6 +293,8 @@ class _Run:
         log = process.log.read().decode("utf-8", "replace").splitlines()
         self.processes.remove(process)
         self._close(process)
+        if self.relay:
+            self.relay.drop(process)
         if process.model is None:
             if code:  # before it had any work: nothing says that the next one would do better
                 raise StepError(f"a release process {_death(code)}", log="\n".join(log), died=True)
@@ -300,6 +341,9 @@ def write_all(sink: BinaryIO, data: bytes) -> None:
 
 
 def _context(base: Path, options: Options, journal: Path, shared: Path) -> JSON:
+    cluster = options.cluster if not options.dry else None
+    authority = options.registry_ca.read_text() if cluster and options.registry_ca else None
+    place = cluster and {"address": cluster.shared, "plain_http": options.plain_http, "registry_ca": authority}
     return {
         "driver": os.getpid(),
         "store": str(options.store.absolute()),
@@ -314,6 +358,8 @@ def _context(base: Path, options: Options, journal: Path, shared: Path) -> JSON:
         "builder": options.builder,
         "dry": options.dry,
         "until": options.until,
+        "cluster": place,
+        "steps": _STEPS if cluster else 1,
     }
 
 

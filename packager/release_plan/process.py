@@ -2,8 +2,9 @@
 """A release process (`python -m packager.release_plan.process`), started by the driver: one model after the other.
 
 It reads lines of JSON: first what holds for all models, then one model each; it answers with lines of JSON: which task
-begins, and at last the row of the model. It ends with its driver, whatever way that one ends. It is no worker of the
-sandbox: models are opened in workers that it starts, as every build does.
+begins, and at last the row of the model. With a cluster it also has the driver pass steps on, and reads what became of
+them. It ends with its driver, whatever way that one ends. It is no worker of the sandbox: models are opened in workers
+that it starts, as every build does.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 from packager import canonical
+from packager.actions.runner import Executor
 from packager.canonical import JSON
 from packager.contract import runtime_tables
 from packager.events import Event
 from packager.files import hold_lock, write_atomically
 from packager.release_plan import tasks
+from packager.release_plan.channel import Channel
 from packager.release_plan.journal import Journal
 from packager.release_plan.plan import stopped_row
 from packager.release_plan.release_file import Model
@@ -40,15 +42,16 @@ def main() -> None:
     jobs = os.fdopen(os.dup(0), "rb")
     context = json.loads(jobs.readline())
     _end_with(context["driver"])
-    room = _room(context, answers)
-    for line in jobs:
-        model = Model.from_json(json.loads(line))
+    channel = Channel(jobs, answers)
+    room = _room(context, channel)
+    for value in channel.models():
+        model = Model.from_json(value)
         try:
             row = tasks.release_model(model, room)
         except Exception as error:  # whatever it is, the other models go on
             row = stopped_row(model, tasks.describe_bug(error))
         room.store.release()
-        _answer(answers, {"row": row.to_json()})
+        channel.tell({"row": row.to_json()})
 
 
 def _end(number: int, frame: object) -> None:
@@ -62,9 +65,9 @@ def _end_with(driver: int) -> None:
         sys.exit(1)
 
 
-def _room(context: Mapping[str, JSON], answers: BinaryIO) -> tasks.Room:
+def _room(context: Mapping[str, JSON], channel: Channel) -> tasks.Room:
     workspace = replace(
-        Workspace.default(Path(context["store"])),
+        Workspace.default(Path(context["store"]), jobs=context["steps"]),
         registry_ca=context["registry_ca"] and Path(context["registry_ca"]),
         plain_http=context["plain_http"],
     )
@@ -73,7 +76,7 @@ def _room(context: Mapping[str, JSON], answers: BinaryIO) -> tasks.Room:
 
     def tell(task: str, event: Event | None) -> None:
         if event is None:
-            _answer(answers, {"task": task})
+            channel.tell({"task": task})
 
     return tasks.Room(
         workspace,
@@ -88,7 +91,19 @@ def _room(context: Mapping[str, JSON], answers: BinaryIO) -> tasks.Room:
         share_below(Path(context["shared"])),
         context["builder"],
         tell,
+        _executors(context["cluster"], channel, workspace) if context["cluster"] else None,
     )
+
+
+def _executors(place: JSON, channel: Channel, workspace: Workspace) -> Callable[[Model], Executor]:
+    """Return what gives a model the executor that has the cluster perform its steps."""
+    from packager.cluster.executor import ClusterExecutor
+    from packager.cluster.messages import Place
+    from packager.transport.shared import open_shared
+
+    there = Place.from_json(place)
+    shared = open_shared(there.address, workspace.registry_settings)
+    return lambda model: ClusterExecutor(channel.ask, channel.cancel, shared, there, model.settings.resources)
 
 
 def share_below(folder: Path) -> tasks.Share:
@@ -104,12 +119,6 @@ def share_below(folder: Path) -> tasks.Share:
         return value
 
     return share
-
-
-def _answer(answers: BinaryIO, value: JSON) -> None:
-    line = canonical.dump(value) + b"\n"
-    while line:
-        line = line[answers.write(line) or 0 :]
 
 
 if __name__ == "__main__":

@@ -30,12 +30,15 @@ from urllib.parse import parse_qsl, urlencode
 from packager import strictyaml
 from packager.build.project import load_recipe
 from packager.canonical import JSON
+from packager.cluster.messages import Needs
 from packager.errors import PackagerError, UsageError, did_you_mean
+from packager.recipe.fields import read_memory
 from packager.strictyaml import Node, Scalar
 
 NONE = "none"
-SETTINGS = ("lock", "build", "vendor", "policy", "conform", "sign", "push", "promote")
+SETTINGS = ("lock", "build", "vendor", "policy", "conform", "sign", "push", "promote", "resources")
 MOST_MODELS = 20_000
+MOST_UNITS = 999  # processors or GPUs of a node
 _RECIPE = "bundle.yaml"
 _LEVEL = r"L[0-5]"
 _STAGE = r"[a-z0-9]+(_[a-z0-9]+)*"
@@ -43,6 +46,8 @@ _PLATFORM = r"[A-Za-z0-9_.-]+"
 _URI = r"[a-z][a-z0-9+.-]*:\S*"
 _PUSH = r"[a-z][a-z0-9+.-]*://\S+"
 _LINE = r"[^\n]+"
+_ACCELERATOR = r"[A-Za-z0-9_.-]{1,64}"
+_ANYTHING = Needs()
 Value = TypeVar("Value")
 _PLACEHOLDERS = re.compile(r"\{([^{}]*)\}")
 
@@ -73,7 +78,8 @@ class Promote:
 class Settings:
     """What is done with one model. None leaves a task out; `lock` is `renew` or `check`.
 
-    `push` is an address with `{name}` and `{version}` in it. Paths are absolute.
+    `push` is an address with `{name}` and `{version}` in it. Paths are absolute. `resources` are what a node of a
+    cluster must have for the model's steps; they change no result.
     """
 
     lock: str | None = "renew"
@@ -84,6 +90,7 @@ class Settings:
     sign: str | None = None
     push: str | None = None
     promote: Promote | None = None
+    resources: Needs = _ANYTHING
 
     def to_json(self) -> JSON:
         return asdict(self)
@@ -98,6 +105,7 @@ class Settings:
                 "vendor": tuple(value["vendor"]),
                 "conform": conform and Conform(**{**conform, "runtimes": tuple(conform["runtimes"])}),
                 "promote": promote and Promote(**promote),
+                "resources": Needs.from_json(value["resources"]),
             }
         )
 
@@ -251,6 +259,7 @@ def _settings(before: Settings, members: Mapping[str, Node], what: str, base: Pa
         "sign": lambda node: _optional(node, lambda: _signer(node, f"{what}.sign", base)),
         "push": lambda node: _optional(node, lambda: _push(node, f"{what}.push")),
         "promote": lambda node: _optional(node, lambda: _promote(node, f"{what}.promote", base)),
+        "resources": lambda node: _resources(node, f"{what}.resources"),
     }
     return replace(before, **{name: read[name](member) for name, member in members.items()})
 
@@ -323,6 +332,25 @@ def _promote(node: Node, what: str, base: Path) -> Promote:
     trust = strictyaml.read_text(members["trust"], f"{what}.trust", pattern=_LINE, expect="the path of a trust file")
     profile = _profile(members["profile"], f"{what}.profile", base) if "profile" in members else "release"
     return Promote(stage, profile, str(base / trust), _signer(members["sign"], f"{what}.sign", base))
+
+
+def _resources(node: Node, what: str) -> Needs:
+    if _is_none(node):
+        return Needs()
+    members = strictyaml.read_fields(node, what, ("cpus", "memory", "gpus", "accelerator"))
+    found: dict[str, Any] = {
+        name: strictyaml.read_integer(members[name], f"{what}.{name}", 1, MOST_UNITS)
+        for name in ("cpus", "gpus")
+        if name in members
+    }
+    if "memory" in members:
+        found["memory"] = read_memory(members["memory"], f"{what}.memory")
+    if "accelerator" in members:
+        expect = "a type that Ray knows, such as `H100`"
+        found["accelerator"] = strictyaml.read_text(
+            members["accelerator"], f"{what}.accelerator", pattern=_ACCELERATOR, expect=expect
+        )
+    return Needs(**found)
 
 
 def list_signers(models: Iterable[Model]) -> list[str]:

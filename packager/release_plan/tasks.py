@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote_plus
 
 from packager import canonical
+from packager.actions.runner import Executor
 from packager.build.build import Built
 from packager.build.project import Project
 from packager.bundle.bundle import Bundle, open_bundle
@@ -75,6 +76,7 @@ class Room:
     share: Share | None = None
     builder: str | None = None
     tell: Callable[[str, Event | None], None] = lambda task, event: None
+    executor: Callable[[Model], Executor] | None = None  # where steps of a model run; None: on this machine
     _profiles: dict[str, engine.Profile] = field(default_factory=dict)
     _signers: dict[str, Signer] = field(default_factory=dict)
 
@@ -243,6 +245,8 @@ class _Tasks:
         ).vendoring(self.settings.vendor)
         if (opened.recipe.name, opened.recipe.version) != (self.model.name, self.model.version):
             raise UsageError(f"recipe `{self.model.recipe}` changed while it was released", hint="release again")
+        if self.room.executor:
+            opened.runner.executor = self.room.executor(self.model)
         return replace(opened, here=replace(opened.here, share=self.room.share))
 
     @functools.cached_property

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import jsonschema
 import pytest
 
+from packager.cluster.messages import Needs
 from packager.errors import UsageError
 from packager.release_plan import release_file
 from packager.release_plan.release_file import Conform, Model, Promote, ReleaseFile, Settings
@@ -28,8 +29,9 @@ defaults:
   sign: key:keys/release.pem
   push: oci://127.0.0.1:5000/models/{name}:{version}
   promote: {stage: staging, profile: gate.yaml, trust: acme.trust, sign: "certificate:leaf.pem?key=leaf.key&tsa=http://t"}
+  resources: {cpus: 4, memory: 32GiB, gpus: 1, accelerator: H100}
 models:
-  a: {conform: none, promote: none, vendor: none, after: [b]}
+  a: {conform: none, promote: none, vendor: none, resources: none, after: [b]}
 """
 
 
@@ -67,7 +69,9 @@ def test_everything_that_can_be_said_is_read(tmp_path: Path) -> None:
             f"{tmp_path}/acme.trust",
             f"certificate:{tmp_path}/leaf.pem?{urlencode({'key': tmp_path / 'leaf.key', 'tsa': 'http://t'})}",
         ),
+        resources=Needs(4, 32 << 30, 1, "H100"),
     )
+    assert a.settings.resources == Needs()
     assert (a.settings.conform, a.settings.promote, a.settings.vendor) == (None, None, ())
     SCHEMA.validate(as_json(WHOLE))
     for model in (a, b):
@@ -98,6 +102,10 @@ def test_only_recipes_are_needed(tmp_path: Path) -> None:
         ("recipes: ['*']\ndefaults: {sign: release.pem}\n", "expected a signer such as `key:release.pem`"),
         ("recipes: ['*']\ndefaults: {push: registry/x}\n", "expected an address"),
         ("recipes: ['*']\ndefaults: {promote: {stage: staging}}\n", "`defaults.promote` has no `trust`"),
+        ("recipes: ['*']\ndefaults: {resources: {cpus: 0}}\n", "`defaults.resources.cpus`"),
+        ("recipes: ['*']\ndefaults: {resources: {memory: 8}}\n", "`defaults.resources.memory`"),
+        ("recipes: ['*']\ndefaults: {resources: {accelerator: a b}}\n", "expected a type that Ray knows"),
+        ("recipes: ['*']\ndefaults: {resources: {tpus: 1}}\n", "`tpus` is not a key of `defaults.resources`"),
         ("recipes: ['*']\ndefaults: {promote: {stage: Pro D, trust: t, sign: 'key:k'}}\n", "expected a stage"),
     ],
 )
