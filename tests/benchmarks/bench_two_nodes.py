@@ -17,13 +17,28 @@ import tempfile
 import time
 from pathlib import Path
 
+import onnx
+from onnx import helper
+
 from tests.benchmarks.bench_release import models
 from tests.support import ray_clusters
 
 
+def write_models(folder: Path, count: int) -> None:
+    """Write toy graphs that have no step in common."""
+    models(folder, count)
+    for number in range(count):
+        x, y = (helper.make_tensor_value_info(name, 1, ["batch", number + 1]) for name in "xy")
+        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(made, folder / f"m{number:04}" / "m.onnx")
+
+
 def lock(folder: Path, store: Path) -> None:
-    command = [sys.executable, "-m", "packager", "release", "--until", "lock", "--quiet"]
-    subprocess.run(command, cwd=folder, env={**os.environ, "PACKAGER_STORE": str(store)}, check=True)
+    command = [sys.executable, "-m", "packager", "release", "--until", "lock", "--quiet", "--json"]
+    subprocess.run(
+        command, cwd=folder, env={**os.environ, "PACKAGER_STORE": str(store)}, check=True, capture_output=True
+    )
 
 
 def measure(base: Path, nodes: int) -> tuple[float, dict[str, str], list[int]]:
@@ -49,7 +64,7 @@ def main(count: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         (base / "models").mkdir()
-        models(base / "models", count)
+        write_models(base / "models", count)
         lock(base / "models", base / "locked")
         print(f"{count} models; load before: {os.getloadavg()[0]:.1f}; {os.cpu_count()} processors", flush=True)
         found = {}
