@@ -10,12 +10,17 @@ as they are here. `Conformance` lists those of its `conform.py` likewise. Beside
     probe.py         what measures a version: a `Prober`
     versions.json, kernels.json    what is known of its versions (`packager.contract.runtime_tables`)
 
+A function of either with a parameter `tables` is given what is known of runtimes where it is asked, which may be more
+than ships: `tables(name)` is a `Table` of `packager.contract.runtime_tables`, `load_shipped` from there its default.
+
 They are found beside the package, wherever it is installed: an entry point in the group `packager.runtimes` is enough.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 from collections import abc
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +59,8 @@ GENERATION_REQUIREMENTS = ("tokenizers>=0.21", "Jinja2>=3.1.6", "llguidance>=1.6
 
 Batches: TypeAlias = Callable[[], Sequence[Mapping[str, Any]]]
 Outcomes: TypeAlias = Mapping[str, str]
+Tables: TypeAlias = Callable[[str], Any]
+"""What is known of a runtime, by its name: `packager.contract.runtime_tables.Tables`, for functions with `tables`."""
 Reproducibility: TypeAlias = Literal["bitwise", "recorded"]
 
 
@@ -316,13 +323,16 @@ class Conformance:
     installs: Annotated[bool, "whether it is tested as an installation of the bundle", "False"] = False
 
 
-def load_runtime(name: str) -> Runtime:
-    """Import a runtime. Raises UsageError for an unknown one, and for one that lacks a member that it must have."""
+def load_runtime(name: str, tables: Tables | None = None) -> Runtime:
+    """Import a runtime; its functions answer from `tables`, by default from what ships.
+
+    Raises UsageError for an unknown one, and for one that lacks a member that it must have.
+    """
     module = plugins.load("runtimes", name)
     location = plugins.locate("runtimes", name)
     if location is None or not location.path.is_dir():
         raise UsageError(f"runtime `{name:.60}` is no package", hint="a runtime is a folder with an `__init__.py`")
-    stated = _stated(Runtime, module, location)
+    stated = _stated(Runtime, module, location, tables)
     own = name.replace("_", "-")
     stated.setdefault("engine", own)
     stated.setdefault("distributions", (own,))
@@ -338,13 +348,16 @@ def find_testable() -> dict[str, plugins.Location]:
     return {name: found[name] for name in sorted(found) if (found[name].path / "conform.py").is_file()}
 
 
-def load_conformance(name: str) -> Conformance:
-    """Import what a runtime states of its tests. Raises UsageError for one that cannot be tested."""
+def load_conformance(name: str, tables: Tables | None = None) -> Conformance:
+    """Import what a runtime states of its tests; its functions answer from `tables`, by default from what ships.
+
+    Raises UsageError for one that cannot be tested.
+    """
     location = plugins.locate("runtimes", name)
     module = _part(location, "conform") if location else None
     if location is None or module is None:
         raise UsageError(f"runtime `{name:.60}` cannot be tested here", hint=did_you_mean(name, find_testable()))
-    stated = _stated(Conformance, module, location)
+    stated = _stated(Conformance, module, location, tables)
     stated.setdefault("adapter", lambda: name)
     stated.setdefault("engine", stated["adapter"]())
     stated.setdefault("releases", {})
@@ -368,13 +381,19 @@ def list_members(record: type[Runtime] | type[Conformance]) -> list[Member]:
 
 
 def _stated(
-    record: type[Runtime] | type[Conformance], module: ModuleType, location: plugins.Location
+    record: type[Runtime] | type[Conformance],
+    module: ModuleType,
+    location: plugins.Location,
+    tables: Tables | None,
 ) -> dict[str, Any]:
-    """Return the members of a record that a module has. Raises UsageError for a required one that it lacks."""
+    """Return the members of a record that a module has, functions with the `tables` that they take.
+
+    Raises UsageError for a required member that it lacks.
+    """
     found: dict[str, Any] = {}
     for member in list_members(record):
         if hasattr(module, member.name):
-            found[member.name.lower()] = getattr(module, member.name)
+            found[member.name.lower()] = _bind_tables(getattr(module, member.name), tables)
         elif member.default is None:
             owner = f"`{location.distribution}`" if location.distribution else "this package"
             raise UsageError(
@@ -382,6 +401,12 @@ def _stated(
                 hint=f"a runtime must have it: {member.about}",
             )
     return found
+
+
+def _bind_tables(member: Any, tables: Tables | None) -> Any:
+    if tables is None or not inspect.isfunction(member) or "tables" not in inspect.signature(member).parameters:
+        return member
+    return functools.partial(member, tables=tables)
 
 
 def _part(location: plugins.Location, part: str) -> ModuleType | None:

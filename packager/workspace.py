@@ -20,6 +20,7 @@ from packager.events import OnEvent, ignore
 
 if TYPE_CHECKING:
     from packager.bundle.readers import Medium
+    from packager.contract.runtime_tables import SiteTables
     from packager.store.store import Store
     from packager.transport.registry.wire import Settings
 
@@ -76,6 +77,13 @@ class Workspace:
         with contextlib.suppress(UsageError):
             return self.knowledge
         return None
+
+    @property
+    def tables(self) -> SiteTables:
+        """What is known of runtimes here: what ships, and the newer tables of `knowledge`."""
+        from packager.contract.runtime_tables import SiteTables
+
+        return SiteTables(self.knowledge_to_read)
 
     @property
     def advisories_to_read(self) -> Path | None:
@@ -161,6 +169,13 @@ class Workspace:
 
     def _home(self, variable: str, folder: str) -> Path:
         return under_home(self.variables, variable, folder)
+
+
+def tables_of(workspace: Workspace | None) -> SiteTables:
+    """Return what is known of runtimes in a workspace; without one, what ships."""
+    from packager.contract.runtime_tables import SiteTables
+
+    return workspace.tables if workspace else SiteTables(None)
 
 
 def under_home(variables: Mapping[str, str], variable: str, folder: str) -> Path:

@@ -155,13 +155,11 @@ __all__ = [
 def open_project(recipe: Path, workspace: Workspace) -> Project:
     """Open a recipe (`bundle.yaml`) with the lock beside it.
 
-    From then on this process also uses the newer tables of runtimes that the workspace has. Raises UsageError for a
-    recipe that cannot be read or parsed; the message names the line.
+    Runtimes are known from what ships and the newer tables of the workspace. Raises UsageError for a recipe that cannot
+    be read or parsed; the message names the line.
     """
     from packager.build.project import Project
-    from packager.contract import runtime_tables
 
-    runtime_tables.use_updates(workspace.knowledge_to_read)
     return Project.open(
         recipe,
         workspace.open_store,
@@ -170,6 +168,7 @@ def open_project(recipe: Path, workspace: Workspace) -> Project:
         clock=workspace.clock,
         jobs=workspace.jobs,
         on_event=workspace.on_event,
+        tables=workspace.tables,
     )
 
 
@@ -269,15 +268,17 @@ def judge_bundle(
     )
 
 
-def check_compatibility(bundle: Bundle, runtime: str, version: str) -> Judgement:
+def check_compatibility(bundle: Bundle, runtime: str, version: str, workspace: Workspace | None = None) -> Judgement:
     """Say whether a version of a runtime runs the bundle: `outcome` is `ok`, `no` or `unknown`, with the reasons.
 
-    The best of the bundle's targets counts. Raises UsageError for a runtime of no known name.
+    The best of the bundle's targets counts; with a workspace its newer tables of runtimes count too. Raises UsageError
+    for a runtime of no known name.
     """
     from packager.contract import preflight
     from packager.contract.runtime_support import Judgement
+    from packager.workspace import tables_of
 
-    cells = preflight.judge_version(bundle.contract, runtime, version)
+    cells = preflight.judge_version(bundle.contract, runtime, version, tables_of(workspace))
     best = preflight.best_outcome(cells)
     return next((cell.answer for cell in cells if cell.answer.outcome == best), Judgement("no"))
 

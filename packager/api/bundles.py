@@ -211,15 +211,17 @@ def open_delta(path: Path, old: Bundle) -> Bundle:
     return delta.open_delta(path, old)
 
 
-def compare_bundles(before: Bundle, after: Bundle) -> Difference:
+def compare_bundles(before: Bundle, after: Bundle, workspace: Workspace | None = None) -> Difference:
     """Compare what two bundles mean: interface, promises, exactness, operators, weights, dependencies.
 
     Every change is judged as a step of semantic versioning; `ok` says whether the step between the versions is large
-    enough. Reads only records, no weights. Raises IntegrityError.
+    enough. Which versions a promised range names is known from what ships, and with a workspace from its newer tables.
+    Reads only records, no weights. Raises IntegrityError.
     """
     from packager.bundle.diff import diff
+    from packager.workspace import tables_of
 
-    return diff(before, after)
+    return diff(before, after, tables_of(workspace))
 
 
 # -- what is inside and attached

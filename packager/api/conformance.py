@@ -101,6 +101,7 @@ def run_conformance(
             python=python and python.absolute(),
             operators=operators,
             evaluation=_plan_evaluation(bundle, evaluate, verifier) if evaluate else None,
+            tables=workspace.tables,
         )
         return verified.run_conformance(bundle, settings, verifier, runtimes, adapter, endpoint, workspace.on_event)
 

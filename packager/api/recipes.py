@@ -104,7 +104,7 @@ def explain_level(project: Project, lock: Lock) -> str:
     """Say which promise of the recipe decides the opset and the IR version of a lock. Raises UsageError."""
     from packager.lock import locking
 
-    return locking.explain_level(project.recipe, lock.level)
+    return locking.explain_level(project.recipe, lock.level, project.here.tables)
 
 
 def explain_unmoved_source(project: Project, lock: Lock, *, resolve: bool = True) -> str | None:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a bundle runs, without loading it: versions of runtimes, fleets, this host; and measuring what is unknown.
 
-    runtimes.use_tables(workspace)
-    report = runtimes.report_compatibility(bundle, [("onnxruntime", "1.16.3")], runtimes.read_fleet(Path("fleet.yaml")))
+    sites = runtimes.read_fleet(Path("fleet.yaml"))
+    report = runtimes.report_compatibility(bundle, [("onnxruntime", "1.16.3")], sites, workspace=workspace)
     print(report.outcome, *(step.message for step in report.steps))
 
-An `outcome` is `ok`, `no` or `unknown`: what was not measured is never a yes.
+An `outcome` is `ok`, `no` or `unknown`: what was not measured is never a yes. Functions that take a workspace know its
+newer tables of runtimes too (`Workspace.knowledge`); without one, what ships.
 """
 
 from __future__ import annotations
@@ -81,19 +82,11 @@ __all__ = [
     "run_operator_tests",
     "sign_table",
     "update_table",
-    "use_tables",
     "write_site",
 ]
 
 
 # -- what is known of runtimes
-
-
-def use_tables(workspace: Workspace) -> None:
-    """Let this process also use the newer tables of the workspace (`Workspace.knowledge`). Raises nothing."""
-    from packager.contract import runtime_tables
-
-    runtime_tables.use_updates(workspace.knowledge_to_read)
 
 
 def list_runtimes() -> tuple[str, ...]:
@@ -110,15 +103,16 @@ def list_shipped_versions(runtime: str) -> list[str]:
     return [*runtime_tables.load_shipped(runtime).rows]
 
 
-def read_table(runtime: str) -> Table:
-    """Return all that is known of a runtime, versions oldest first; see `use_tables`.
+def read_table(runtime: str, workspace: Workspace | None = None) -> Table:
+    """Return all that is known of a runtime, versions oldest first.
 
     Raises UsageError for an unknown runtime, IntegrityError for a damaged table.
     """
     from packager.contract import runtime_tables
     from packager.errors import UsageError, did_you_mean
+    from packager.workspace import tables_of
 
-    table = runtime_tables.load_table(runtime)
+    table = tables_of(workspace)(runtime)
     if not table.rows:
         raise UsageError(
             f"nothing is known of runtime `{runtime:.60}`", hint=did_you_mean(runtime, runtime_tables.list_runtimes())
@@ -162,7 +156,11 @@ def run_operator_tests(
     from packager.conform import operators
 
     settings = operators.Installed(
-        conform.find_suite(), workspace.caches / "environments", dict(workspace.variables), _python(python)
+        conform.find_suite(),
+        workspace.caches / "environments",
+        dict(workspace.variables),
+        _python(python),
+        tables=workspace.tables,
     )
     found: Mapping[str, JSON] = operators.run_bundle_tests(bundle, runtime, version, settings, workspace.on_event)
     return found
@@ -215,7 +213,11 @@ def _python(named: str | None) -> str:
 
 
 def report_compatibility(
-    bundle: Bundle, versions: Sequence[tuple[str, str]] = (), sites: Sequence[Site] = ()
+    bundle: Bundle,
+    versions: Sequence[tuple[str, str]] = (),
+    sites: Sequence[Site] = (),
+    *,
+    workspace: Workspace | None = None,
 ) -> Compatibility:
     """Judge a bundle on versions of runtimes (name, version) and at sites, without loading it.
 
@@ -223,11 +225,12 @@ def report_compatibility(
     build measured, or a conformance run passed, is never unknown. Raises UsageError for an unknown runtime.
     """
     from packager.release import compatibility
+    from packager.workspace import tables_of
 
     for runtime, _ in versions:
         if runtime not in list_runtimes():
-            read_table(runtime)
-    return compatibility.report_compatibility(bundle, versions, sites)
+            read_table(runtime, workspace)
+    return compatibility.report_compatibility(bundle, versions, sites, tables_of(workspace))
 
 
 def join_cells(cells: Sequence[Cell]) -> list[Span]:
@@ -260,11 +263,15 @@ def describe_host(name: str | None = None, directory: Path | None = None) -> Sit
     return host.describe(called, directory or Path.cwd())
 
 
-def list_remarks(site: Site) -> list[tuple[bool, str]]:
-    """Return what this host, described as a site, can and cannot do, each with whether that is good. Raises nothing."""
-    from packager.contract import host
+def list_remarks(site: Site, workspace: Workspace | None = None) -> list[tuple[bool, str]]:
+    """Return what this host, described as a site, can and cannot do, each with whether that is good.
 
-    return host.list_remarks(site)
+    Raises IntegrityError for a damaged table.
+    """
+    from packager.contract import host
+    from packager.workspace import tables_of
+
+    return host.list_remarks(site, tables_of(workspace))
 
 
 def write_site(site: Site, *, folded: bool = False) -> str:
@@ -286,4 +293,4 @@ def report_host(bundle: Bundle, site: Site, workspace: Workspace, *, wheelhouse:
     from packager.release import compatibility
 
     index = Index(wheelhouse, workspace.served_environments)
-    return compatibility.report_host(bundle, site, Path.cwd(), index)
+    return compatibility.report_host(bundle, site, Path.cwd(), index, workspace.tables)

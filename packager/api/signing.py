@@ -194,15 +194,17 @@ def prepare_legacy_signature(address: str, signer: Signer, workspace: Workspace)
     return cosign_legacy.prepare(address, signer, workspace.registry_settings)
 
 
-def draft_promise(bundle: Bundle, runtime: str, versions: str) -> PromiseDraft:
+def draft_promise(bundle: Bundle, runtime: str, versions: str, workspace: Workspace | None = None) -> PromiseDraft:
     """Return what has to be signed to promise `versions` (a PEP 440 range) of one more runtime; nothing is written.
 
-    Sign it with `attest_bundle(bundle, draft.predicate_type, draft.predicate, signer)` if its `outcome` is `ok`. Raises
-    UsageError where it is promised already, or nothing in the bundle could run there.
+    Sign it with `attest_bundle(bundle, draft.predicate_type, draft.predicate, signer)` if its `outcome` is `ok`,
+    which what ships decides, and with a workspace its newer tables of runtimes. Raises UsageError where it is promised
+    already, or nothing in the bundle could run there.
     """
     from packager.release import promises
+    from packager.workspace import tables_of
 
-    return promises.draft_promise(bundle, runtime, versions)
+    return promises.draft_promise(bundle, runtime, versions, tables_of(workspace))
 
 
 # -- container images
@@ -328,6 +330,7 @@ def rebuild_bundle(
         workspace.registry_settings,
         workspace.clock().date(),
         clock=workspace.clock,
+        tables=workspace.tables,
     )
     return rebuild.rebuild_bundle(
         bundle, verifier, workspace.open_store(), here, source, output, workspace.on_event, workspace.jobs

@@ -165,12 +165,12 @@ def fetch_source(recipe: Recipe, lock: Lock, runner: Runner, here: locking.Build
 
 def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: locking.BuildContext) -> Assembled:
     """Export, compile and measure the locked source; return the files of the bundle. Nothing is judged here."""
-    runner.on_event(Note(locking.explain_level(recipe, lock.level)))
+    runner.on_event(Note(locking.explain_level(recipe, lock.level, here.tables)))
     environment = locking.toolchain_environment(lock, runner, here)
     try:
         graph = runner(_export(recipe, lock, source), f"export {recipe.name}", virtualenv=environment)
     except TooNewError as error:
-        raise locking.explain_unsupported_operator(recipe, error) from error
+        raise locking.explain_unsupported_operator(recipe, error, here.tables) from error
     exported = step_facts.read_graph(graph)
     for locale in preflight.list_locales(exported["graph"]):
         runner.on_event(

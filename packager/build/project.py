@@ -13,6 +13,7 @@ from packager import plugins, sources
 from packager.actions.runner import Runner
 from packager.bundle import diff
 from packager.bundle.bundle import SBOM
+from packager.contract.runtime_tables import Tables, load_shipped
 from packager.errors import LockError, PackagerError, UsageError
 from packager.events import Note, OnEvent, ignore
 from packager.formats import cyclonedx, platforms
@@ -53,13 +54,14 @@ class Project:
         clock: Callable[[], datetime.datetime],
         jobs: int = 1,
         on_event: OnEvent = ignore,
+        tables: Tables = load_shipped,
     ) -> Project:
         """Parse the recipe at `path`, then open the store. Raises UsageError."""
         parsed = load_recipe(path)
         store = open_store()
         runner = Runner(store, _limits(parsed), on_event, jobs, confined=parsed.sandbox != "none")
         base, tracking = path.absolute().parent, variables.get("MLFLOW_TRACKING_URI")
-        context = BuildContext(base, tracking, dict(variables), registries, clock().date(), clock=clock)
+        context = BuildContext(base, tracking, dict(variables), registries, clock().date(), clock=clock, tables=tables)
         return Project(parsed, path.with_suffix(".lock"), context, runner, Memo(store.root / "memo"), clock)
 
     @property

@@ -19,6 +19,7 @@ from packager.bundle.bundle import CONTRACT, Bundle, open_bundle
 from packager.canonical import JSON
 from packager.contract import contract, runtime_support, runtime_tables
 from packager.contract.contract import Contract, Port
+from packager.contract.runtime_tables import Table, Tables, load_shipped
 from packager.edits import Edit
 from packager.errors import MalformedError, NegativeAnswerError, UsageError
 from packager.formats import project_locks
@@ -85,10 +86,10 @@ class Difference:
         }
 
 
-def diff(before: Bundle, after: Bundle) -> Difference:
+def diff(before: Bundle, after: Bundle, tables: Tables = load_shipped) -> Difference:
     """Compare two bundles: contracts, weights, files, dependencies. Reads only their records."""
     old, new = (bundle.contract for bundle in (before, after))
-    found = [*compare_contracts(old, new), *_files(before, after), *_dependencies(before, after)]
+    found = [*compare_contracts(old, new, tables), *_files(before, after), *_dependencies(before, after)]
     if before.name != after.name:
         found.append(Change("name", after.name, f"was `{before.name}`", "major"))
     return Difference(before.version, after.version, tuple(sorted(found, key=_order)))
@@ -98,13 +99,13 @@ def _order(change: Change) -> tuple[int, str, str]:
     return -_LEVELS.index(change.level), change.area, change.subject
 
 
-def compare_contracts(old: Contract, new: Contract) -> list[Change]:
+def compare_contracts(old: Contract, new: Contract, tables: Tables = load_shipped) -> list[Change]:
     """Compare two contracts."""
     return [
         *compare_interface(old, new),
         *_classes(old, new),
         *_pipelines(old, new),
-        *_runtimes(old, new),
+        *_runtimes(old, new, tables),
         *_targets(old, new),
         *_objectives(old.slo, new.slo),
         *_graph(old.graph, new.graph),
@@ -277,26 +278,25 @@ def _values(span: tuple[float, float] | None) -> str:
 # promises
 
 
-def _runtimes(old: Contract, new: Contract) -> Iterator[Change]:
+def _runtimes(old: Contract, new: Contract, tables: Tables) -> Iterator[Change]:
     for runtime in sorted({*old.runs_on, *new.runs_on}):
         if runtime not in new.runs_on:
             yield Change("runtimes", runtime, f"is no longer promised (was {old.runs_on[runtime].versions})", "major")
         elif runtime not in old.runs_on:
             yield Change("runtimes", runtime, f"{new.runs_on[runtime].versions} is promised anew", "minor")
         else:
-            yield from _range(runtime, old.runs_on[runtime].versions, new.runs_on[runtime].versions)
+            yield from _range(tables(runtime), old.runs_on[runtime].versions, new.runs_on[runtime].versions)
             yield from _floors(runtime, old.runs_on[runtime].oldest, new.runs_on[runtime].oldest)
 
 
-def _range(runtime: str, before: str, after: str) -> Iterator[Change]:
+def _range(table: Table, before: str, after: str) -> Iterator[Change]:
     if before == after:
         return
-    table = runtime_tables.load_table(runtime)
     was, now = ({row.version for row in runtime_support.list_promised(table, text)} for text in (before, after))
     lost = sorted(was - now, key=runtime_tables.version_key)
     level: Level = "major" if lost else "minor" if now - was else "patch"
     detail = f"; no longer {', '.join(lost[:3])}{' …' if len(lost) > 3 else ''}" if lost else ""
-    yield Change("runtimes", runtime, f"{before} was promised, now {after}{detail}", level)
+    yield Change("runtimes", table.runtime, f"{before} was promised, now {after}{detail}", level)
 
 
 def _floors(runtime: str, before: Mapping[str, JSON], after: Mapping[str, JSON]) -> Iterator[Change]:

@@ -42,11 +42,10 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.errors import exit_code_of
     from packager.files import write_atomically
 
-    runtimes.use_tables(options.open_workspace(args))
     bundle = options.open_bundle(args, console)
     versions = [_asked(text) for text in args.runtime]
     sites = runtimes.read_fleet(args.fleet) if args.fleet else ()
-    found = runtimes.report_compatibility(bundle, versions, sites)
+    found = runtimes.report_compatibility(bundle, versions, sites, workspace=options.open_workspace(args))
     if args.html:
         write_atomically(args.html, found.to_html().encode())
     rows = [*bundle.contract.describe(), *_rows(found.cells), *_site_rows(found.sites), *_step_rows(found.steps)]

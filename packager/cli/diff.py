@@ -24,11 +24,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.api import bundles, runtimes
+    from packager.api import bundles
 
-    runtimes.use_tables(options.open_workspace(args))
     before, after = (options.open_reference(text, args, console) for text in (args.before, args.after))
-    found = bundles.compare_bundles(before, after)
+    found = bundles.compare_bundles(before, after, options.open_workspace(args))
     rows = [f"{change.level:5}  {change.area}: {change.subject}: {change.message}" for change in found.changes]
     rows = rows or ["no visible difference"]
     step = f"{before.name} {found.before} → {found.after} is a step of `{found.taken}`, `{found.needed}` is needed"

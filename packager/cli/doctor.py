@@ -46,11 +46,10 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.errors import exit_code_of
     from packager.files import write_atomically
 
-    runtimes.use_tables(options.open_workspace(args))
     site = runtimes.describe_host(args.name)
     if args.output:
         write_atomically(args.output, runtimes.write_site(site).encode())
-    remarks = runtimes.list_remarks(site)
+    remarks = runtimes.list_remarks(site, options.open_workspace(args))
     value: dict[str, Any] = {
         "site": {**asdict(site), "knobs": dict(site.knobs)},
         "remarks": [{"ok": ok, "message": m} for ok, m in remarks],

@@ -35,14 +35,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.api import runtimes, signing
+    from packager.api import signing
     from packager.errors import exit_code_of
 
-    runtimes.use_tables(options.open_workspace(args))
     runtime, versions = _asked(args.runtime)
     with console:
         bundle = _signer.open_own(args, console)
-        draft = signing.draft_promise(bundle, runtime, versions)
+        draft = signing.draft_promise(bundle, runtime, versions, options.open_workspace(args))
         cells, outcome = draft.cells, draft.outcome
         if outcome == "ok":
             signer = _signer.open_signer(_signer.choose_uri(args), args)

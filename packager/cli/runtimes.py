@@ -59,10 +59,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.api import runtimes
     from packager.errors import UsageError
 
-    runtimes.use_tables(options.open_workspace(args))
     if args.action != "list" and not args.subject:
         raise UsageError(f"`packager runtimes {args.action}` needs to know of what", hint="see its examples in --help")
     actions = {"list": _list, "show": _show, "probe": _probe, "update": _update, "sign": _sign}
@@ -72,7 +70,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
 def _list(args: argparse.Namespace, console: Console) -> int:
     from packager.api import runtimes
 
-    tables = {name: runtimes.read_table(name) for name in runtimes.list_runtimes()}
+    here = options.open_workspace(args)
+    tables = {name: runtimes.read_table(name, here) for name in runtimes.list_runtimes()}
     value = {
         name: {
             "serial": table.serial,
@@ -95,7 +94,7 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     from packager.api import runtimes
 
     name, _, version = args.subject.partition("==")
-    table = runtimes.read_table(name)
+    table = runtimes.read_table(name, options.open_workspace(args))
     rows = [runtimes.find_row(table, version)] if version else [*table.rows.values()]
     console.result({row.version: _plain(row) for row in rows}, [_line(row) for row in rows])
     return 0

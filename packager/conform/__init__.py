@@ -31,6 +31,7 @@ from packager.conform import cells, generation, knob_trials, programs
 from packager.conform.accuracy import Accuracy, Evaluation
 from packager.conform.cells import PlannedCell, RuntimeSelection
 from packager.conform.operators import Coverage
+from packager.contract.runtime_tables import Tables, load_shipped
 from packager.deploy import conversation, install
 from packager.deploy.install import Index
 from packager.deploy.server_files import CONFIG
@@ -99,6 +100,7 @@ class Settings:
     python: Path | None = None  # an existing environment to test instead of building one
     stated: Mapping[str, bytes] = field(default_factory=dict)  # files of reference outputs, signed by a trusted key
     evaluation: Evaluation | None = None  # rows with labels on which the metric of the bundle is measured again
+    tables: Tables = load_shipped  # what is known of runtimes where the suite runs
     operators: bool = False  # run ONNX's tests of the bundle's operators on every cell, not only on those that fail
 
 
@@ -235,6 +237,7 @@ class _Run:
         newest = cells.plan_cells(
             {**self.contract, "targets": {target: self.contract["targets"][target]}},
             [RuntimeSelection(REFERENCE, promise or None)],
+            self.settings.tables,
         )[-1]
         folder, scratch = self.settings.work / "vectors", self.settings.work / "reference"
         folder.mkdir()

@@ -7,6 +7,7 @@ A runtime can be tested when its folder holds `conform.py`, which says what it n
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import sys
@@ -18,6 +19,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from packager.canonical import JSON
+from packager.contract.runtime_tables import Tables, load_shipped
 from packager.errors import UsageError
 from packager.runtime import Conformance, adapter_file, find_testable, load_conformance
 
@@ -80,19 +82,25 @@ def parse_selection(text: str) -> RuntimeSelection:
     return RuntimeSelection(name, specifier or None)
 
 
-def plan_cells(contract: JSON, selections: Sequence[RuntimeSelection]) -> list[PlannedCell]:
-    """Return the cells of a bundle; without `selections` those of its promise. Raises UsageError."""
+def plan_cells(
+    contract: JSON, selections: Sequence[RuntimeSelection], tables: Tables = load_shipped
+) -> list[PlannedCell]:
+    """Return the cells of a bundle; without `selections` those of its promise. Raises UsageError.
+
+    `tables` say which versions there are.
+    """
     promised = {name: promise["versions"] for name, promise in contract["runs-on"].items()}
     wanted = list(selections) or [RuntimeSelection(name) for name in promised]
-    cells = [cell for selection in wanted for cell in _cells(contract, selection, promised.get(selection.runtime))]
+    planned = (_cells(contract, selection, promised.get(selection.runtime), tables) for selection in wanted)
+    cells = itertools.chain.from_iterable(planned)
     return list({cell.name: cell for cell in cells}.values())
 
 
-def _cells(contract: JSON, selection: RuntimeSelection, promise: str | None) -> Iterator[PlannedCell]:
+def _cells(contract: JSON, selection: RuntimeSelection, promise: str | None, tables: Tables) -> Iterator[PlannedCell]:
     if selection.runtime not in find_testable() and selection.runtime in contract["runs-on"]:
         yield PlannedCell("-", selection.runtime, "-", "-", reason="this version of packager has no adapter for it")
         return
-    tested = load_conformance(selection.runtime)
+    tested = load_conformance(selection.runtime, tables)
     targets = [name for name, target in contract["targets"].items() if target["runtime"] in tested.accepts]
     if not targets:
         accepted = ", ".join(tested.accepts)

@@ -20,6 +20,7 @@ from packager.canonical import JSON
 from packager.conform.cells import PlannedCell, RuntimeSelection, plan_cells
 from packager.conform.nodetests import NodeTest, select_tests, write
 from packager.conform.programs import list_variables, run
+from packager.contract.runtime_tables import Tables, load_shipped
 from packager.errors import NegativeAnswerError, PackagerError, StepError
 from packager.events import OnEvent, ignore
 from packager.lock import environments
@@ -36,6 +37,7 @@ class Installed:
     environment: Mapping[str, str]
     python: str | None = None
     seconds: float = 900
+    tables: Tables = load_shipped
 
 
 class Coverage:
@@ -89,7 +91,8 @@ def test_operators(
     `target` is one of the contract's that the runtime runs. Network, unless cached. Raises NegativeAnswerError where
     the version cannot be tested here.
     """
-    (planned,) = plan_cells({"runs-on": {}, "targets": {"-": target}}, [RuntimeSelection(runtime, f"=={version}")])
+    asked = [RuntimeSelection(runtime, f"=={version}")]
+    (planned,) = plan_cells({"runs-on": {}, "targets": {"-": target}}, asked, settings.tables)
     if planned.reason:
         raise NegativeAnswerError(f"{runtime} {version} cannot be tested here: {planned.reason}")
     python = environments.ensure(planned.requirements, settings.python or planned.python, settings.cache, on_event)

@@ -11,6 +11,7 @@ from packager import conform
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.conform import Endpoint, Settings, cells, results
+from packager.contract.runtime_tables import Tables
 from packager.errors import UsageError
 from packager.events import OnEvent, Warned, ignore
 from packager.formats import reference_outputs
@@ -37,17 +38,17 @@ def run_conformance(
     if endpoint is not None:
         result = conform.conform_endpoint(bundle, endpoint, settings, on_event)
     else:
-        result = conform.conform(bundle, _plan(bundle, runtimes, adapter), settings, on_event)
+        result = conform.conform(bundle, _plan(bundle, runtimes, adapter, settings.tables), settings, on_event)
     found: dict[str, JSON] = {**result, "integrity": checks}
     found["verdict"] = results.summarise_cells(found)
     return found
 
 
-def _plan(bundle: Bundle, runtimes: Sequence[str], adapter: Sequence[str]) -> list[cells.PlannedCell]:
+def _plan(bundle: Bundle, runtimes: Sequence[str], adapter: Sequence[str], tables: Tables) -> list[cells.PlannedCell]:
     contract = bundle.contract.document
     found = cells.plan_adapter(contract, adapter) if adapter else []
     selections = [cells.parse_selection(text) for text in runtimes]
-    return [*found, *([] if found and not selections else cells.plan_cells(contract, selections))]
+    return [*found, *([] if found and not selections else cells.plan_cells(contract, selections, tables))]
 
 
 def _check(bundle: Bundle, verifier: Verifier | None, on_event: OnEvent) -> tuple[JSON, dict[str, bytes]]:

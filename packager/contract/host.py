@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from packager import plugins
-from packager.contract import runtime_tables
 from packager.contract.fleet import Device, Site
+from packager.contract.runtime_tables import Tables, load_shipped
 from packager.runtime import load_runtime
 from packager.sandbox import sandbox
 from packager.server.process import host_limits
@@ -139,11 +139,11 @@ def describe_confinement(level: str) -> tuple[bool, str]:
     }.get(level, (False, f"{lacking}, and no namespaces: models cannot be opened here but with `sandbox: none`"))
 
 
-def list_remarks(site: Site) -> list[tuple[bool, str]]:
+def list_remarks(site: Site, tables: Tables = load_shipped) -> list[tuple[bool, str]]:
     """Return what this host can and cannot do, in words, each with whether that is good."""
     found = [describe_confinement(sandbox.find_confinement().level)]
     for runtime, version in site.runtimes.items():
-        known = bool(runtime_tables.load_table(runtime).rows)
+        known = bool(tables(runtime).rows)
         found.append((known, f"{runtime} {version}" + ("" if known else ": no knowledge ships about this runtime")))
     if not site.runtimes:
         found.append((False, "no runtime is installed beside this program; `packager install` brings its own"))

@@ -14,11 +14,11 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from packager.canonical import JSON
-from packager.contract import runtime_support, runtime_tables
+from packager.contract import runtime_support
 from packager.contract.contract import Contract, Terms
 from packager.contract.fleet import Site
-from packager.contract.runtime_support import Judgement, Reason, Tables
-from packager.contract.runtime_tables import Outcome, Row, version_key
+from packager.contract.runtime_support import Judgement, Reason
+from packager.contract.runtime_tables import Outcome, Row, Tables, load_shipped, version_key
 
 Place: TypeAlias = tuple[str, str, str]  # target, runtime, version
 Proofs: TypeAlias = Mapping[Place, str]  # where a bundle ran right, and what showed it
@@ -82,9 +82,7 @@ def worst_outcome(outcomes: Iterable[Outcome]) -> Outcome:
     return min(outcomes, key=_RANK.__getitem__, default="ok")
 
 
-def judge_everywhere(
-    contract: Contract, tables: Tables = runtime_tables.load_table, proofs: Proofs = NOTHING
-) -> list[Cell]:
+def judge_everywhere(contract: Contract, tables: Tables = load_shipped, proofs: Proofs = NOTHING) -> list[Cell]:
     """Return the cells of every known version of every promised runtime, oldest first, and of what was proven."""
     found = []
     for runtime in contract.runs_on:
@@ -108,7 +106,7 @@ def judge_promises(contract: Contract, found: Iterable[Cell]) -> Outcome:
 
 
 def judge_version(
-    contract: Contract, runtime: str, version: str, tables: Tables = runtime_tables.load_table, proofs: Proofs = NOTHING
+    contract: Contract, runtime: str, version: str, tables: Tables = load_shipped, proofs: Proofs = NOTHING
 ) -> list[Cell]:
     """Return the cells of one version of a runtime, one for each target that it can be given.
 
@@ -188,9 +186,7 @@ def _is_promised(contract: Contract, runtime: str, version: str, tables: Tables)
 # sites
 
 
-def judge_site(
-    contract: Contract, site: Site, tables: Tables = runtime_tables.load_table, proofs: Proofs = NOTHING
-) -> Reach:
+def judge_site(contract: Contract, site: Site, tables: Tables = load_shipped, proofs: Proofs = NOTHING) -> Reach:
     """Judge a bundle at one site: its runtimes, and what its hosts have."""
     found = []
     for runtime, version in site.runtimes.items():
@@ -298,9 +294,7 @@ def _device(site: Site, terms: Terms, runtime: str, row: Row | None) -> Iterator
 # what would reach one more site
 
 
-def suggest_steps(
-    contract: Contract, reached: Sequence[Reach], tables: Tables = runtime_tables.load_table
-) -> list[Step]:
+def suggest_steps(contract: Contract, reached: Sequence[Reach], tables: Tables = load_shipped) -> list[Step]:
     """Return the changes that would each reach at least one more site, the smallest first.
 
     To export for an older runtime again costs the site nothing, so it comes first, the least step back before a larger

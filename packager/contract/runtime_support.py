@@ -7,7 +7,7 @@ default: an operator or element type that no table lists is unknown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -15,8 +15,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from packager.canonical import JSON
-from packager.contract import runtime_tables
-from packager.contract.runtime_tables import Kernels, Outcome, Row, Table, version_key
+from packager.contract.runtime_tables import Kernels, Outcome, Row, Table, Tables, load_shipped, version_key
 from packager.errors import UsageError
 
 OPSET = 18  # the newest that every version since 1.15 has all kernels for, and torch's own: no conversion, no loss
@@ -82,12 +81,7 @@ class Judgement:
         }
 
 
-Tables = Callable[[str], Table]
-
-
-def judge(
-    graph: Mapping[str, JSON], runtime: str, version: str, tables: Tables = runtime_tables.load_table
-) -> Judgement:
+def judge(graph: Mapping[str, JSON], runtime: str, version: str, tables: Tables = load_shipped) -> Judgement:
     """Judge a graph (`opset`, `ir`, `operators` of a contract) on one version of a runtime.
 
     A patch release that was not measured is what all measured ones of its minor version are; if they differ, or there
@@ -258,7 +252,7 @@ def _name(row: Row, dated: bool) -> str | None:
     return next((name for name in (row.version, *row.also) if (version_key(name)[0] >= 10) == dated), None)
 
 
-def level_for(runtime: str, text: str, tables: Tables = runtime_tables.load_table) -> tuple[int, int]:
+def level_for(runtime: str, text: str, tables: Tables = load_shipped) -> tuple[int, int]:
     """Return the opset and the IR version that every known version in a range reads completely.
 
     Raises UsageError when the range names no known version.
@@ -290,7 +284,7 @@ def _level(row: Row, tables: Tables) -> tuple[int, int]:
     return min((r.complete or OPSET for r in near), default=OPSET), min((r.ir or IR for r in near), default=IR)
 
 
-def loads_on(graph: Mapping[str, JSON], runtime: str, tables: Tables = runtime_tables.load_shipped) -> str | None:
+def loads_on(graph: Mapping[str, JSON], runtime: str, tables: Tables = load_shipped) -> str | None:
     """Return the widest range of versions that a graph is known to load on, in PEP 440 form; None where none is known.
 
     Its end stays open while the newest known version loads it, so that a table that only grew says the same.

@@ -4,7 +4,8 @@
 A row says what a version reads and needs, and whether that was measured or taken from its vendor's tables. Kernels say,
 for every operator, version of its definition and combination of element types, on which versions a graph of that one
 operator loads. A site may keep newer tables in its data directory (`packager runtimes update`): they win row by row.
-A build looks only at what ships, because nothing of a host may enter a bundle.
+Which of both counts is passed as `Tables`: `load_shipped`, or `SiteTables` of a workspace; nothing here remembers a
+site. A contract is made from what ships alone, because nothing of a host may enter a bundle.
 
 Standard library only, and quick: `packager compat` reads nothing else.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -151,22 +152,26 @@ def _shipped(folder: Path) -> Table:
     return _table(value)
 
 
-_updates: Path | None = None
+Tables: TypeAlias = Callable[[str], Table]
+"""What is known of a runtime, by its name: `load_shipped`, or `SiteTables`."""
 
 
-def use_updates(folder: Path | None) -> None:
-    """Let `load_table` look into a site's folder of newer tables from now on; called once, by the command line."""
-    global _updates
-    _updates = folder
+@dataclass(frozen=True, slots=True)
+class SiteTables:
+    """The tables of one site: what ships, overridden row by row by those in `folder`. Without one they are what ships.
 
+    The folder is read at every call, so that a table which the site takes counts from then on.
+    """
 
-def load_table(runtime: str, updates: Path | None = None) -> Table:
-    """Return what is known of a runtime here: what ships, overridden row by row by the site's own tables."""
-    found, folder = load_shipped(runtime), updates or _updates
-    if folder is not None:
-        for name in (f"{runtime}.json", f"{runtime}.measured.json"):
-            found = _overlaid(found, folder / name)
-    return found
+    folder: Path | None
+
+    def __call__(self, runtime: str) -> Table:
+        """Return what is known of a runtime at the site. Raises IntegrityError for a damaged table."""
+        found = load_shipped(runtime)
+        if self.folder is not None:
+            for name in (f"{runtime}.json", f"{runtime}.measured.json"):
+                found = _overlaid(found, self.folder / name)
+        return found
 
 
 def _overlaid(base: Table, path: Path) -> Table:

@@ -20,7 +20,7 @@ from packager.contract.contract import Contract
 from packager.contract.fleet import Site
 from packager.contract.preflight import NOTHING, Proofs
 from packager.contract.runtime_support import Reason
-from packager.contract.runtime_tables import Outcome
+from packager.contract.runtime_tables import Outcome, Tables, load_shipped
 from packager.deploy import install, served_environment, server_files, wheels
 from packager.deploy.install import Index
 from packager.errors import IntegrityError, PackagerError, SourceError
@@ -58,6 +58,7 @@ def foresee(
     directory: Path,
     index: Index,
     proofs: Proofs = NOTHING,
+    tables: Tables = load_shipped,
     has_locale: Callable[[str], bool] = host.has_locale,
 ) -> Arrival:
     """Say what `install` would do on this host, which is `site`; `directory` is where, and has to exist."""
@@ -71,7 +72,7 @@ def foresee(
     except PackagerError as error:
         reason = Reason("install", target or bundle.name, error.message, error.hint)
         return Arrival("no", target, runtime, version, supply, (reason,))
-    reached = preflight.judge_site(contract, replace(site, runtimes={runtime: version}), proofs=proofs)
+    reached = preflight.judge_site(contract, replace(site, runtimes={runtime: version}), tables, proofs)
     (cell,) = (cell for cell in reached.cells if cell.target == target)
     lacking = tuple(_lacking(contract, has_locale))
     outcome: Outcome = "no" if lacking else cell.answer.outcome

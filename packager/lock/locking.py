@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from packager import canonical, exporters, plugins, sources
 from packager.actions.runner import Runner
 from packager.canonical import JSON
+from packager.contract.runtime_tables import Tables, load_shipped
 from packager.edits import Edit
 from packager.errors import (
     IntegrityError,
@@ -49,7 +50,7 @@ DESCRIBE_VERSION = 1  # 1: first form
 
 @dataclass(frozen=True, slots=True)
 class BuildContext:
-    """What the command line passes to the library: its directory, environment, registries, the day."""
+    """What the command line passes to the library: its directory, environment, registries, the day, known runtimes."""
 
     base: Path
     tracking: str | None
@@ -58,6 +59,7 @@ class BuildContext:
     today: datetime.date | None = None
     share: Callable[[JSON, Callable[[], JSON]], JSON] | None = None  # answers of indexes that hold for many recipes
     clock: Callable[[], datetime.datetime] | None = None
+    tables: Tables = load_shipped  # what is known of runtimes where the work is done
 
     def settings(self, recipe: Recipe, memo: Memo) -> Settings:
         """Return what sources may know; the recipe's registry wins over the environment's."""
@@ -85,7 +87,7 @@ def resolve(recipe: Recipe, runner: Runner, context: BuildContext, memo: Memo, e
     check_signature(recipe, exporter)
     check_task(recipe, exporter, payload, [path for path, _ in tree], _payload_reader(runner, tree))
     origin = origins.read([path for path, _ in tree], _payload_reader(runner, tree), payload)
-    reads = choose_level(recipe, exporter)
+    reads = choose_level(recipe, exporter, context.tables)
     environment = _environment(recipe, exporter, origin, context, runner)
     tools = _toolchain(recipe, exporter, environment, origin, runner.on_event)
     return Lock(
@@ -278,7 +280,7 @@ def check_task(recipe: Recipe, exporter: str, payload: str, paths: Sequence[str]
         )
 
 
-def choose_level(recipe: Recipe, exporter: str) -> Level:
+def choose_level(recipe: Recipe, exporter: str, tables: Tables = load_shipped) -> Level:
     """Return the opset and IR that the oldest promised version of every runtime reads.
 
     What is exported here goes to the level that all of them run without a gap; a graph that is ONNX already may keep
@@ -286,11 +288,11 @@ def choose_level(recipe: Recipe, exporter: str) -> Level:
     does not read.
     """
     keeps = getattr(plugins.load("exporters", exporter), "KEEPS", False)
-    levels = [_level(promise, highest=keeps) for promise in recipe.runs_on]
+    levels = [_level(promise, tables, highest=keeps) for promise in recipe.runs_on]
     lowest = Level(min(item.opset for item in levels), min(item.ir for item in levels))
     wanted = recipe.export.opset
     for promise in recipe.runs_on if wanted else ():
-        most = _level(promise, highest=True)
+        most = _level(promise, tables, highest=True)
         if wanted and wanted > most.opset:
             raise UsageError(
                 f"`export.opset` is {wanted}, and {promise.runtime} {promise.versions} promises a version that reads "
@@ -301,30 +303,32 @@ def choose_level(recipe: Recipe, exporter: str) -> Level:
     return replace(lowest, opset=wanted) if wanted else lowest
 
 
-def _level(promise: RunsOn, *, highest: bool) -> Level:
-    runtime = load_runtime(promise.runtime)
+def _level(promise: RunsOn, tables: Tables, *, highest: bool) -> Level:
+    runtime = load_runtime(promise.runtime, tables)
     found = runtime.ceiling if highest else runtime.level_for
     return Level(*found(promise.versions))
 
 
-def explain_level(recipe: Recipe, found: Level) -> str:
+def explain_level(recipe: Recipe, found: Level, tables: Tables = load_shipped) -> str:
     """Say which promise decides the level."""
     said = []
     for promise in recipe.runs_on:
-        listed = load_runtime(promise.runtime).promised(promise.versions)
-        most = _level(promise, highest=True)
+        listed = load_runtime(promise.runtime, tables).promised(promise.versions)
+        most = _level(promise, tables, highest=True)
         oldest = f"{promise.runtime} {listed[0]}" if listed else promise.runtime
         said.append(f"{oldest}, the oldest in `{promise.versions}`, reads opset {most.opset} and IR {most.ir}")
     chosen = "the recipe requires opset" if recipe.export.opset else "opset"
     return f"{chosen} {found.opset}, IR {found.ir}: {'; '.join(said)}"
 
 
-def explain_unsupported_operator(recipe: Recipe, error: TooNewError) -> StepError:
+def explain_unsupported_operator(recipe: Recipe, error: TooNewError, tables: Tables = load_shipped) -> StepError:
     """Say which promise an operator breaks, and which version would keep it."""
-    broken = next((p for p in recipe.runs_on if _level(p, highest=True).opset <= error.wanted), recipe.runs_on[0])
-    able = load_runtime(broken.runtime).oldest_with(error.opset)
+    broken = next(
+        (p for p in recipe.runs_on if _level(p, tables, highest=True).opset <= error.wanted), recipe.runs_on[0]
+    )
+    able = load_runtime(broken.runtime, tables).oldest_with(error.opset)
     name = f"`{error.operator}` (opset {error.opset})"
-    if recipe.export.opset and recipe.export.opset < _level(broken, highest=True).opset:
+    if recipe.export.opset and recipe.export.opset < _level(broken, tables, highest=True).opset:
         return StepError(
             f"{name} has no form at opset {error.wanted}, which the recipe requires",
             hint="leave `export.opset` out",
@@ -425,7 +429,7 @@ def _try_toolchain(
     runner: Runner,
 ) -> None:
     """Export and measure a small model of the family in an environment. Raises _BrokenToolchainError."""
-    module, reads = plugins.load("exporters", exporter), choose_level(recipe, exporter)
+    module, reads = plugins.load("exporters", exporter), choose_level(recipe, exporter, context.tables)
     names = [*module.TOOLCHAIN, *(name for name in getattr(module, "MAYBE", ()) if name in origin.packages)]
     pins = _pins(environment)
     tried = {name: pins[name] for name in names if name in pins}
@@ -515,7 +519,7 @@ def _dependencies(
     more = GENERATION_REQUIREMENTS if recipe.task else ()
     runtimes = {
         promise.runtime: (
-            *load_runtime(promise.runtime).requirements(promise.versions, promise.devices),
+            *load_runtime(promise.runtime, context.tables).requirements(promise.versions, promise.devices),
             *more,
             *pipeline_tools.requirements(recipe.pipeline, promise.runtime, tools),
         )

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
-from packager.contract import contract, host, page, preflight, runtime_support, runtime_tables
+from packager.contract import contract, host, page, preflight, runtime_support
 from packager.contract.fleet import Site
 from packager.contract.preflight import Cell, Reach, Step
-from packager.contract.runtime_tables import Outcome
+from packager.contract.runtime_tables import Outcome, Tables, load_shipped
 from packager.deploy import forecast
 from packager.deploy.forecast import Arrival
 from packager.deploy.install import Index
@@ -33,20 +33,12 @@ class Compatibility:
     sites: tuple[Reach, ...]
     steps: tuple[Step, ...]
     notes: tuple[str, ...]
+    loads: Mapping[str, str | None]
 
     @property
     def all_cells(self) -> list[Cell]:
         """The cells of runtimes and of every site."""
         return [*self.cells, *(cell for site in self.sites for cell in site.cells)]
-
-    @property
-    def loads(self) -> dict[str, str | None]:
-        """The range of versions that each promised runtime is known to load today; None where none is."""
-        graph = self.bundle.contract.graph
-        return {
-            name: runtime_support.loads_on(graph, name, runtime_tables.load_table)
-            for name in self.bundle.contract.runs_on
-        }
 
     def to_html(self) -> str:
         """Return one self-contained page. The same answer gives the same bytes."""
@@ -72,21 +64,25 @@ class Compatibility:
 
 
 def report_compatibility(
-    bundle: Bundle, versions: Sequence[tuple[str, str]] = (), sites: Sequence[Site] = ()
+    bundle: Bundle,
+    versions: Sequence[tuple[str, str]] = (),
+    sites: Sequence[Site] = (),
+    tables: Tables = load_shipped,
 ) -> Compatibility:
     """Judge `bundle` on `versions` (runtime, version) and at `sites`; without either on every known version."""
     promise, seen = bundle.contract, proofs.list_proofs(bundle)
-    reached = [preflight.judge_site(promise, site, proofs=seen) for site in sites]
-    groups = [preflight.judge_version(promise, runtime, version, proofs=seen) for runtime, version in versions]
-    every = [] if versions or sites else preflight.judge_everywhere(promise, proofs=seen)
+    reached = [preflight.judge_site(promise, site, tables, seen) for site in sites]
+    groups = [preflight.judge_version(promise, runtime, version, tables, seen) for runtime, version in versions]
+    every = [] if versions or sites else preflight.judge_everywhere(promise, tables, seen)
     cells = [cell for group in groups for cell in group] + every
     outcome = preflight.worst_outcome([*map(preflight.best_outcome, groups), *(entry.outcome for entry in reached)])
     outcome = preflight.judge_promises(promise, every) if every else outcome
     notes = list(preflight.list_notes(promise, host.read_processor(), host.has_locale))
     if any(cell.answer.source in proofs.SOURCES for cell in (*cells, *(c for entry in reached for c in entry.cells))):
         notes.append(f"`{'` and `'.join(proofs.SOURCES)}`: so say statements whose signatures are not checked here")
-    steps = preflight.suggest_steps(promise, reached)
-    return Compatibility(bundle, outcome, tuple(cells), tuple(reached), tuple(steps), tuple(notes))
+    steps = preflight.suggest_steps(promise, reached, tables)
+    loads = {name: runtime_support.loads_on(promise.graph, name, tables) for name in promise.runs_on}
+    return Compatibility(bundle, outcome, tuple(cells), tuple(reached), tuple(steps), tuple(notes), loads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +103,11 @@ class HostReport:
         }
 
 
-def report_host(bundle: Bundle, site: Site, directory: Path, index: Index) -> HostReport:
+def report_host(bundle: Bundle, site: Site, directory: Path, index: Index, tables: Tables = load_shipped) -> HostReport:
     """Say what becomes of `bundle` on this host, which is `site`; `directory` is where installations would go."""
     promise, seen = bundle.contract, proofs.list_proofs(bundle)
-    new = forecast.foresee(bundle, site, directory, index, seen)
-    reached = preflight.judge_site(promise, site, proofs=seen)
+    new = forecast.foresee(bundle, site, directory, index, seen, tables)
+    reached = preflight.judge_site(promise, site, tables, seen)
     lacking = any(not host.has_locale(name) for name in preflight.list_locales(promise.graph))
     outcome = new.outcome if new.target else "no" if lacking else reached.outcome
     notes = preflight.list_notes(promise, host.read_processor(), host.has_locale)

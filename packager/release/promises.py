@@ -18,7 +18,7 @@ from packager.bundle.bundle import CONTRACT, Bundle
 from packager.bundle.readers import Medium
 from packager.canonical import JSON
 from packager.contract import contract, preflight, runtime_support
-from packager.contract.runtime_tables import Outcome
+from packager.contract.runtime_tables import Outcome, Tables, load_shipped
 from packager.errors import IntegrityError, UsageError
 from packager.formats import intoto
 from packager.knobs import catalogue, knobs
@@ -47,10 +47,10 @@ class PromiseDraft:
         return preflight.worst_outcome(cell.answer.outcome for cell in self.cells) if self.cells else "unknown"
 
 
-def draft_promise(bundle: Bundle, runtime: str, versions: str) -> PromiseDraft:
+def draft_promise(bundle: Bundle, runtime: str, versions: str, tables: Tables = load_shipped) -> PromiseDraft:
     """Return what has to be signed to promise `versions` (a PEP 440 range) of `runtime` too. Raises UsageError."""
     added = build_predicate(bundle.contract.document, runtime, versions)
-    return PromiseDraft(runtime, versions, added, tuple(judge_addition(bundle, added)))
+    return PromiseDraft(runtime, versions, added, tuple(judge_addition(bundle, added, tables)))
 
 
 def build_predicate(document: JSON, runtime: str, versions: str) -> dict[str, JSON]:
@@ -76,11 +76,11 @@ def build_predicate(document: JSON, runtime: str, versions: str) -> dict[str, JS
     }
 
 
-def judge_addition(bundle: Bundle, added: Mapping[str, JSON]) -> list[preflight.Cell]:
+def judge_addition(bundle: Bundle, added: Mapping[str, JSON], tables: Tables = load_shipped) -> list[preflight.Cell]:
     """Return the cells of the versions that an addition promises, as `packager compat` judges them."""
     promised = contract.parse(canonical.dump(_with(bundle.contract.document, added)))
     (runtime,) = added["runs-on"]
-    return [cell for cell in preflight.judge_everywhere(promised) if cell.runtime == runtime and cell.promised]
+    return [cell for cell in preflight.judge_everywhere(promised, tables) if cell.runtime == runtime and cell.promised]
 
 
 def extend_contract(bundle: Bundle, found: Iterable[Evidence]) -> Bundle:

@@ -21,7 +21,6 @@ from pathlib import Path
 from packager import canonical
 from packager.actions.runner import Executor
 from packager.canonical import JSON
-from packager.contract import runtime_tables
 from packager.events import Event
 from packager.files import hold_lock, write_atomically
 from packager.release_plan import tasks
@@ -71,7 +70,6 @@ def _room(context: Mapping[str, JSON], channel: Channel) -> tasks.Room:
         registry_ca=context["registry_ca"] and Path(context["registry_ca"]),
         plain_http=context["plain_http"],
     )
-    runtime_tables.use_updates(workspace.knowledge_to_read)
     store = workspace.open_store()
 
     def tell(task: str, event: Event | None) -> None:

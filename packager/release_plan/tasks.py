@@ -242,6 +242,7 @@ class _Tasks:
             clock=workspace.clock,
             jobs=workspace.jobs,
             on_event=self._hear,
+            tables=workspace.tables,
         ).vendoring(self.settings.vendor)
         if (opened.recipe.name, opened.recipe.version) != (self.model.name, self.model.version):
             raise UsageError(f"recipe `{self.model.recipe}` changed while it was released", hint="release again")
@@ -352,7 +353,8 @@ class _Tasks:
         from packager.trust.verify import check_files
 
         bundle = self._bundle()
-        plan = cells.plan_cells(bundle.contract.document, [cells.parse_selection(text) for text in chosen.runtimes])
+        wanted, tables = [cells.parse_selection(text) for text in chosen.runtimes], self.room.workspace.tables
+        plan = cells.plan_cells(bundle.contract.document, wanted, tables)
         checks = {"signature": "not checked", "files": check_files(bundle, ignore)}
         with tempfile.TemporaryDirectory(prefix="packager-conform-") as place:
             settings = conform.Settings(
@@ -361,6 +363,7 @@ class _Tasks:
                 level=chosen.level,
                 index=Index(None, self.room.workspace.served_environments),
                 environment=dict(self.room.workspace.variables),
+                tables=tables,
             )
             found = {**conform.conform(bundle, plan, settings, self._hear), "integrity": checks}
         verdict = results.summarise_cells(found)
@@ -381,10 +384,8 @@ class _Tasks:
             "targets": {item.name: item.to_json() for item in recipe.targets()},
         }
         try:
-            return tuple(
-                cell.name
-                for cell in cells.plan_cells(promise, [cells.parse_selection(text) for text in chosen.runtimes])
-            )
+            wanted = [cells.parse_selection(text) for text in chosen.runtimes]
+            return tuple(cell.name for cell in cells.plan_cells(promise, wanted, self.room.workspace.tables))
         except PackagerError:
             return ()  # the task itself says so
 

@@ -15,7 +15,8 @@ from collections.abc import Collection
 from packager.runtimes import _gpu
 from packaging.specifiers import SpecifierSet
 
-from packager.contract import runtime_support, runtime_tables
+from packager.contract import runtime_support
+from packager.contract.runtime_tables import Tables, load_shipped
 from packager.runtime import SERVER_REQUIREMENTS
 
 TITLE = "ONNX Runtime"
@@ -30,38 +31,38 @@ DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 _PLUGIN = "onnxruntime-ep-nv-tensorrt-rtx"
 
 
-def promised(specifier: str) -> list[str]:
+def promised(specifier: str, tables: Tables = load_shipped) -> list[str]:
     """Return the known versions that a PEP 440 range allows, oldest first."""
-    return [row.version for row in runtime_support.list_promised(runtime_tables.load_table("onnxruntime"), specifier)]
+    return [row.version for row in runtime_support.list_promised(tables("onnxruntime"), specifier)]
 
 
-def level_for(specifier: str) -> tuple[int, int]:
+def level_for(specifier: str, tables: Tables = load_shipped) -> tuple[int, int]:
     """Return the opset and the IR version that every version in the range reads: the oldest decides."""
-    return runtime_support.level_for("onnxruntime", specifier)
+    return runtime_support.level_for("onnxruntime", specifier, tables)
 
 
-def ceiling(specifier: str) -> tuple[int, int]:
+def ceiling(specifier: str, tables: Tables = load_shipped) -> tuple[int, int]:
     """Return the newest opset and IR version that every version in the range reads with all kernels."""
-    table = runtime_tables.load_table("onnxruntime")
-    opset, ir = level_for(specifier)
+    table = tables("onnxruntime")
+    opset, ir = level_for(specifier, tables)
     rows = runtime_support.list_promised(table, specifier)
     return min(row.complete or opset for row in rows), min(row.ir or ir for row in rows)
 
 
-def oldest_with(opset: int) -> str | None:
+def oldest_with(opset: int, tables: Tables = load_shipped) -> str | None:
     """Return the oldest known version that runs everything that was tried of an opset, None if no known one does."""
-    rows = runtime_tables.load_table("onnxruntime").rows.values()
+    rows = tables("onnxruntime").rows.values()
     return next((row.version for row in rows if (row.complete or 0) >= opset), None)
 
 
-def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[str, ...]:
+def requirements(specifier: str, devices: Collection[str] = ("cpu",), tables: Tables = load_shipped) -> tuple[str, ...]:
     """Return what a server on this runtime is installed from, as PEP 508 lines.
 
     Before 1.19 the wheels crash on numpy 2, and all but 1.18.1 fail to say so. The wheel for GPUs holds the CPU's
     provider too, and cannot be installed beside the other.
     """
-    table = runtime_tables.load_table("onnxruntime")
-    numpy = {table.rows[version].numpy for version in promised(specifier)}
+    table = tables("onnxruntime")
+    numpy = {table.rows[version].numpy for version in promised(specifier, tables)}
     bound = numpy.pop() if len(numpy) == 1 else ""
     wheel = "onnxruntime-gpu[cuda,cudnn]" if {"cuda", "tensorrt"} & {*devices} else "onnxruntime"
     plugin = (_PLUGIN,) if "rtx" in devices else ()

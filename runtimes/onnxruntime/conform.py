@@ -7,7 +7,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from packager.contract import runtime_tables
+from packager.contract.runtime_tables import Tables, load_shipped
 
 ACCEPTS = ("onnxruntime",)
 CHANNELS = ("adapter",)
@@ -16,14 +16,14 @@ LIBRARY = "onnxruntime"
 KNOBS = ("runtime.threads",)  # of the bundle, that its adapter can set
 
 
-def versions() -> tuple[str, ...]:
+def versions(tables: Tables = load_shipped) -> tuple[str, ...]:
     """Return the versions that can be tested, oldest first."""
-    return tuple(runtime_tables.load_table("onnxruntime").rows)
+    return tuple(tables("onnxruntime").rows)
 
 
-def requirements(version: str, python: str) -> tuple[str, ...]:
+def requirements(version: str, python: str, tables: Tables = load_shipped) -> tuple[str, ...]:
     """Return the pinned packages of the environment; wheels before 1.19 crash on numpy 2 and do not all say so."""
-    return (f"onnxruntime=={version}", numpy_for(_row(version).numpy == "<2", python))
+    return (f"onnxruntime=={version}", numpy_for(_row(version, tables).numpy == "<2", python))
 
 
 def numpy_for(old: bool, python: str) -> str:
@@ -34,12 +34,12 @@ def numpy_for(old: bool, python: str) -> str:
     return f"numpy=={newest.get(python, '2.4.6')}"
 
 
-def pythons(version: str) -> tuple[str, ...]:
+def pythons(version: str, tables: Tables = load_shipped) -> tuple[str, ...]:
     """Return the Python versions it has wheels for."""
-    return tuple(sorted(_row(version).python, key=Version))
+    return tuple(sorted(_row(version, tables).python, key=Version))
 
 
-def _row(version: str) -> Any:
+def _row(version: str, tables: Tables) -> Any:
     """Return what is known of a version; an unmeasured patch release is as able as the oldest of its minor."""
-    rows, release = runtime_tables.load_table("onnxruntime").rows, Version(version).release[:2]
+    rows, release = tables("onnxruntime").rows, Version(version).release[:2]
     return rows.get(version) or next(row for known, row in rows.items() if Version(known).release[:2] == release)

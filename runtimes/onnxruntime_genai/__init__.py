@@ -11,7 +11,8 @@ from collections.abc import Collection
 
 from packaging.specifiers import SpecifierSet
 
-from packager.contract import runtime_support, runtime_tables
+from packager.contract import runtime_support
+from packager.contract.runtime_tables import Tables, load_shipped
 from packager.runtime import SERVER_REQUIREMENTS
 
 TITLE = "ONNX Runtime GenAI"
@@ -25,16 +26,14 @@ TASKS = ("text-generation",)
 _ENGINE = "onnxruntime>=1.31"  # what 0.18 needs
 
 
-def promised(specifier: str) -> list[str]:
+def promised(specifier: str, tables: Tables = load_shipped) -> list[str]:
     """Return the known versions that a PEP 440 range allows, oldest first."""
-    return [
-        row.version for row in runtime_support.list_promised(runtime_tables.load_table("onnxruntime-genai"), specifier)
-    ]
+    return [row.version for row in runtime_support.list_promised(tables("onnxruntime-genai"), specifier)]
 
 
-def level_for(specifier: str) -> tuple[int, int]:
+def level_for(specifier: str, tables: Tables = load_shipped) -> tuple[int, int]:
     """Return the opset and the IR version that every version in the range reads: those of the runtime inside."""
-    return runtime_support.level_for("onnxruntime-genai", specifier)
+    return runtime_support.level_for("onnxruntime-genai", specifier, tables)
 
 
 def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[str, ...]:

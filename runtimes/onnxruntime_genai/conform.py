@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from packager.contract import runtime_tables
+from packager.contract.runtime_tables import Tables, load_shipped
 
 ACCEPTS = ("onnxruntime-genai",)
 CHANNELS = ("adapter",)
@@ -12,17 +12,17 @@ LIBRARY = "onnxruntime-genai"
 ENGINE = ""  # it runs no graphs of single operators
 
 
-def versions() -> tuple[str, ...]:
+def versions(tables: Tables = load_shipped) -> tuple[str, ...]:
     """Return the versions that can be tested, oldest first."""
-    return tuple(runtime_tables.load_table("onnxruntime-genai").rows)
+    return tuple(tables("onnxruntime-genai").rows)
 
 
-def requirements(version: str, python: str) -> tuple[str, ...]:
+def requirements(version: str, python: str, tables: Tables = load_shipped) -> tuple[str, ...]:
     """Return the pinned packages of the environment, with the runtime inside that it was seen with."""
-    inside = runtime_tables.load_table("onnxruntime-genai").rows[version].inside["onnxruntime"]
+    inside = tables("onnxruntime-genai").rows[version].inside["onnxruntime"]
     return (f"onnxruntime-genai=={version}", f"onnxruntime=={inside}", "numpy==2.4.6")
 
 
-def pythons(version: str) -> tuple[str, ...]:
+def pythons(version: str, tables: Tables = load_shipped) -> tuple[str, ...]:
     """Return the Python versions it has wheels for."""
-    return runtime_tables.load_table("onnxruntime-genai").rows[version].python
+    return tables("onnxruntime-genai").rows[version].python

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from packaging.version import Version
 
-from packager.contract import runtime_tables
+from packager.contract.runtime_tables import Tables, load_shipped
 
 ACCEPTS = ("onnxruntime", "openvino")
 CHANNELS = ("adapter",)
@@ -15,9 +15,9 @@ KNOBS = ("runtime.threads",)  # of the bundle, that its adapter can set
 _NUMPY = (("2025.0.0", "1.26.4"), ("2026.0.0", "2.1.3"))  # before this version of OpenVINO, that of numpy
 
 
-def versions() -> tuple[str, ...]:
+def versions(tables: Tables = load_shipped) -> tuple[str, ...]:
     """Return the versions that can be tested, oldest first: those whose operators were measured."""
-    table = runtime_tables.load_table("openvino")
+    table = tables("openvino")
     return tuple(version for version in table.rows if table.kernels_of(version))
 
 
@@ -27,9 +27,9 @@ def requirements(version: str, python: str) -> tuple[str, ...]:
     return (f"openvino=={version}", f"numpy=={numpy}")
 
 
-def pythons(version: str) -> tuple[str, ...]:
+def pythons(version: str, tables: Tables = load_shipped) -> tuple[str, ...]:
     """Return the Python versions it has wheels for, and numpy too."""
-    known = [row.python for row in runtime_tables.load_table("openvino").rows.values() if row.version == version]
+    known = [row.python for row in tables("openvino").rows.values() if row.version == version]
     return tuple(python for python in (known or [("3.11",)])[0] if python in ("3.10", "3.11", "3.12", "3.13"))
 
 

@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from packager.canonical import JSON
-from packager.contract import runtime_support, runtime_tables
+from packager.contract import runtime_support
+from packager.contract.runtime_tables import Tables, load_shipped, version_key
 from packager.server.declaration import Knob
 
 TITLE = "Triton Inference Server"
@@ -25,20 +26,18 @@ SERVED = False
 DISTRIBUTIONS = ("nvidia-pytriton", "tritonserver")
 
 
-def level_for(specifier: str) -> tuple[int, int]:
+def level_for(specifier: str, tables: Tables = load_shipped) -> tuple[int, int]:
     """Return the opset and the IR version that every release in the range reads."""
-    return runtime_support.level_for("triton", specifier)
+    return runtime_support.level_for("triton", specifier, tables)
 
 
-def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[str, ...]:
+def requirements(specifier: str, devices: Collection[str] = ("cpu",), tables: Tables = load_shipped) -> tuple[str, ...]:
     """Return what its Python backend needs to run a graph; the container's own ONNX backend needs nothing.
 
     With numpy 2 the stubs of that backend return wrong values without an error.
     """
-    rows = runtime_support.list_promised(runtime_tables.load_table("triton"), specifier)
-    oldest = min(
-        (row.inside["onnxruntime"] for row in rows if "onnxruntime" in row.inside), key=runtime_tables.version_key
-    )
+    rows = runtime_support.list_promised(tables("triton"), specifier)
+    oldest = min((row.inside["onnxruntime"] for row in rows if "onnxruntime" in row.inside), key=version_key)
     return ("numpy<2", f"onnxruntime>={oldest}")
 
 

@@ -9,7 +9,8 @@ image of that release carries: what loads here is what loads there. Their stub r
 
 from __future__ import annotations
 
-from packager.contract import runtime_support, runtime_tables
+from packager.contract import runtime_support
+from packager.contract.runtime_tables import Tables, load_shipped
 
 ACCEPTS = ("onnxruntime", "triton")
 CHANNELS = ("http", "grpc", "shm")
@@ -34,15 +35,15 @@ def versions() -> tuple[str, ...]:
     return tuple(_WHEELS)
 
 
-def requirements(version: str, python: str) -> tuple[str, ...]:
+def requirements(version: str, python: str, tables: Tables = load_shipped) -> tuple[str, ...]:
     """Return the pinned packages of the environment: server and stub share one."""
     numpy = {"3.8": "1.24.4"}.get(python, "1.26.4")
-    return (f"nvidia-pytriton=={_WHEELS[version]}", f"numpy=={numpy}", f"onnxruntime=={engine(version)}")
+    return (f"nvidia-pytriton=={_WHEELS[version]}", f"numpy=={numpy}", f"onnxruntime=={engine(version, tables)}")
 
 
-def engine(version: str) -> str:
+def engine(version: str, tables: Tables = load_shipped) -> str:
     """Return the version of ONNX Runtime inside a release, as NVIDIA builds it."""
-    row = runtime_support.find(runtime_tables.load_table("triton"), version)
+    row = runtime_support.find(tables("triton"), version)
     return row.inside["onnxruntime"] if row else "1.19.2"
 
 

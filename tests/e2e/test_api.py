@@ -61,7 +61,7 @@ NAMES = {
         Arrival Cell Compatibility Device HostReport Outcome Probed Reach Reason Row Site Span Step Table
         describe_host find_row format_operator_report join_cells list_broken_operators list_remarks
         list_runtimes list_shipped_versions probe_runtime read_fleet read_table report_compatibility
-        report_host run_operator_tests sign_table update_table use_tables write_site
+        report_host run_operator_tests sign_table update_table write_site
     """,
     "packager.api.deploy": """
         Answer ColumnDrift Conversation Drift DriftReport DriftVerdict Installation Knob KnobSources Override Pipeline
@@ -135,6 +135,7 @@ INTERNAL = """
     Project.recipe Project.runner PublicKey.key PublicKey.made PublicKey.verifies Signer.sign Table.kernels
     Table.kernels_of TritonModel.repository Trust.timestamping TrustDraft.content Tuned.after Tuned.before Tuned.gain
     Tuned.search Verifier.remember Workspace.open_remote Workspace.open_store Workspace.registry_settings
+    Workspace.tables
 """
 """Members that are no part of the API: stores, media, runners, keys in memory, signed bytes, loads."""
 

@@ -135,6 +135,18 @@ def test_server_gets_the_session_of_a_third_party(acme: Write) -> None:
     assert load_runtime("acme").opener()(Path("x"), threads=1, device="cpu") == (Path("x"), 1, "cpu")
 
 
+def test_only_functions_with_tables_are_given_them(acme: Write) -> None:
+    """A runtime that was written before there were any is called as it was."""
+    lines = (
+        LEAST
+        + "def promised(specifier, tables=None): return tables('acme')\ndef oldest_with(opset): return str(opset)\n"
+    )
+    acme(lines)
+    runtime = load_runtime("acme", lambda name: [name, "2.0"])
+    assert runtime.promised(">=1") == ["acme", "2.0"]
+    assert (runtime.oldest_with(17), runtime.level_for(">=1"), runtime.requirements(">=1")) == ("17", (17, 8), ())
+
+
 def test_tables_lie_beside_the_plug_in(acme: Write) -> None:
     acme(**{"versions.json": TABLE})
     assert "acme" in runtime_tables.list_runtimes()

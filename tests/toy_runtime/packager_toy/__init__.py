@@ -11,6 +11,7 @@ from collections.abc import Collection
 from packaging.specifiers import SpecifierSet
 
 from packager.contract import runtime_support
+from packager.contract.runtime_tables import Tables, load_shipped
 from packager.runtime import SERVER_REQUIREMENTS
 
 TITLE = "Toy"
@@ -22,9 +23,9 @@ SERVED = True
 DISTRIBUTIONS = ("onnx",)
 
 
-def level_for(specifier: str) -> tuple[int, int]:
+def level_for(specifier: str, tables: Tables = load_shipped) -> tuple[int, int]:
     """Return the opset and the IR version that every version in the range reads: `versions.json` says which."""
-    return runtime_support.level_for("toy", specifier)
+    return runtime_support.level_for("toy", specifier, tables)
 
 
 def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[str, ...]:

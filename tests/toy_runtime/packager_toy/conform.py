@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from packager.contract import runtime_tables
+from packager.contract.runtime_tables import Tables, load_shipped
 
 ACCEPTS = ("toy",)
 LIBRARY = "onnx_cpp2py_export"
 ENGINE = ""  # it reads containers, no graphs of single operators
 
 
-def versions() -> tuple[str, ...]:
+def versions(tables: Tables = load_shipped) -> tuple[str, ...]:
     """Return the versions that can be tested, oldest first."""
-    return tuple(runtime_tables.load_table("toy").rows)
+    return tuple(tables("toy").rows)
 
 
 def requirements(version: str, python: str) -> tuple[str, ...]:
@@ -20,6 +20,6 @@ def requirements(version: str, python: str) -> tuple[str, ...]:
     return (f"onnx=={version}", "numpy>=2")
 
 
-def pythons(version: str) -> tuple[str, ...]:
+def pythons(version: str, tables: Tables = load_shipped) -> tuple[str, ...]:
     """Return the Python versions it has wheels for."""
-    return runtime_tables.load_table("toy").rows[version].python
+    return tables("toy").rows[version].python

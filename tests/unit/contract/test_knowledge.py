@@ -92,12 +92,12 @@ def write(folder: Path, name: str, value: object) -> None:
 
 def test_a_site_overrides_row_by_row(tmp_path: Path) -> None:
     write(tmp_path, "onnxruntime.json", SMALL)
-    table = runtime_tables.load_table("onnxruntime", tmp_path)
+    table = runtime_tables.SiteTables(tmp_path)("onnxruntime")
     assert [*table.rows][-1] == "9.1.0" and "1.15.0" in table.rows
     assert table.kernels_of("9.1.0") is not table.kernels_of("1.15.0")
     measured = {**SMALL, "versions": {"9.1.0": {**SMALL["versions"]["9.1.0"], "ir": 99}}}  # type: ignore[index]
     write(tmp_path, "onnxruntime.measured.json", measured)
-    assert runtime_tables.load_table("onnxruntime", tmp_path).rows["9.1.0"].ir == 99
+    assert runtime_tables.SiteTables(tmp_path)("onnxruntime").rows["9.1.0"].ir == 99
     assert "9.1.0" not in runtime_tables.load_shipped("onnxruntime").rows
 
 
@@ -151,7 +151,7 @@ def test_a_signed_table_is_taken_once_and_never_an_older_one(tmp_path: Path) -> 
         probing.update(signed, "t", [other.public], tmp_path)
     assert not list(tmp_path.iterdir())
     assert probing.update(signed, "t", [other.public, key.public], tmp_path).serial == 7
-    assert "9.1.0" in runtime_tables.load_table("onnxruntime", tmp_path).rows
+    assert "9.1.0" in runtime_tables.SiteTables(tmp_path)("onnxruntime").rows
     for serial in (7, 6):
         again = probing.sign(canonical.dump({**SMALL, "serial": serial}), "table", key)
         with pytest.raises(NegativeAnswerError, match=f"serial {serial}, expected more than 7"):
@@ -175,6 +175,6 @@ def test_measured_rows_gather(tmp_path: Path) -> None:
     probing.keep({**SMALL, "serial": 0}, tmp_path)
     second = json.loads(json.dumps(SMALL).replace("9.1.0", "9.2.0"))
     probing.keep({**second, "serial": 0}, tmp_path)
-    table = runtime_tables.load_table("onnxruntime", tmp_path)
+    table = runtime_tables.SiteTables(tmp_path)("onnxruntime")
     assert [*table.rows][-2:] == ["9.1.0", "9.2.0"]
     assert table.kernels_of("9.1.0") and table.kernels_of("9.2.0")

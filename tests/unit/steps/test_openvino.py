@@ -81,7 +81,7 @@ def test_what_a_range_promises() -> None:
     assert plugins.load("runtimes", "openvino").level_for(">=2024.6") == (18, 8)
     assert openvino.promised(">=2025.1,<2026")[0] == "2025.2.0"
     assert openvino.requirements("==2024.3.*")[0] == "numpy<2"
-    assert installed.__version__.partition("-")[0] in runtime_tables.load_table("openvino").rows
+    assert installed.__version__.partition("-")[0] in runtime_tables.load_shipped("openvino").rows
     with pytest.raises(UsageError, match="no known version of openvino is in `>=2099`"):
         openvino.level_for(">=2099")
 
@@ -103,6 +103,6 @@ def test_measured_versions_open_what_the_newest_writes(version: str, exported: E
     exported.compiled(tmp_path, runtime="openvino", precision="fp32")
     here = session.open_session(tmp_path / "model.xml", threads=1)
     x = np.linspace(0, 1, 4 * 64, dtype="float32").reshape(4, 1, 8, 8)
-    python = python_with(f"openvino=={version}", f"numpy{runtime_tables.load_table('openvino').rows[version].numpy}")
+    python = python_with(f"openvino=={version}", f"numpy{runtime_tables.load_shipped('openvino').rows[version].numpy}")
     assert run(python, RUN, tmp_path / "model.xml", tmp_path / "y.npy").startswith(version)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), here.run({"image": x})[0], atol=1e-6)
