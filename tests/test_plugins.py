@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from packager import plugins
-from packager.cli import list_verbs
-from packager.cli import load as load_verb
+from packager.cli import list_verbs, load_verb
 from packager.errors import UsageError
 from packager.runtime import Runtime, list_members, load_runtime
 from tests.support import forks

@@ -73,7 +73,7 @@ def prose(text: str) -> str:
 
 def cli_page() -> str:
     """Return the page of all verbs."""
-    verbs = {name: cli.load(name) for name in cli.list_verbs()}
+    verbs = {name: cli.load_verb(name) for name in cli.list_verbs()}
     rows = [
         "# Command line",
         "",

@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: one thin file per verb; this file finds them, runs one, and turns errors into exit codes.
+"""The command line: one thin file per verb (`_verbs.py`); this file runs one, and turns errors into exit codes.
 
-A verb is a module with `HELP`, `EXAMPLES`, `arguments(parser)` and `main(args, console) -> int`; `FOR` says whose work
-it is (`GROUPS`; without it all of them). Only the verb that is called is imported, so `packager verify` starts as
-fast as Python itself; `--help` imports the one-line helps.
+Only the verb that is called is imported, so `packager verify` starts as fast as Python itself; `--help` imports the
+one-line helps.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 from packager import api
+from packager.cli._verbs import GROUPS, group_of, list_verbs, load_verb
 from packager.errors import PackagerError, StorageError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -25,14 +23,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 CUT_OFF = 141  # and for a program whose reader has gone
-GROUPS = {
-    "release": "release engineer: make, judge and publish a bundle",
-    "platform": "platform team: where it runs, and what runs it there",
-    "site": "operator: check, install and run it",
-    "everybody": "everybody",
-}  # whose work a verb is, in the order of `--help`
 _BEFORE = {"--json": 1, "--quiet": 1, "--store": 2, "--jobs": 2}  # common options and the words they take
-_HELPERS = {"console", "options"}
 _EXIT_CODES = (
     "exit codes: 0 ok, 1 the answer is no (policy, parity, verification), 2 usage, recipe or lock, "
     "3 source or network, 4 a step failed, 5 integrity, 6 unknown (compat, doctor), 70 a bug, 130 interrupted"
@@ -133,17 +124,6 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def list_verbs() -> list[str]:
-    """Return the names of all verbs, sorted; a verb is a file in this folder, `sign-image` the file `sign_image.py`."""
-    files = {entry.name for folder in __path__ for entry in os.scandir(folder)}
-    named = {
-        name.removesuffix(".py").replace("_", "-")
-        for name in files
-        if name.endswith(".py") and not name.startswith("_")
-    }
-    return sorted(named - _HELPERS)
-
-
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
@@ -164,7 +144,7 @@ class _Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         if not self.grouped:
             return super().format_help()
-        listed = {name: load(name) for name in self.grouped}
+        listed = {name: load_verb(name) for name in self.grouped}
         width = max(map(len, listed))
         parts = [f"{self.format_usage()}\n{self.description}\n"]
         for group, title in GROUPS.items():
@@ -192,7 +172,7 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parser.grouped = names if len(names) > 1 else ()
     commands = parser.add_subparsers(metavar="VERB", required=True)
     for name in names:
-        module = load(name)
+        module = load_verb(name)
         command = commands.add_parser(
             name,
             help=module.HELP,
@@ -208,20 +188,9 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def group_of(module: ModuleType) -> str:
-    """Return whose work a verb is."""
-    named = getattr(module, "FOR", "everybody")
-    return named if named in GROUPS else "everybody"
-
-
 def help_of(name: str) -> str:
     """Return the help of one verb."""
     parser = build_parser([name])
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     text: str = commands.choices[name].format_help()
     return text
-
-
-def load(name: str) -> ModuleType:
-    """Import one verb."""
-    return importlib.import_module(f"packager.cli.{name.replace('-', '_')}")

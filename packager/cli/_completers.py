@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable
 
+from packager.cli._verbs import list_verbs as find_verbs
+
 Completer = Callable[..., Iterable[str]]
 
 
@@ -49,6 +51,4 @@ def list_runtimes(prefix: str, **_: object) -> list[str]:
 
 def list_verbs(prefix: str, **_: object) -> list[str]:
     """Return the verbs."""
-    from packager import cli
-
-    return [name for name in cli.list_verbs() if name.startswith(prefix)]
+    return [name for name in find_verbs() if name.startswith(prefix)]

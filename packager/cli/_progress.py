@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from packager import escape
-from packager.cli.console import format_size
+from packager.cli._units import format_duration, format_size
 from packager.events import Cached, Event, Finished, Progress, Started
 
 _WINDOW = 5.0  # seconds over which a rate is taken
@@ -113,12 +113,3 @@ class Tracker:
         seconds = now - found.started
         rate = f", {format_size(round(done / seconds))}/s" if seconds else ""
         return f"{escape.line(label)}: {format_size(done)} in {seconds:.1f} s{rate}"
-
-
-def format_duration(seconds: float) -> str:
-    """Write a number of seconds as a person reads it."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

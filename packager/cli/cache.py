@@ -15,7 +15,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from packager.cli import options
-from packager.cli.console import Console, format_size
+from packager.cli._units import format_size
+from packager.cli.console import Console
 
 if TYPE_CHECKING:
     from packager.api import Workspace

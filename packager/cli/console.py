@@ -178,16 +178,6 @@ class Console:
                     self._draw()
 
 
-def format_size(count: int) -> str:
-    """Write a number of bytes as a person reads it."""
-    amount, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 1000 or unit == "TB":
-            break
-        amount /= 1000
-    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-
-
 def _width() -> int:
     try:
         return (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1

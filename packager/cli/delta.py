@@ -11,7 +11,8 @@ import argparse
 from pathlib import Path
 
 from packager.cli import options
-from packager.cli.console import Console, format_size
+from packager.cli._units import format_size
+from packager.cli.console import Console
 
 FOR = "release"
 HELP = "write the difference between two bundles"

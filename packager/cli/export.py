@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from packager.cli import options
-from packager.cli.console import Console, format_size
+from packager.cli._units import format_size
+from packager.cli.console import Console
 
 FOR = "everybody"
 HELP = "write a bundle to a file or directory"

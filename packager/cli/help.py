@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from packager import cli
-from packager.cli import _completers
+from packager.cli import _completers, _verbs
 from packager.cli.console import Console
 
 FOR = "everybody"
@@ -24,11 +24,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.errors import UsageError, did_you_mean
 
-    names = cli.list_verbs()
+    names = _verbs.list_verbs()
     if args.verb is not None and args.verb not in names:
         raise UsageError(f"`{args.verb}` is not a command", hint=did_you_mean(args.verb, names))
     text = cli.help_of(args.verb) if args.verb else cli.build_parser(names).format_help()
     listed = [args.verb] if args.verb else names
-    about = {name: {"for": cli.group_of(cli.load(name)), "help": cli.load(name).HELP} for name in listed}
+    about = {
+        name: {"for": _verbs.group_of(_verbs.load_verb(name)), "help": _verbs.load_verb(name).HELP} for name in listed
+    }
     console.result({"verbs": about, "text": text}, text.rstrip())
     return 0

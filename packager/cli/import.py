@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 
 from packager.cli import options
-from packager.cli.console import Console, format_size
+from packager.cli._units import format_size
+from packager.cli.console import Console
 
 FOR = "site"
 HELP = "copy a bundle into the local store"

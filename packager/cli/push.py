@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 
 from packager.cli import options
-from packager.cli.console import Console, format_size
+from packager.cli._units import format_size
+from packager.cli.console import Console
 
 FOR = "release"
 HELP = "copy a bundle to a registry or bucket"

@@ -13,7 +13,8 @@ import argparse
 from pathlib import Path
 
 from packager.cli import options
-from packager.cli.console import Console, format_size
+from packager.cli._units import format_size
+from packager.cli.console import Console
 
 FOR = "site"
 HELP = "write the plain files of a bundle"

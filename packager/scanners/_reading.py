@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
 
-from packager.scanners import _dtypes
+from packager.scanners._dtypes import make_dtype, set_state
 
 _ODD = "an array is described in a way joblib never does"
 _STATED = {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"}
@@ -125,7 +125,7 @@ class _Reader(pickle._Unpickler):
             raise ValueError(_ODD)
         simple = isinstance(arguments, tuple) and len(arguments) and isinstance(arguments[0], str)
         if str(called) == "numpy.dtype" and simple and len(arguments) <= 3 and len(arguments[0]) < 100:
-            return _dtypes.make_dtype(arguments)
+            return make_dtype(arguments)
         return Made(called)
 
     def _instantiate(self, called: Any, arguments: Any) -> None:
@@ -158,7 +158,7 @@ class _Reader(pickle._Unpickler):
         state = stack.pop()
         built = stack[-1]
         if type(built).__module__.partition(".")[0] == "numpy" and hasattr(built, "itemsize"):
-            _dtypes.set_state(built, state)
+            set_state(built, state)
         elif not isinstance(built, Made):
             raise ValueError("it changes what it did not make")
         elif self.joblib and built.by in _WRAPPERS:

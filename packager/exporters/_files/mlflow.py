@@ -11,8 +11,8 @@ from pathlib import Path
 
 from packager.canonical import JSON
 from packager.errors import SourceError
-from packager.exporters import BATCH, Port
 from packager.exporters._files import yaml
+from packager.exporters._interface.ports import BATCH, Port
 
 MLMODEL = "MLmodel"
 _LIMIT = 16 << 20  # real ones hold a signature and some ids; type hints of examples can make them larger

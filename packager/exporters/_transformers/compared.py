@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from packager.exporters import Arrays
+from packager.exporters._interface.ports import Arrays
 
 
 def overlay_rows(expected: Any, got: Any, rows: Any) -> Any:

@@ -18,7 +18,7 @@ from packager.store.store import Store
 from tests.conftest import Run
 from tests.support import bundles
 
-MODULES = {name: cli.load(name) for name in cli.list_verbs()}
+MODULES = {name: cli.load_verb(name) for name in cli.list_verbs()}
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("help",)])

@@ -11,7 +11,8 @@ import sys
 
 import pytest
 
-from packager.cli._progress import Tracker, format_duration
+from packager.cli._progress import Tracker
+from packager.cli._units import format_duration
 from packager.events import Cached, Finished, Progress, Started
 
 MB = 10**6
