@@ -21,7 +21,7 @@ from packager.events import OnEvent, ignore
 
 if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle, Referrer
-    from packager.bundle.diff import Change, Difference
+    from packager.bundle.changes import Change, Difference
     from packager.canonical import JSON
     from packager.policy.completeness import Element
     from packager.policy.completeness import Report as SbomReport
@@ -43,9 +43,9 @@ else:
         __name__,
         {
             "AttachedStatement": "packager.trust.verify",
-            "Change": "packager.bundle.diff",
+            "Change": "packager.bundle.changes",
             "DeltaSize": "packager.transport.delta",
-            "Difference": "packager.bundle.diff",
+            "Difference": "packager.bundle.changes",
             "Element": "packager.policy.completeness",
             "Freed": "packager.store.collector",
             "ListedBundle": "packager.transport.listing:Item",

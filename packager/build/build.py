@@ -18,7 +18,7 @@ from packager.actions.runner import Runner
 from packager.build import evaluations, generation, raw_inputs, step_facts
 from packager.build.raw_inputs import RawInputs
 from packager.build.step_facts import CaseFacts, GraphFacts, MeasurementFacts
-from packager.bundle import description, diff
+from packager.bundle import changes, description, version_step
 from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, card_name, read
 from packager.bundle.readers import StoredBundle
 from packager.canonical import JSON
@@ -499,7 +499,7 @@ def _assemble(
     compiled = {artefact.target.name: artefact.graph for artefact in artefacts if artefact.graph}
     about = {artefact.target.name: artefact.about for artefact in artefacts}
     promise = contract.derive(recipe, graph.facts, paths, compiled, about, pipeline.promise if pipeline else None)
-    diff.check_step(recipe, promise, store, place.base)
+    version_step.check_step(recipe, promise, store, place.base)
     files[CONTRACT] = store.put(canonical.dump(promise))
     files[knobs.FILE] = store.put(catalogue.schema_bytes(promise))
     files[SBOM] = store.put(_sbom(recipe, card, lock, graph, sorted(files.items()), paths))
@@ -607,6 +607,6 @@ def keep(recipe: Recipe, tree: Tree, runner: Runner, *, over: bool) -> Bundle:
 
 def _taken(recipe: Recipe, error: UsageError) -> UsageError:
     """Return the error of a build that would take a name from another bundle, with a version that is free."""
-    later = diff.next_version(recipe.version, "patch")
+    later = changes.next_version(recipe.version, "patch")
     hint = f"write `version: {later}` (or another `name`) in the recipe; {error.hint}"
     return UsageError(error.message, hint=hint, edits=[Edit(("version",), later, consents=True)])

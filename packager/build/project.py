@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from packager import plugins, sources
 from packager.actions.runner import Runner
-from packager.bundle import diff
+from packager.bundle import version_step
 from packager.bundle.bundle import SBOM
 from packager.contract.runtime_tables import Tables, load_shipped
 from packager.errors import LockError, PackagerError, UsageError
@@ -128,7 +128,7 @@ def explain_unmoved_source(project: Project, lock: Lock, *, asking: bool) -> str
     not answer is no error.
     """
     recipe, here = project.recipe, project.here
-    before = diff.release_before(recipe, project.runner.store, here.base)
+    before = version_step.release_before(recipe, project.runner.store, here.base)
     if before is None or before.version == recipe.version or before.tree.get(SBOM) is None:
         return None
     origin = cyclonedx.origin(before.load(SBOM))

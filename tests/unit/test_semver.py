@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from packager import semver
-from packager.bundle import diff
+from packager.bundle import changes
 from packager.policy.language.moments import semver_compare
 
 # The examples of §11.2, §11.3 and §11.4, and numbers that a comparison as text gets wrong.
@@ -46,8 +46,8 @@ def test_precedence_is_that_of_the_specification(lower: str, higher: str) -> Non
     assert semver.in_range(lower, f"<{higher}")
     assert not semver.in_range(higher, f"<={lower}")
     assert (semver_compare(lower, higher), semver_compare(higher, lower)) == (-1, 1)
-    assert diff.compare_versions(lower, higher) != "none"
-    assert diff.compare_versions(higher, lower) == "none"
+    assert changes.compare_versions(lower, higher) != "none"
+    assert changes.compare_versions(higher, lower) == "none"
 
 
 @pytest.mark.parametrize("version", ORDERED)
@@ -56,20 +56,20 @@ def test_build_metadata_is_ignored(version: str) -> None:
     first, second = f"{version}+20130313144700", f"{version}+exp.sha.5114f85"
     assert semver.precedence_key(first) == semver.precedence_key(second) == semver.precedence_key(version)
     assert semver_compare(first, second) == 0
-    assert diff.compare_versions(first, second) == diff.compare_versions(version, first) == "none"
+    assert changes.compare_versions(first, second) == changes.compare_versions(version, first) == "none"
 
 
 @pytest.mark.parametrize("version", ORDERED)
 @pytest.mark.parametrize("level", ["patch", "minor", "major"])
-def test_next_version_is_higher(version: str, level: diff.Level) -> None:
-    found = diff.next_version(version, level)
+def test_next_version_is_higher(version: str, level: changes.Level) -> None:
+    found = changes.next_version(version, level)
     assert semver.precedence_key(found) > semver.precedence_key(version)
     assert not semver.is_prerelease(found)
 
 
 def test_next_version_after_a_prerelease_is_its_release() -> None:
-    assert diff.next_version("1.0.0-rc.10", "patch") == "1.0.0"
-    assert diff.next_version("1.0.0", "patch") == "1.0.1"
+    assert changes.next_version("1.0.0-rc.10", "patch") == "1.0.0"
+    assert changes.next_version("1.0.0", "patch") == "1.0.1"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packager import canonical
-from packager.bundle import diff
+from packager.bundle import changes, diff, version_step
 from packager.bundle.bundle import CONTRACT, Bundle
 from packager.errors import NegativeAnswerError, UsageError
 from packager.recipe import recipe
@@ -26,7 +26,7 @@ TIGHT = contracts.RECIPE + "tolerance: {default: {atol: 1.0e-7}}\n"
 def level(before: Any, after: Any) -> tuple[str, list[str]]:
     """Return the needed level, and what changed."""
     found = diff.compare_contracts(contracts.read(before), contracts.read(after))
-    needed = diff.Difference("1.0.0", "1.0.1", tuple(found)).needed
+    needed = changes.Difference("1.0.0", "1.0.1", tuple(found)).needed
     return needed, [f"{change.area}: {change.subject}: {change.message}" for change in found]
 
 
@@ -173,7 +173,7 @@ def test_another_graph_behind_the_same_promises_is_a_patch() -> None:
     ],
 )
 def test_a_step_of_versions(before: str, after: str, taken: str) -> None:
-    assert diff.compare_versions(before, after) == taken
+    assert changes.compare_versions(before, after) == taken
 
 
 NUMBERS = st.integers(0, 12)
@@ -183,7 +183,7 @@ NUMBERS = st.integers(0, 12)
 def test_the_suggested_version_is_a_large_enough_step(major: int, minor: int, patch: int, needed: Any) -> None:
     before = f"{major}.{minor}.{patch}"
     levels = ["none", "patch", "minor", "major"]
-    assert levels.index(diff.compare_versions(before, diff.next_version(before, needed))) >= levels.index(needed)
+    assert levels.index(changes.compare_versions(before, changes.next_version(before, needed))) >= levels.index(needed)
 
 
 # bundles
@@ -222,7 +222,7 @@ def test_weights_and_files_are_counted(tmp_path: Path) -> None:
 
 def check(store: Store, version: str, base: Path, extra: str = "", **interface: Any) -> None:
     parsed = recipe.parse(contracts.RECIPE.replace("1.0.0", version) + extra, "bundle.yaml")
-    diff.check_step(parsed, contracts.derived(**interface), store, base)
+    version_step.check_step(parsed, contracts.derived(**interface), store, base)
 
 
 def test_a_build_cannot_break_callers_without_a_major_version(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_release_before_is_ordered_by_precedence(tmp_path: Path) -> None:
     for version in ("1.9.0-rc.9", "1.9.0-rc.10", "1.9.0-beta.11"):
         bundle(store, version)
     parsed = recipe.parse(contracts.RECIPE.replace("1.0.0", "1.9.0"), "bundle.yaml")
-    found = diff.release_before(parsed, store, tmp_path)
+    found = version_step.release_before(parsed, store, tmp_path)
     assert found is not None
     assert found.version == "1.9.0-rc.10"
 
