@@ -102,9 +102,9 @@ def inspect_model(files: Mapping[str, Path], workspace: Workspace) -> InspectedM
 
 def explain_level(project: Project, lock: Lock) -> str:
     """Say which promise of the recipe decides the opset and the IR version of a lock. Raises UsageError."""
-    from packager.lock import locking
+    from packager.lock import opset_level
 
-    return locking.explain_level(project.recipe, lock.level, project.here.tables)
+    return opset_level.explain_level(project.recipe, lock.level, project.here.tables)
 
 
 def explain_unmoved_source(project: Project, lock: Lock, *, resolve: bool = True) -> str | None:

@@ -320,7 +320,7 @@ def rebuild_bundle(
     (default: the current one), and what was rebuilt is saved to `output`. Raises the verification's failure,
     MissingStatementError without provenance, SourceError, StepError, UsageError.
     """
-    from packager.lock.locking import BuildContext
+    from packager.lock.build_context import BuildContext
     from packager.release import rebuild
 
     here = BuildContext(

@@ -28,7 +28,8 @@ from packager.errors import StepError, TooNewError, UsageError
 from packager.events import Note, Warned
 from packager.formats import cyclonedx, model_cards, modelpack, wheel_locks
 from packager.knobs import catalogue, knobs
-from packager.lock import evaluation_tools, locking, vendor
+from packager.lock import build_tools, evaluation_tools, locking, opset_level, vendor
+from packager.lock.build_context import BuildContext
 from packager.lock.lock import Lock
 from packager.policy import engine, facts
 from packager.policy.engine import Profile
@@ -133,7 +134,7 @@ def build(
     recipe: Recipe,
     lock: Lock,
     runner: Runner,
-    here: locking.BuildContext,
+    here: BuildContext,
     memo: Memo,
     *,
     replacing: bool = False,
@@ -157,20 +158,20 @@ def build(
     return Built(verdict, found, kept, made.outputs, made.misses, made.distributions)
 
 
-def fetch_source(recipe: Recipe, lock: Lock, runner: Runner, here: locking.BuildContext, memo: Memo) -> str:
+def fetch_source(recipe: Recipe, lock: Lock, runner: Runner, here: BuildContext, memo: Memo) -> str:
     """Return the digest of the locked source, which is in the store then. Raises UsageError for a missing file."""
     _check_files(recipe, here.base)
     return locking.fetch_locked(lock, runner, here.settings(recipe, memo))
 
 
-def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: locking.BuildContext) -> Assembled:
+def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: BuildContext) -> Assembled:
     """Export, compile and measure the locked source; return the files of the bundle. Nothing is judged here."""
-    runner.on_event(Note(locking.explain_level(recipe, lock.level, here.tables)))
-    environment = locking.toolchain_environment(lock, runner, here)
+    runner.on_event(Note(opset_level.explain_level(recipe, lock.level, here.tables)))
+    environment = build_tools.toolchain_environment(lock, runner, here)
     try:
         graph = runner(_export(recipe, lock, source), f"export {recipe.name}", virtualenv=environment)
     except TooNewError as error:
-        raise locking.explain_unsupported_operator(recipe, error, here.tables) from error
+        raise opset_level.explain_unsupported_operator(recipe, error, here.tables) from error
     exported = step_facts.read_graph(graph)
     for locale in preflight.list_locales(exported["graph"]):
         runner.on_event(
@@ -199,7 +200,9 @@ def _with_answers(recipe: Recipe, lock: Lock, place: Place) -> Place:
     if recipe.task is None:
         return place
     params = {"kind": lock.kind, "payload": lock.payload, **generation.of_task(recipe.task)}
-    action = generation.reference_action(place.source, params, _tools(lock, {*_exporter_tools(lock), *locking.OF_TASK}))
+    action = generation.reference_action(
+        place.source, params, _tools(lock, {*_exporter_tools(lock), *build_tools.OF_TASK})
+    )
     found = place.runner(action, f"answer prompts with {recipe.name}", virtualenv=place.environment)
     answers = generation.complete(place.graph, found, place.runner.store)
     return replace(place, answers=answers, graph=answers.graph)

@@ -19,8 +19,8 @@ from packager.events import Note, OnEvent, ignore
 from packager.formats import cyclonedx, platforms
 from packager.lock import lock as locks
 from packager.lock import lockers, locking
+from packager.lock.build_context import BuildContext
 from packager.lock.lock import Lock
-from packager.lock.locking import BuildContext
 from packager.recipe import recipe
 from packager.recipe.recipe import Recipe
 from packager.sandbox import sandbox

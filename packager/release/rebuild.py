@@ -23,6 +23,7 @@ from packager.formats import slsa
 from packager.formats.slsa import Provenance
 from packager.lock import lock as locks
 from packager.lock import locking
+from packager.lock.build_context import BuildContext
 from packager.lock.lock import Lock
 from packager.recipe import recipe as recipes
 from packager.recipe.recipe import Recipe
@@ -102,7 +103,7 @@ def rebuild_bundle(
     bundle: Bundle,
     verifier: Verifier,
     store: Store,
-    here: locking.BuildContext,
+    here: BuildContext,
     source: str | None,
     output: Path | None,
     on_event: OnEvent,
@@ -124,9 +125,7 @@ def rebuild_bundle(
     return found
 
 
-def rebuild(
-    bundle: Bundle, made: Provenance, here: locking.BuildContext, place: Workplace, source: str | None
-) -> Comparison:
+def rebuild(bundle: Bundle, made: Provenance, here: BuildContext, place: Workplace, source: str | None) -> Comparison:
     """Build what `made` describes and compare it with `bundle`.
 
     `source` names the source where it can be reached from here; None takes what the recipe says. Local paths, and the
@@ -172,9 +171,7 @@ def _check_file(path: Path, name: str, digest: str | None) -> None:
         raise WrongContentError(f"`{name}` is not what was used: expected {digest}, got {got}", subject=name)
 
 
-def _obtain(
-    recipe: Recipe, lock: Lock, runner: Runner, here: locking.BuildContext, memo: Memo, source: str | None
-) -> None:
+def _obtain(recipe: Recipe, lock: Lock, runner: Runner, here: BuildContext, memo: Memo, source: str | None) -> None:
     """Bring the locked source into the store, from where it is now."""
     if source is None:
         local = sources.local_path(recipe.source, here.base)

@@ -13,7 +13,7 @@ import pytest
 from packager import plugins
 from packager.errors import UsageError
 from packager.formats import platforms
-from packager.lock import locking
+from packager.lock import opset_level
 from packager.recipe import recipe
 from packager.runtime import load_runtime
 from tests.e2e.conftest import Project
@@ -66,9 +66,9 @@ def parsed(versions: str, more: str = "") -> recipe.Recipe:
 @pytest.mark.parametrize("kind", ["onnx", "pt2", "sklearn"])
 def test_the_oldest_version_decides_also_where_a_newer_one_reads_less(kind: str) -> None:
     """1.21 opens opset 22 without all kernels: what it runs is what counts."""
-    found = locking.choose_level(parsed(">=1.21,<1.24"), kind)
+    found = opset_level.choose_level(parsed(">=1.21,<1.24"), kind)
     assert found.opset == (21 if kind == "onnx" else 18)
-    assert locking.choose_level(parsed("==1.15.1"), kind).opset == 18
+    assert opset_level.choose_level(parsed("==1.15.1"), kind).opset == 18
 
 
 def test_every_runtime_that_explains_itself_knows_its_oldest() -> None:
@@ -76,4 +76,4 @@ def test_every_runtime_that_explains_itself_knows_its_oldest() -> None:
         assert load_runtime(name).oldest_with(99) is None
 
     with pytest.raises(UsageError):
-        locking.choose_level(parsed("==0.1"), "onnx")
+        opset_level.choose_level(parsed("==0.1"), "onnx")

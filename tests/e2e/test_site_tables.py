@@ -13,7 +13,7 @@ from packager.api import runtimes
 from packager.bundle.bundle import CONTRACT
 from packager.conform import cells
 from packager.errors import UsageError
-from packager.lock import locking
+from packager.lock import opset_level
 from tests.support import bundles, contracts
 
 VERSIONS = {"old": "9.1.0", "new": "9.2.0"}
@@ -100,9 +100,9 @@ def test_a_project_is_locked_with_the_tables_of_its_workspace(sites: dict[str, a
     (tmp_path / "bundle.yaml").write_text(text)
     projects = {name: api.open_project(tmp_path / "bundle.yaml", here) for name, here in sites.items()}
     old, new = projects["old"], projects["new"]
-    assert locking.choose_level(old.recipe, "onnx", old.here.tables).opset == 30
+    assert opset_level.choose_level(old.recipe, "onnx", old.here.tables).opset == 30
     with pytest.raises(UsageError, match=r"no known version of onnxruntime is in `==9\.1\.0`"):
-        locking.choose_level(new.recipe, "onnx", new.here.tables)
+        opset_level.choose_level(new.recipe, "onnx", new.here.tables)
 
 
 def test_the_suite_plans_the_versions_of_the_workspace(sites: dict[str, api.Workspace], tmp_path: Path) -> None:

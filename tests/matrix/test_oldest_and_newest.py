@@ -22,6 +22,7 @@ from packager.actions.runner import Runner
 from packager.build import build
 from packager.exporters import ExportOptions
 from packager.lock import locking
+from packager.lock.build_context import BuildContext
 from packager.recipe import recipe as recipes
 from packager.sandbox.sandbox import default_limits
 from packager.steps import _cases
@@ -75,7 +76,7 @@ def promised(source: Source, folder: Path) -> tuple[Path, Path]:
     parsed = recipes.parse(text, "bundle.yaml", plugins.list_names("runtimes"))
     store = Store(folder / "store")
     runner, memo = Runner(store, default_limits()), Memo(store.root / "memo")
-    here = locking.BuildContext(folder / "project", None, dict(os.environ))
+    here = BuildContext(folder / "project", None, dict(os.environ))
     lock = locking.resolve(parsed, runner, here, memo)
     made = build.build(parsed, lock, runner, here, memo)
     assert made.bundle is not None, made.verdict

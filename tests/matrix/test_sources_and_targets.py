@@ -28,6 +28,7 @@ from packager.build import build
 from packager.bundle.bundle import Bundle
 from packager.errors import PackagerError
 from packager.lock import locking
+from packager.lock.build_context import BuildContext
 from packager.recipe import recipe as recipes
 from packager.sandbox.sandbox import default_limits
 from packager.store.file_digests import Memo
@@ -59,7 +60,7 @@ class Bench:
         parsed = recipes.parse(text, "bundle.yaml", plugins.list_names("runtimes"))
         store = Store(self.store)
         runner, memo = Runner(store, default_limits()), Memo(store.root / "memo")
-        here = locking.BuildContext(self.folder, None, dict(os.environ), wire.Settings)
+        here = BuildContext(self.folder, None, dict(os.environ), wire.Settings)
         started = time.monotonic()
         lock = locking.resolve(parsed, runner, here, memo)
         collect(store)

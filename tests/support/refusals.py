@@ -18,7 +18,7 @@ from packager.build import build
 from packager.contract import contract
 from packager.edits import Change, apply
 from packager.errors import PackagerError, TooNewError
-from packager.lock import locking
+from packager.lock import opset_level, recipe_checks
 from packager.policy import engine
 from packager.recipe import recipe
 from packager.runtime import load_runtime
@@ -56,9 +56,9 @@ def refusal(folder: Path, text: str) -> Refusal | None:
 def _judged(folder: Path, text: str) -> engine.Verdict:
     parsed = recipe.parse(text, "bundle.yaml", plugins.list_names("runtimes"))
     profile = engine.load_profile(parsed.policy, folder)
-    locking.check_targets(parsed)
-    locking.check_signature(parsed, "onnx")
-    level, options = locking.choose_level(parsed, "onnx"), build._export_options(parsed)
+    recipe_checks.check_targets(parsed)
+    recipe_checks.check_signature(parsed, "onnx")
+    level, options = opset_level.choose_level(parsed, "onnx"), build._export_options(parsed)
     source = {"kind": "onnx", "payload": "model.onnx", **options}
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
@@ -66,7 +66,7 @@ def _judged(folder: Path, text: str) -> engine.Verdict:
     try:
         facts = export.run({"source": folder}, out, {**source, "opset": level.opset, "ir": level.ir})
     except TooNewError as error:
-        raise locking.explain_unsupported_operator(parsed, error) from error
+        raise opset_level.explain_unsupported_operator(parsed, error) from error
     parsed.check_outputs([output["name"] for output in facts["interface"]["outputs"]])
     _check_gpu(parsed, folder, facts)
     compared = {

@@ -16,7 +16,7 @@ from packager.build import build
 from packager.errors import StepError, UsageError
 from packager.exporters import savedmodel
 from packager.exporters._tables import spark as _spark
-from packager.lock import draft, locking
+from packager.lock import draft, recipe_checks
 from packager.recipe import recipe
 from tests.unit.exporters.conftest import detected, mlmodel, opened
 
@@ -103,10 +103,10 @@ def test_choice_of_signature(known: list[str], wanted: str, expected: str) -> No
 
 def test_a_signature_of_a_source_that_has_none_is_refused() -> None:
     asked = recipe.parse("name: x\nversion: 1.0.0\nsource: m.onnx\nexport: {signature: other}\n", "bundle.yaml")
-    locking.check_signature(asked, "savedmodel")
+    recipe_checks.check_signature(asked, "savedmodel")
     assert build._export_options(asked)["signature"] == "other"
     with pytest.raises(UsageError, match="is `other`, and a source of kind `onnx` has no signatures"):
-        locking.check_signature(asked, "onnx")
+        recipe_checks.check_signature(asked, "onnx")
 
 
 @pytest.mark.parametrize("kind", ["keras", "keras-h5", "savedmodel", "spark", "tflite"])

@@ -18,7 +18,7 @@ from packager.policies import parity
 
 from packager import json_schema, plugins
 from packager.errors import StepError, UsageError
-from packager.lock import draft, locking
+from packager.lock import draft, recipe_checks
 from packager.recipe import recipe
 from packager.recipe.recipe import Tolerance
 from tests.support import language_models
@@ -202,9 +202,9 @@ def test_onnxruntime_genai_gives_the_same_tokens(llama: Made, tmp_path: Path) ->
 def test_onnxruntime_genai_needs_a_task() -> None:
     text = 'name: x\nversion: 1.0.0\nsource: x\nruns-on: {onnxruntime-genai: ">=0.18"}\n'
     with pytest.raises(UsageError, match="states no `task`") as refused:
-        locking.check_targets(recipe.parse(text, "bundle.yaml"))
+        recipe_checks.check_targets(recipe.parse(text, "bundle.yaml"))
     assert "task: text-generation" in (refused.value.hint or "")
-    locking.check_targets(recipe.parse(f"{text}task: text-generation\n", "bundle.yaml"))
+    recipe_checks.check_targets(recipe.parse(f"{text}task: text-generation\n", "bundle.yaml"))
 
 
 def test_another_template_is_found(llama: Made, tmp_path: Path) -> None:
