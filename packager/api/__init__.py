@@ -64,8 +64,8 @@ if TYPE_CHECKING:
     from packager.formats.intoto import Statement
     from packager.lock.lock import Lock
     from packager.policy.engine import Profile
+    from packager.recipe.clauses import Target
     from packager.recipe.lengths import Measured
-    from packager.recipe.recipe import Target
     from packager.store.store import Store
     from packager.transport.writers import Destination
     from packager.trust.evidence import Evidence
@@ -79,7 +79,7 @@ else:
     __getattr__ = lazily(
         __name__,
         {
-            "Target": "packager.recipe.recipe",
+            "Target": "packager.recipe.clauses",
             "Measured": "packager.recipe.lengths",
             "Statement": "packager.formats.intoto",
             "Attested": "packager.trust.verifiers",

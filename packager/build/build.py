@@ -8,75 +8,39 @@ recomputed. So a changed tolerance runs nothing, and one more target runs only t
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from packager import canonical, plugins
+from packager import plugins
 from packager.actions import scan
 from packager.actions.runner import Runner
 from packager.build import evaluations, generation, raw_inputs, step_facts
-from packager.build.raw_inputs import RawInputs
-from packager.build.step_facts import CaseFacts, GraphFacts, MeasurementFacts
-from packager.bundle import changes, description, version_step
-from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, card_name, read
-from packager.bundle.readers import StoredBundle
+from packager.build.bundle_files import keep, write_files
+from packager.build.made import GRAPH, Artefact, Compiled, Place, engine_of
+from packager.build.measured_facts import list_measured, settle_shapes
+from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
-from packager.contract import contract, preflight
+from packager.contract import preflight
 from packager.edits import Edit
 from packager.errors import StepError, TooNewError, UsageError
 from packager.events import Note, Warned
-from packager.formats import cyclonedx, model_cards, modelpack, wheel_locks
-from packager.knobs import catalogue, knobs
 from packager.lock import build_tools, evaluation_tools, locking, opset_level, vendor
 from packager.lock.build_context import BuildContext
 from packager.lock.lock import Lock
 from packager.policy import engine, facts
 from packager.policy.engine import Profile
-from packager.recipe.lengths import OF_DATA, evaluate
-from packager.recipe.recipe import Recipe, Target
+from packager.recipe.clauses import Target
+from packager.recipe.recipe import Recipe
 from packager.runtime import Runtime, load_runtime
 from packager.sandbox.sandbox import Confinement
 from packager.server.telemetry.distribution_file import Distributions
 from packager.store.file_digests import Memo
-from packager.store.store import BUILT, Store, StoreEntry, name_is_taken
-from packager.types import Action, Blob, Result, Tree, Verdict
+from packager.store.store import Store
+from packager.types import Action, Result, Tree, Verdict
 
-GRAPH = "model/model.onnx"  # where the export step leaves the canonical graph
 OUTPUTS = ("outputs.safetensors", "outputs.json")  # what the measure step leaves beside the reference inputs
 MISSES = "misses/"  # and the folder of rows that show the worst differences
-
-
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """The artefact of a target: the tree it lies in, its path there, and what the contract says about it."""
-
-    tree: Tree
-    path: str
-    about: Mapping[str, JSON]
-    graph: Mapping[str, JSON] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Artefact:
-    """One compiled target under its bundle paths, and what was measured: `facts`, and vectors in `measured.tree`.
-
-    `graph` are the facts of its graph where that is not the bundle's main one.
-    `unmeasured` is the reason why this host could not run it, or None.
-    """
-
-    target: Target
-    files: Tree
-    path: str
-    about: Mapping[str, JSON]
-    measured: Result
-    unmeasured: str | None
-    graph: Mapping[str, JSON] | None = None
-
-    @property
-    def facts(self) -> MeasurementFacts:
-        """What was measured."""
-        return step_facts.read_measurement(self.measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,28 +70,6 @@ class Built:
     outputs: Tree
     misses: Tree
     distributions: Distributions | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a target is made: the runner, the locked source, its graph, and the recipe's directory.
-
-    `environment` gives the virtual environment of a locked toolchain; None is this Python. `answers` are those of a
-    source that generates text, `pipeline` is what stands before and behind the graph.
-    """
-
-    runner: Runner
-    source: str
-    graph: Result
-    base: Path
-    environment: Callable[[], Path] | None
-    answers: generation.Answers | None = None
-    pipeline: RawInputs | None = None
-
-    @property
-    def graph_facts(self) -> GraphFacts:
-        """What the export says of the graph."""
-        return step_facts.read_graph(self.graph)
 
 
 def build(
@@ -183,14 +125,14 @@ def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: Buil
     place = replace(place, pipeline=pipeline)
     artefacts = runner.each(lambda target: _artefact(recipe, lock, place, target), recipe.targets())
     if place.answers is None:
-        place = replace(place, graph=_as_measured(graph, artefacts))
+        place = replace(place, graph=settle_shapes(graph, artefacts))
     wheels = vendor.fetch(lock.dependencies, recipe.vendor, runner, here.environment)
     # From here on nothing runs: the same results give the same bytes.
     vectors = _vectors(place, artefacts)
     outputs = Tree.of({path: blob for path, blob in vectors if path in OUTPUTS})
     inputs = Tree.of({path: blob for path, blob in vectors if path not in OUTPUTS and not path.startswith(MISSES)})
-    files = _assemble(recipe, lock, place, artefacts, inputs, wheels, pipeline)
-    measured = {**_measured(recipe, place.graph, artefacts), **(pipeline.facts if pipeline else {})}
+    files = write_files(recipe, lock, place, artefacts, inputs, wheels, pipeline)
+    measured = {**list_measured(recipe, place.graph, artefacts), **(pipeline.facts if pipeline else {})}
     described = evaluations.find_distributions(item.facts for item in artefacts)
     return Assembled(files, measured, outputs, _misses(runner.store, artefacts), described)
 
@@ -283,7 +225,7 @@ def _measurement(recipe: Recipe, lock: Lock, place: Place, target: Target, compi
     else:
         label, path = f"measure {target.name}", compiled.path
         tools = _tools(lock, lock.toolchain)
-        action = generation.measure_action(place.answers, compiled.tree.digest, path, _engine(target), target, tools)
+        action = generation.measure_action(place.answers, compiled.tree.digest, path, engine_of(target), target, tools)
     return place.runner(action, label, virtualenv=place.environment)
 
 
@@ -324,7 +266,7 @@ def _compile(
     about: dict[str, JSON] = {}
     params = {
         **target.to_json(),
-        "runtime": _engine(target),
+        "runtime": engine_of(target),
         "path": GRAPH,
         "opset": lock.level.opset,
         "ir": lock.level.ir,
@@ -366,7 +308,7 @@ def _measure(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled:
     inputs, users = {"source": place.source}, _exporter_tools(lock)
     if compiled:
         inputs["artefact"] = compiled.tree.digest
-        params |= {"runtime": _engine(target), "path": compiled.path, "device": target.device}
+        params |= {"runtime": engine_of(target), "path": compiled.path, "device": target.device}
         params |= {"gpu": True} if target.device != "cpu" else {}
         if recipe.samples:
             inputs["samples"] = _beside(place, recipe.samples, {}, "samples")
@@ -376,11 +318,6 @@ def _measure(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled:
             inputs |= {"evaluation": _beside(place, recipe.evaluation.data, {}, "evaluation"), **needed}
             params, users = {**params, **more}, users | {*evaluation_tools.list_tools(recipe)}
     return Action("measure", plugins.load("steps", "measure").VERSION, inputs, params, _tools(lock, users))
-
-
-def _engine(target: Target) -> str:
-    """Return the runtime that compiles and measures for a target: a server runs the artefacts of what is inside it."""
-    return load_runtime(target.runtime).engine
 
 
 def _tools(lock: Lock, names: Collection[str]) -> dict[str, str]:
@@ -394,222 +331,8 @@ def _exporter_tools(lock: Lock) -> set[str]:
     return {*module.TOOLCHAIN, *(name for name in getattr(module, "MAYBE", ()) if name in lock.toolchain)}
 
 
-def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[str, JSON]:
-    """Return the facts that only the build can see."""
-    exported = step_facts.read_graph(graph)
-    outputs = [output["name"] for output in exported["interface"]["outputs"]]
-    outputs = list(generation.list_outputs(recipe.task)) if recipe.task else outputs
-    for item in artefacts:
-        check_cases(item.facts["cases"], outputs)
-    return {
-        "nondeterministic": exported["nondeterministic"],
-        "targets": {
-            item.target.name: {
-                "precision": item.target.precision,
-                "engine": _engine(item.target),
-                "tolerance": contract.list_tolerances(recipe, item.target, outputs),
-                "unmeasured": item.unmeasured,
-                "cases": item.facts["cases"],
-                "shortened": item.facts.get("shortened", {}),
-                "dimensions": exported["interface"]["dimensions"],
-                "kinds": item.facts.get("kinds", {}),
-                "coverage": item.facts.get("coverage", {}),
-                **evaluations.list_facts(recipe.evaluation, item.facts),
-            }
-            for item in artefacts
-        },
-    }
-
-
-def _as_measured(graph: Result, artefacts: list[Artefact]) -> Result:
-    """Return the graph's facts with the shapes of outputs that the measurement saw.
-
-    An axis that had another length than it is said to have depends on the data; so `conform` finds nothing that the
-    build could have found. Raises StepError for another number of axes.
-    """
-    interface = step_facts.read_graph(graph)["interface"]
-    cases = [case for item in artefacts for case in item.facts["cases"]]
-    outputs = []
-    for port in interface["outputs"]:
-        seen = [(case["lengths"], case["outputs"].get(port["name"], {}).get("shape")) for case in cases]
-        runs = [(lengths, shape) for lengths, shape in seen if shape is not None]
-        if other := [len(shape) for _, shape in runs if len(shape) != len(port["shape"])]:
-            raise StepError(
-                f"output `{port['name']}` has {len(port['shape'])} axes, and {other[0]} where it was measured",
-                hint="return tensors of one rank",
-            )
-        axes = [
-            _measured_axis(stated, [(lengths, shape[place]) for lengths, shape in runs], f"{port['name']}_{place}")
-            for place, stated in enumerate(port["shape"])
-        ]
-        outputs.append({**port, "shape": axes})
-    return replace(graph, facts={**graph.facts, "interface": {**interface, "outputs": outputs}})
-
-
-def _measured_axis(stated: int | str, seen: Sequence[tuple[Mapping[str, int], int]], name: str) -> int | str:
-    """Return an output's axis as it is stated, unless a run contradicts it: then a dimension that fits all, or none."""
-
-    def holds(axis: int | str) -> bool:
-        said = [axis if isinstance(axis, int) else lengths.get(axis, evaluate(axis, lengths)) for lengths, _ in seen]
-        return all(length in (got, None) for length, (_, got) in zip(said, seen, strict=True))
-
-    dimensions = sorted(seen[0][0]) if seen else []
-    return next((axis for axis in (stated, *dimensions) if holds(axis)), OF_DATA + name)
-
-
-def check_cases(cases: Sequence[CaseFacts], outputs: Sequence[str]) -> None:
-    """Raise StepError where a measured case has other outputs than the graph: a worker may answer what it likes."""
-    for case in cases:
-        if set(case["outputs"]) != set(outputs):
-            raise StepError(
-                f"step `measure` answered for other outputs than the graph has (case `{case['name']:.80}`)",
-                hint="build again; if it stays so, look at what the model does before you open it anywhere",
-            )
-
-
 def _confinement(runner: Runner) -> list[JSON]:
     """Return how the workers were confined whose results were used; of several ways the weakest."""
     known = (result.confinement for _, result in runner.steps.values() if result.confinement)
     weakest = Confinement.weakest([Confinement.from_json(value) for value in known])
     return [{"signer": None, **weakest.to_json()}] if weakest else []
-
-
-def _assemble(
-    recipe: Recipe,
-    lock: Lock,
-    place: Place,
-    artefacts: list[Artefact],
-    vectors: Tree,
-    wheels: Mapping[str, Mapping[str, Blob]],
-    pipeline: RawInputs | None,
-) -> Tree:
-    """Put the files of the bundle together: the graph, the artefacts, and our records about them."""
-    store, graph = place.runner.store, place.graph
-    files: dict[str, Blob] = dict(store.tree(graph.tree).files)
-    for artefact in artefacts:
-        files |= dict(artefact.files.files)
-    card = _card(recipe, lock, place)
-    if card is not None:
-        files[card.name] = store.put(card.data)
-    files |= {f"vectors/{path}": blob for path, blob in vectors}
-    files |= pipeline.files if pipeline else {}
-    for runtime, sets in lock.dependencies.wheels.items():
-        carried = wheels.get(runtime, {})
-        files |= {f"deps/{runtime}/wheels/{name}": blob for name, blob in carried.items()}
-        for name, text in wheel_locks.files(sets, lock.dependencies.indexes, carried).items():
-            files[f"deps/{runtime}/{name}"] = store.put(text.encode())
-    paths = {artefact.target.name: artefact.path for artefact in artefacts}
-    compiled = {artefact.target.name: artefact.graph for artefact in artefacts if artefact.graph}
-    about = {artefact.target.name: artefact.about for artefact in artefacts}
-    promise = contract.derive(recipe, graph.facts, paths, compiled, about, pipeline.promise if pipeline else None)
-    version_step.check_step(recipe, promise, store, place.base)
-    files[CONTRACT] = store.put(canonical.dump(promise))
-    files[knobs.FILE] = store.put(catalogue.schema_bytes(promise))
-    files[SBOM] = store.put(_sbom(recipe, card, lock, graph, sorted(files.items()), paths))
-    files[RECORD] = store.put(_record(recipe, files, promise["targets"]))
-    return Tree.of(files)
-
-
-@dataclass(frozen=True, slots=True)
-class _Card:
-    """A model card: its name in the bundle, its bytes, and what it declares."""
-
-    name: str
-    data: bytes
-    declared: model_cards.ModelCard
-
-
-def _card(recipe: Recipe, lock: Lock, place: Place) -> _Card | None:
-    """Return the card that the recipe names, else that of the hub's repository. Raises UsageError for the former."""
-    if recipe.card is None:
-        return _hub_card(lock, place)
-    path = place.base / recipe.card
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read the model card `{path}`: {error.strerror}") from None
-    return _Card(card_name(recipe.card), data, model_cards.read_card(data, recipe.card))
-
-
-def _hub_card(lock: Lock, place: Place) -> _Card | None:
-    """Return the card of a repository on a hub; one that is not readable as a card is none."""
-    blob = lock.tree.get("README.md") if lock.source["kind"] in ("huggingface", "modelscope") else None
-    if blob is None or blob.size > model_cards.MAX_CARD:
-        return None
-    data = place.runner.store.get(blob.digest)
-    try:
-        return _Card(card_name("README.md"), data, model_cards.read_card(data, "README.md"))
-    except UsageError:
-        return None
-
-
-def _sbom(
-    recipe: Recipe,
-    card: _Card | None,
-    lock: Lock,
-    graph: Result,
-    files: list[tuple[str, Blob]],
-    targets: Mapping[str, str],
-) -> bytes:
-    """Describe every file but the two that come after: the SBOM itself, and the record that names the SBOM's digest."""
-    interface = step_facts.read_graph(graph)["interface"]
-    declared = card.declared if card else None
-    model = cyclonedx.Model(
-        recipe.name,
-        recipe.version,
-        recipe.license or (declared.licence if declared else None),
-        recipe.description,
-        recipe.authors,
-        interface["inputs"],
-        interface["outputs"],
-        str(lock.source["uri"]),
-        lock.tree.digest,
-        lock.kind,
-        [item.to_json() for item in recipe.datasets],
-        card.name if card else None,
-        declared,
-        str(lock.signed["signer"]) if lock.signed else None,
-    )
-    return cyclonedx.describe(model, files, targets, lock.dependencies, lock.toolchain)
-
-
-def _record(recipe: Recipe, files: Mapping[str, Blob], targets: Mapping[str, JSON]) -> bytes:
-    value = {
-        "format": FORMAT,
-        "name": recipe.name,
-        "version": recipe.version,
-        "files": {path: [blob.digest, blob.size] for path, blob in files.items()},
-        "targets": {
-            name: {key: target[key] for key in ("runtime", "device", "precision", "path")}
-            for name, target in targets.items()
-        },
-    }
-    return canonical.dump(value)
-
-
-def keep(recipe: Recipe, tree: Tree, runner: Runner, *, over: bool) -> Bundle:
-    """Write the manifest and name the bundle; signatures of an identical earlier build stay attached."""
-    store = runner.store
-    blobs = dict(tree.files)
-    about = description.read_files(
-        recipe.name, recipe.version, lambda path: canonical.load(store.get(blobs[path].digest), limit=1 << 30), {*blobs}
-    )
-    manifest, config = modelpack.manifest(about, tree)
-    store.put(config)
-    entry = StoreEntry(store.put(manifest).digest, origin=BUILT)
-    known = store.named(recipe.name, recipe.version)
-    if known is not None and known.manifest == entry.manifest:
-        entry = replace(known, origin=BUILT)
-    elif known is not None and not over:
-        raise _taken(recipe, name_is_taken(recipe.name, recipe.version, known, entry))
-    elif known is not None:
-        runner.on_event(Warned(f"`{recipe.name}:{recipe.version}` was {known.manifest}, and is another bundle now"))
-    store.name_bundle(recipe.name, recipe.version, entry)
-    return read(StoredBundle(store, entry, f"{recipe.name}:{recipe.version}"))
-
-
-def _taken(recipe: Recipe, error: UsageError) -> UsageError:
-    """Return the error of a build that would take a name from another bundle, with a version that is free."""
-    later = changes.next_version(recipe.version, "patch")
-    hint = f"write `version: {later}` (or another `name`) in the recipe; {error.hint}"
-    return UsageError(error.message, hint=hint, edits=[Edit(("version",), later, consents=True)])

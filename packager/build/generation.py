@@ -10,7 +10,7 @@ from packager import plugins
 from packager.build import step_facts
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.recipe.recipe import Target
+from packager.recipe.clauses import Target
 from packager.runtime import load_runtime
 from packager.server.generation.settings import TASK, TEMPLATE, TOKENIZER, Generation
 from packager.store.store import Store

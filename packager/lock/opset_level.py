@@ -14,7 +14,8 @@ from packager.errors import (
     UsageError,
 )
 from packager.lock.lock import Level
-from packager.recipe.recipe import Recipe, RunsOn
+from packager.recipe.clauses import RunsOn
+from packager.recipe.recipe import Recipe
 from packager.runtime import load_runtime
 
 

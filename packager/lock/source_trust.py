@@ -25,7 +25,7 @@ from packager.errors import (
     UsageError,
 )
 from packager.formats import intoto
-from packager.recipe.recipe import SourceTrust
+from packager.recipe.clauses import SourceTrust
 from packager.sources import Pin, Settings
 from packager.trust import evidence
 from packager.trust.attach import with_chains

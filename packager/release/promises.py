@@ -17,12 +17,12 @@ from packager import canonical, plugins
 from packager.bundle.bundle import CONTRACT, Bundle
 from packager.bundle.readers import Medium
 from packager.canonical import JSON
-from packager.contract import contract, preflight, runtime_support
+from packager.contract import contract, derivation, preflight, runtime_support
 from packager.contract.runtime_tables import Outcome, Tables, load_shipped
 from packager.errors import IntegrityError, UsageError
 from packager.formats import intoto
 from packager.knobs import catalogue, knobs
-from packager.recipe.recipe import Target
+from packager.recipe.clauses import Target
 from packager.runtime import load_runtime
 from packager.trust.evidence import Evidence
 from packager.types import Blob, Tree
@@ -71,7 +71,7 @@ def build_predicate(document: JSON, runtime: str, versions: str) -> dict[str, JS
         )
     target = Target(runtime, _DEVICE, _PRECISION)
     return {
-        "runs-on": {runtime: contract.promise_of(runtime, versions, document["graph"])},
+        "runs-on": {runtime: derivation.promise_of(runtime, versions, document["graph"])},
         "targets": {target.name: {**like, **target.to_json()}},
     }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from packager import canonical, plugins, sources
 from packager.actions.runner import Runner
-from packager.build import build
+from packager.build import build, bundle_files
 from packager.bundle.bundle import RECORD, SBOM, Bundle, card_name
 from packager.canonical import JSON
 from packager.errors import IntegrityError, MalformedError, MissingStatementError, UsageError, WrongContentError
@@ -139,7 +139,7 @@ def rebuild(bundle: Bundle, made: Provenance, here: BuildContext, place: Workpla
     place.on_event(Note(f"rebuilding what {made.builder} finished at {made.finished}"))
     _obtain(recipe, lock, runner, here, memo, source)
     fetched = build.fetch_source(recipe, lock, runner, here, memo)
-    rebuilt = build.keep(recipe, build.assemble(recipe, lock, fetched, runner, here).files, runner, over=False)
+    rebuilt = bundle_files.keep(recipe, build.assemble(recipe, lock, fetched, runner, here).files, runner, over=False)
     return Comparison(bundle, rebuilt, tuple(list_differences(bundle, rebuilt)), made.builder)
 
 

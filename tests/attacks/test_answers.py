@@ -16,8 +16,8 @@ from packager.policies import coverage, parity
 
 from packager import canonical, plugins
 from packager.actions.runner import _facts
-from packager.build import build
-from packager.contract import contract
+from packager.build import measured_facts
+from packager.contract import contract, derivation
 from packager.errors import PackagerError, StepError
 from packager.exporters import _toys
 from packager.recipe import recipe
@@ -129,7 +129,7 @@ def test_corrupted_export_facts_are_refused_or_give_a_contract(first: int) -> No
             continue
         paths = {target.name: "model/model.onnx" for target in RECIPE.targets()}
         with contextlib.suppress(PackagerError):
-            promise = contract.derive(RECIPE, taken, paths, {}, {name: {} for name in paths})
+            promise = derivation.derive(RECIPE, taken, paths, {}, {name: {} for name in paths})
             contract.parse(canonical.dump(promise), "contract.json")
     assert refused > 50
 
@@ -145,7 +145,7 @@ def test_corrupted_measurement_facts_are_refused_or_judged(first: int) -> None:
             continue
         target = {**taken, "precision": "fp32", "unmeasured": None, "tolerance": {"y": {"atol": 1e-5, "rtol": 1e-4}}}
         with contextlib.suppress(StepError):
-            build.check_cases(taken["cases"], ["y"])
+            measured_facts.check_cases(taken["cases"], ["y"])
             list(parity.check({"targets": {"cpu": target}}))
         list(coverage.check({"targets": {"cpu": target}}, least={}))
     assert refused > 50

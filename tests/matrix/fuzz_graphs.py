@@ -30,7 +30,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from packager import canonical, plugins
 from packager.build import build
-from packager.contract import contract
+from packager.contract import contract, derivation
 from packager.errors import PackagerError
 from packager.exporters._interface import described, sizes
 from packager.lock import draft
@@ -270,7 +270,7 @@ def _built(place: Path, out: Path, seconds: float) -> contract.Contract | str:
     if refused := findings(facts["interface"], done):
         return f"parity: {refused[0]}"
     paths = {target.name: "model/model.onnx" for target in parsed.targets()}
-    written = canonical.dump(contract.derive(parsed, facts, paths, {}, {name: {} for name in paths}))
+    written = canonical.dump(derivation.derive(parsed, facts, paths, {}, {name: {} for name in paths}))
     (out / "contract.json").write_bytes(written)
     return contract.parse(written)
 

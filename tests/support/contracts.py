@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from packager import canonical
-from packager.contract import contract
+from packager.contract import contract, derivation
 from packager.recipe import recipe
 from tests.support import graphs
 
@@ -44,7 +44,7 @@ def derived(
     exported = {"interface": interface(**changes), "ranges": ranges or {}, "firm": firm, "graph": main}
     parsed = recipe.parse(text, "bundle.yaml")
     paths = {target.name: "model/model.onnx" for target in parsed.targets()}
-    return contract.derive(parsed, exported, paths)
+    return derivation.derive(parsed, exported, paths)
 
 
 def read(value: Any) -> contract.Contract:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from packager import plugins
 from packager.actions.runner import Runner
-from packager.build import build
-from packager.contract import contract
+from packager.build import build, made, measured_facts
+from packager.contract import derivation
 from packager.edits import Change, apply
 from packager.errors import PackagerError, TooNewError
 from packager.lock import opset_level, recipe_checks
@@ -73,22 +73,22 @@ def _judged(folder: Path, text: str) -> engine.Verdict:
         "interface": facts["interface"],
         "ranges": facts["ranges"],
         "runtime": "onnxruntime",
-        "path": build.GRAPH,
+        "path": made.GRAPH,
         "device": "cpu",
     }
     (folder / "out" / "vectors").mkdir()
     found = measure.run({"source": folder, "artefact": out}, folder / "out" / "vectors", {**source, **compared})
     artefacts = [
-        build.Artefact(target, build.Tree(), build.GRAPH, {}, Result("", found), None) for target in parsed.targets()
+        made.Artefact(target, build.Tree(), made.GRAPH, {}, Result("", found), None) for target in parsed.targets()
     ]
-    contract.derive(parsed, facts, {target.name: build.GRAPH for target in parsed.targets()})
-    measured = build._measured(parsed, Result("", facts), artefacts)
+    derivation.derive(parsed, facts, {target.name: made.GRAPH for target in parsed.targets()})
+    measured = measured_facts.list_measured(parsed, Result("", facts), artefacts)
     return engine.judge(profile.only("parity", "coverage", "deterministic"), {"stage": "build", **measured}, TODAY)
 
 
 def _check_gpu(parsed: recipe.Recipe, folder: Path, facts: object) -> None:
     """Ask for the targets that only a GPU can build, before anything is compiled."""
-    place = build.Place(Runner(Store(folder / "store"), Limits(0, 60)), "", Result("", facts), folder, None)
+    place = made.Place(Runner(Store(folder / "store"), Limits(0, 60)), "", Result("", facts), folder, None)
     for target in parsed.targets():
         runtime = load_runtime(target.runtime)
         if runtime.builds_on_gpu and runtime.unmeasurable(target.device):

@@ -20,7 +20,7 @@ from packager import json_schema, plugins
 from packager.errors import StepError, UsageError
 from packager.lock import draft, recipe_checks
 from packager.recipe import recipe
-from packager.recipe.recipe import Tolerance
+from packager.recipe.clauses import Tolerance
 from tests.support import language_models
 
 EXPORT = {"kind": "transformers", "payload": ".", "opset": 18, "ir": 10}

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from packager import canonical, json_schema
-from packager.contract import contract
+from packager.contract import contract, derivation
 from packager.errors import StepError, TooNewError
 from packager.graph import canonicalise
 from packager.recipe.recipe import parse as read_recipe
@@ -184,7 +184,7 @@ def test_the_classes_of_a_map_stand_in_the_contract(tmp_path: Path) -> None:
     assert facts["classes"] == {"scores": [30, 10, 20]}
     assert next(json_schema.check(facts, export.ANSWER, "facts"), None) is None
     recipe = read_recipe("name: m\nversion: 1.0.0\nsource: m.onnx\n", "bundle.yaml")
-    promised = contract.derive(recipe, facts, {"onnxruntime-cpu-fp32": "model/model.onnx"})
+    promised = derivation.derive(recipe, facts, {"onnxruntime-cpu-fp32": "model/model.onnx"})
     assert contract.parse(canonical.dump(promised)).classes == {"scores": (30, 10, 20)}
 
 

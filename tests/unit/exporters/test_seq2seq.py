@@ -24,7 +24,7 @@ from packager import json_schema, plugins
 from packager.conform.generation import Reference, judge
 from packager.deploy import conversation
 from packager.errors import StepError, UsageError
-from packager.recipe.recipe import Tolerance
+from packager.recipe.clauses import Tolerance
 from tests.support import language_models
 
 EXPORT = {"kind": "transformers", "payload": ".", "opset": 18, "ir": 10}

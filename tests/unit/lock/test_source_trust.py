@@ -31,7 +31,7 @@ from packager.errors import (
 from packager.formats import intoto
 from packager.lock import source_trust
 from packager.recipe import recipe
-from packager.recipe.recipe import SourceTrust
+from packager.recipe.clauses import SourceTrust
 from packager.release.sign import sign
 from packager.sources import Settings, blob_of
 from packager.store.store import Store

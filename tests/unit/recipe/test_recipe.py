@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 from packager import canonical, names, semver, strictyaml
 from packager.errors import SourceError, UsageError
 from packager.lock import draft
-from packager.recipe import fields, recipe
+from packager.recipe import clauses, fields, recipe
+from packager.recipe.clauses import ExportSettings, InputSpec, Limits, RunsOn, Target, Tolerance
 from packager.recipe.lengths import Axis, Lengths
-from packager.recipe.recipe import ExportSettings, InputSpec, Limits, Recipe, RunsOn, Target, Tolerance
+from packager.recipe.recipe import Recipe
 from tests.support.breadth import examples
 
 DATA = Path(__file__).parents[2] / "data" / "recipes"
@@ -283,7 +284,7 @@ RECIPES = st.builds(
     runs_on=st.lists(PROMISES, min_size=1, max_size=3, unique_by=lambda promise: promise.runtime).map(
         lambda found: tuple(sorted(found, key=lambda promise: promise.runtime))
     ),
-    tolerance=st.dictionaries(LINES, TOLERANCES, max_size=3).map(lambda found: recipe.built_in_tolerance() | found),
+    tolerance=st.dictionaries(LINES, TOLERANCES, max_size=3).map(lambda found: clauses.built_in_tolerance() | found),
     allow_pickle=st.booleans(),
     custom_domains=st.sets(
         st.from_regex(fields.DOMAIN, fullmatch=True).filter(lambda d: len(d) <= 128), max_size=3

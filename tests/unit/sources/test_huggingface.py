@@ -18,7 +18,7 @@ from packager.errors import IntegrityError, PackagerError, SourceError, UsageErr
 from packager.events import Progress, ignore
 from packager.formats import intoto
 from packager.lock import source_trust
-from packager.recipe.recipe import SourceTrust
+from packager.recipe.clauses import SourceTrust
 from packager.sources import Pin, Settings, fsspec, huggingface, load_for
 from packager.trust import keys
 from packager.types import Blob, Tree
