@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle
     from packager.canonical import JSON
     from packager.policy.engine import Profile
-    from packager.release.images import ImageVerification, SignedImage
+    from packager.release.image_verification import ImageVerification
+    from packager.release.images import SignedImage
     from packager.release.promises import PromiseDraft
     from packager.release.promote import Gate, Promotion
     from packager.release.rebuild import Comparison
@@ -38,7 +39,7 @@ else:
             "Comparison": "packager.release.rebuild",
             "FileDifference": "packager.release.rebuild:Difference",
             "Gate": "packager.release.promote",
-            "ImageVerification": "packager.release.images",
+            "ImageVerification": "packager.release.image_verification",
             "KeyPair": "packager.trust.keys",
             "PrivateKey": "packager.trust.keys",
             "PromiseDraft": "packager.release.promises",
@@ -258,9 +259,9 @@ def verify_image(
     Whether the bundle holds is in what is returned.
     """
     from packager import api
-    from packager.release import images
+    from packager.release import image_verification
 
-    return images.verify_image(
+    return image_verification.verify_image(
         address,
         verifier,
         workspace.registry_settings(),

@@ -23,7 +23,7 @@ from packager.bundle.bundle import open_bundle, read
 from packager.errors import PackagerError
 from packager.events import ignore
 from packager.formats import dsse, intoto
-from packager.release.images import verify_image
+from packager.release.image_verification import verify_image
 from packager.release.sign import sign
 from packager.transport.copy import copy, save
 from packager.transport.registry import publish, reference
