@@ -23,7 +23,7 @@ from packager.formats import cyclonedx, model_cards, modelpack, wheel_locks
 from packager.knobs import catalogue, knobs
 from packager.lock.lock import Lock
 from packager.recipe.recipe import Recipe
-from packager.store.store import BUILT, StoreEntry, name_is_taken
+from packager.store.entries import BUILT, StoreEntry, name_is_taken
 from packager.types import Blob, Result, Tree
 
 

@@ -19,7 +19,8 @@ from packager.errors import MalformedError, TooLargeError, WrongContentError
 from packager.files import open_regular, walk_regular
 from packager.formats import modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY
-from packager.store.store import Store, StoreEntry
+from packager.store.entries import StoreEntry
+from packager.store.store import Store
 from packager.types import Blob, Tree
 
 INDEX_FILE, LAYOUT_FILE = "index.json", "oci-layout"

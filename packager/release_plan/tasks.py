@@ -33,7 +33,8 @@ from packager.release import builder, building, provenance
 from packager.release_plan.journal import Journal
 from packager.release_plan.plan import TASKS, ModelRow, Problem, TaskRow, skip_task, tasks_of
 from packager.release_plan.release_file import Conform, Model, Promote, fill_address
-from packager.store.store import Store, StoreEntry
+from packager.store.entries import StoreEntry
+from packager.store.store import Store
 from packager.transport.push import Pushed, push_bundle
 from packager.trust.signers import Signer, open_signer
 from packager.types import Verdict

@@ -23,23 +23,19 @@ Killing any process at any point leaves a usable store. The layout is versioned 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
 import os
-import tempfile
-import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from packager import canonical, names, untrusted_files
 from packager.canonical import JSON
-from packager.errors import IntegrityError, TooLargeError, UsageError, WrongContentError, did_you_mean
+from packager.errors import IntegrityError, UsageError, WrongContentError, did_you_mean
 from packager.files import (
     Moved,
     clone_hashed,
@@ -51,56 +47,20 @@ from packager.files import (
     is_at,
     open_regular,
     read_own,
-    remove_tree,
     storage_errors,
     sync_directory,
     walk_regular,
     write_atomically,
 )
+from packager.store.entries import StoreEntry, name_is_taken
+from packager.store.leases import Lease, read_living
+from packager.store.scratch import open_scratch, sweep_scratch
 from packager.types import DIGEST, Blob, Result, Tree, check_digest, check_paths
 from packager.untrusted_files import Bounds
 
 MAX_STORE_RECORD = 64 << 20  # bytes of a JSON record
 MAX_BLOB = 1 << 62
-MAX_REFERRERS = 1000  # of one bundle
-BUILT, VERIFIED = "built", "verified"
 ENVIRONMENT = "environment:"  # prefix of environments in a lease; they have names where blobs have digests
-
-
-@dataclass(frozen=True, slots=True)
-class StoreEntry:
-    """A bundle in the store: its manifest, what refers to it, and the predicates left to be signed, by type.
-
-    `origin` is BUILT or VERIFIED: why the bundle may have its name. None: it was not verified.
-    """
-
-    manifest: str
-    referrers: tuple[str, ...] = ()
-    drafts: Mapping[str, str] = field(default_factory=dict)
-    origin: str | None = None
-
-    def to_json(self) -> JSON:
-        drafts = {"drafts": dict(self.drafts)} if self.drafts else {}
-        origin = {"origin": self.origin} if self.origin else {}
-        return {"manifest": self.manifest, "referrers": list(self.referrers), **drafts, **origin}
-
-    @staticmethod
-    def from_json(record: JSON) -> StoreEntry:
-        return StoreEntry(
-            record["manifest"], tuple(record["referrers"]), record.get("drafts", {}), record.get("origin")
-        )
-
-    def joined(self, other: StoreEntry) -> StoreEntry:
-        """Return this entry with the referrers and drafts of `other`, of the same manifest. Raises TooLargeError."""
-        referrers = tuple(sorted({*self.referrers, *other.referrers}))
-        if len(referrers) > MAX_REFERRERS:
-            raise TooLargeError(
-                f"too much is attached: expected at most {MAX_REFERRERS} referrers, got {len(referrers)}",
-                subject=self.manifest,
-            )
-        return replace(
-            self, referrers=referrers, drafts={**other.drafts, **self.drafts}, origin=self.origin or other.origin
-        )
 
 
 class Store:
@@ -112,9 +72,7 @@ class Store:
         with storage_errors(root):
             for part in ("blobs/sha256", "actions", "bundles", "quarantine", "partial", "tmp", "locks", "leases"):
                 (self.root / part).mkdir(parents=True, exist_ok=True)
-        self._lease: BinaryIO | None = None
-        self._held: set[str] = set()
-        self._lease_lock = threading.Lock()
+        self._lease = Lease(self.root)
 
     # blobs
 
@@ -124,40 +82,22 @@ class Store:
 
     def has(self, digest: str) -> bool:
         """Return whether the blob is here; from then on `cache gc` keeps it while this process runs."""
-        if digest in self._held:
+        if self._lease.holds(digest):
             return self.path(digest).is_file()
         with self.collecting(shared=True):
             here = self.path(digest).is_file()
             if here:
-                self._hold(digest)
+                self._lease.hold(digest)
         return here
-
-    def _hold(self, digest: str) -> None:
-        """Add `digest` to this process's lease; the caller locks the collector out meanwhile."""
-        with self._lease_lock, storage_errors(self.root):
-            if self._lease is None:
-                descriptor, name = tempfile.mkstemp(dir=self.root / "leases")
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                self._lease = os.fdopen(descriptor, "wb", buffering=0)
-                self._end_lease = weakref.finalize(self, _end_lease, self._lease, Path(name))
-            if digest not in self._held:
-                line = f"{digest}\n".encode()
-                if self._lease.write(line) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                self._held.add(digest)
 
     def hold_environment(self, name: str) -> None:
         """Keep the environment `name` while this process runs, whether it exists or is about to be built."""
         with self.collecting(shared=True):
-            self._hold(f"{ENVIRONMENT}{name}")
+            self._lease.hold(f"{ENVIRONMENT}{name}")
 
     def release(self) -> None:
         """Release the lease of this process; happens by itself when the store is no longer used."""
-        with self._lease_lock:
-            if self._lease is not None:
-                self._end_lease()
-                self._lease = None
-                self._held.clear()
+        self._lease.release()
 
     @contextlib.contextmanager
     def collecting(self, *, shared: bool = False) -> Iterator[None]:
@@ -227,7 +167,7 @@ class Store:
         os.fsync(descriptor)
         os.close(descriptor)
         with self.collecting(shared=True):
-            self._hold(blob.digest)
+            self._lease.hold(blob.digest)
             file.replace(self.path(blob.digest))
 
     def receive(self, blob: Blob, source: Callable[[], BinaryIO], moved: Moved = ignore_count) -> None:
@@ -519,63 +459,17 @@ class Store:
 
     # scratch
 
-    @contextlib.contextmanager
-    def scratch(self) -> Iterator[Path]:
+    def scratch(self) -> contextlib.AbstractContextManager[Path]:
         """Yield a private directory on the store's file system; it is deleted with the process that made it."""
-        gate, tmp = self.root / "tmp.gate", self.root / "tmp"
-        with contextlib.ExitStack() as stack:
-            with (
-                storage_errors(self.root),
-                hold_lock(gate, shared=True),
-            ):  # no sweeper may see it before its lock is held
-                directory = Path(tempfile.mkdtemp(dir=tmp))
-                lock = directory.with_suffix(".lock")
-                stack.enter_context(hold_lock(lock))
-            try:
-                yield directory
-            finally:
-                remove_tree(directory)
-                lock.unlink(missing_ok=True)
+        return open_scratch(self.root)
 
     def sweep(self) -> int:
         """Delete scratch of killed processes; return the number of directories."""
-        removed = 0
-        with (self.root / "tmp.gate").open("ab") as gate:
-            try:
-                fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return 0  # another process is creating scratch; the next run sweeps
-            locks = {path for path in (self.root / "tmp").iterdir() if path.suffix == ".lock"}
-            locks |= {path.with_suffix(".lock") for path in (self.root / "tmp").iterdir() if path.suffix != ".lock"}
-            for lock in locks:  # a directory without a lock was being made when its process died
-                removed += _sweep_one(lock)
-        return removed
+        return sweep_scratch(self.root)
 
     def living_leases(self) -> set[str]:
         """Return what running processes use, and delete the leases of dead ones; for the collector only."""
-        needed: set[str] = set()
-        for path in (self.root / "leases").iterdir():
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # its process may end this instant
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
-                except BlockingIOError:
-                    needed.update(file.read().decode().split())
-        return needed
-
-
-def name_is_taken(name: str, version: str, known: StoreEntry, new: StoreEntry) -> UsageError:
-    """Return the error for a name that another bundle has already."""
-    return UsageError(
-        f"`{name}:{version}` is another bundle in the local store: {known.manifest}",
-        hint=f"to let the name mean {new.manifest} from now on, repeat with --replace",
-    )
-
-
-def _end_lease(lease: BinaryIO, path: Path) -> None:
-    with contextlib.suppress(OSError):  # one that stays is void: the next collection deletes it
-        path.unlink(missing_ok=True)
-    lease.close()
+        return read_living(self.root)
 
 
 def _blob_at(path: Path) -> Blob:
@@ -596,15 +490,3 @@ def _resume(part: Path, blob: Blob, source: Callable[[], BinaryIO], moved: Moved
             reader.seek(begun)
         rest = copy(reader, file, limit=blob.size - begun, moved=moved, state=state)
     return Blob(rest.digest, begun + rest.size)
-
-
-def _sweep_one(lock: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError), lock.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        remove_tree(lock.with_suffix(""))
-        lock.unlink(missing_ok=True)
-        return True
-    return False

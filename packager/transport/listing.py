@@ -17,7 +17,8 @@ from packager import canonical
 from packager.canonical import JSON
 from packager.errors import IntegrityError, NegativeAnswerError, PackagerError, SourceError, UsageError
 from packager.formats import dsse, modelpack, oci
-from packager.store.store import Store, StoreEntry
+from packager.store.entries import StoreEntry
+from packager.store.store import Store
 
 if TYPE_CHECKING:
     from packager.transport.registry.repository import Repository

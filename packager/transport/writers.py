@@ -33,7 +33,8 @@ from packager.files import (
 )
 from packager.formats import modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY
-from packager.store.store import VERIFIED, Store, StoreEntry, name_is_taken
+from packager.store.entries import VERIFIED, StoreEntry, name_is_taken
+from packager.store.store import Store
 from packager.types import Blob
 
 Source: TypeAlias = Callable[[], BinaryIO]

@@ -10,7 +10,8 @@ from packager import canonical
 from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.bundle.readers import StoredBundle
 from packager.formats import modelpack
-from packager.store.store import BUILT, Store, StoreEntry
+from packager.store.entries import BUILT, StoreEntry
+from packager.store.store import Store
 from packager.types import Blob, Tree
 
 INTERFACE = {

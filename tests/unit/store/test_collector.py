@@ -125,7 +125,7 @@ def test_linked_environments_are_not_collected(store: Store, tmp_path: Path) -> 
 
 BUILD = """
 import sys, os, time; from pathlib import Path
-from packager.store.store import Store, StoreEntry; from packager.types import Tree
+from packager.store.entries import StoreEntry; from packager.store.store import Store; from packager.types import Tree
 from packager.formats import modelpack
 from packager import canonical
 sys.path.insert(0, sys.argv[2])

@@ -23,7 +23,8 @@ from packager.errors import IntegrityError, StorageError, UsageError
 from packager.files import copy, hold_lock
 from packager.lock import locking
 from packager.sandbox.sandbox import default_limits
-from packager.store.store import Store, StoreEntry
+from packager.store.entries import StoreEntry
+from packager.store.store import Store
 from packager.types import Action, Blob, Result, Tree
 
 

@@ -13,7 +13,8 @@ from packager.bundle.bundle import Bundle
 from packager.errors import NegativeAnswerError, PackagerError, SourceError, UsageError
 from packager.formats import oci
 from packager.release.sign import sign
-from packager.store.store import Store, StoreEntry
+from packager.store.entries import StoreEntry
+from packager.store.store import Store
 from packager.transport import listing
 from packager.transport.registry import reference
 from packager.transport.registry.repository import Repository
