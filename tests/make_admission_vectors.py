@@ -92,7 +92,7 @@ TOOLS: dict[str, tuple[list[str], str | None, str]] = {  # command, what it says
 def main(target: Path) -> None:
     """Write bundles, keys, policies and the expected verdicts."""
     target.mkdir(parents=True, exist_ok=True)
-    release, stranger = keys.generate("p256"), keys.generate("p256")
+    release, stranger = keys.generate_key("p256"), keys.generate_key("p256")
     with tempfile.TemporaryDirectory() as name:
         made = _bundles(Store(Path(name)), release, stranger)
         for case, bundle in made.items():

@@ -32,7 +32,7 @@ def main(target: Path) -> None:
     """Sign with ours and with cosign, attach what others attach, and copy with oras, skopeo and tar."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        key = keys.generate("p256")
+        key = keys.generate_key("p256")
         keys.save(key, folder / "release.pem", folder / "release.pub", None)
         save(sign(bundles.make(Store(folder / "made")), key), folder / "signed.tar")
         os.environ["PACKAGER_STORE"] = str(folder / "store")

@@ -225,12 +225,12 @@ def test_a_site_takes_the_server_from_what_is_there(
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     row = Wheel("kleines", "1.0", wheel.name, hashlib.sha256(wheel.read_bytes()).hexdigest())
-    texts = wheel_locks.files(
+    texts = wheel_locks.write_lock_files(
         {deployments.PLATFORM: [row], **{f"linux_x86_64-cp3{n}": [row] for n in (12, 13, 14)}}, (), ()
     )
     store = Store(tmp_path / "store")
     bundle = bundles.make(store, {f"deps/onnxruntime/{name}": text.encode() for name, text in texts.items()})
-    key = keys.generate("p256")
+    key = keys.generate_key("p256")
     keys.save(key, tmp_path / "k.pem", tmp_path / "k.pub", None)
     copy.save(sign(bundle, key), tmp_path / "b.tar")
     site = tmp_path / "site"

@@ -403,7 +403,7 @@ def collect_store(workspace: Workspace, *, steps: bool = False) -> Freed:
     """
     from packager.store import collector
 
-    return collector.collect(workspace.open_store(), steps=steps)
+    return collector.collect_store(workspace.open_store(), steps=steps)
 
 
 def check_store(workspace: Workspace, *, remove: bool = False) -> StoreCondition:

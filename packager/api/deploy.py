@@ -134,9 +134,9 @@ def describe_knob(knob: Knob) -> JSON:
 
 def compare_knobs(before: Mapping[str, JSON], after: Mapping[str, JSON]) -> list[tuple[str, JSON, JSON]]:
     """Return (name, value before, value after) of every knob that differs; None where it is not set. Raises nothing."""
-    from packager.knobs.knobs import diff
+    from packager.knobs.knobs import compare_values
 
-    return diff(before, after)
+    return compare_values(before, after)
 
 
 # -- installations

@@ -125,7 +125,7 @@ def find_row(table: Table, version: str) -> Row:
     from packager.contract import runtime_support
     from packager.errors import UsageError
 
-    row = runtime_support.find(table, version)
+    row = runtime_support.find_row(table, version)
     if row is None:
         probe = f"`packager runtimes probe {table.runtime}=={version}`"
         raise UsageError(f"nothing is known of {table.runtime} {version}", hint=probe)

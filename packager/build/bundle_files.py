@@ -49,7 +49,7 @@ def write_files(
     for runtime, sets in lock.dependencies.wheels.items():
         carried = wheels.get(runtime, {})
         files |= {f"deps/{runtime}/wheels/{name}": blob for name, blob in carried.items()}
-        for name, text in wheel_locks.files(sets, lock.dependencies.indexes, carried).items():
+        for name, text in wheel_locks.write_lock_files(sets, lock.dependencies.indexes, carried).items():
             files[f"deps/{runtime}/{name}"] = store.put(text.encode())
     paths = {artefact.target.name: artefact.path for artefact in artefacts}
     compiled = {artefact.target.name: artefact.graph for artefact in artefacts if artefact.graph}
@@ -147,7 +147,7 @@ def keep(recipe: Recipe, tree: Tree, runner: Runner, *, over: bool) -> Bundle:
     about = description.read_files(
         recipe.name, recipe.version, lambda path: canonical.load(store.get(blobs[path].digest), limit=1 << 30), {*blobs}
     )
-    manifest, config = modelpack.manifest(about, tree)
+    manifest, config = modelpack.write_manifest(about, tree)
     store.put(config)
     entry = StoreEntry(store.put(manifest).digest, origin=BUILT)
     known = store.named(recipe.name, recipe.version)

@@ -131,7 +131,7 @@ def explain_unmoved_source(project: Project, lock: Lock, *, asking: bool) -> str
     before = version_step.release_before(recipe, project.runner.store, here.base)
     if before is None or before.version == recipe.version or before.tree.get(SBOM) is None:
         return None
-    origin = cyclonedx.origin(before.load(SBOM))
+    origin = cyclonedx.read_origin(before.load(SBOM))
     if origin is None or origin[1] != lock.tree.digest:
         return None
     pinned = str(lock.source["uri"])

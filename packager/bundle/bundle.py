@@ -147,7 +147,7 @@ class Bundle:
 
     def referrers_index(self) -> bytes:
         """Return the referrers list of the tag schema, for registries and layouts without the referrers API."""
-        return oci.index(self._referrer_descriptors())
+        return oci.write_index(self._referrer_descriptors())
 
     def _referrer_descriptors(self) -> list[oci.Descriptor]:
         rows = sorted(self.referrers, key=lambda referrer: referrer.manifest.digest)
@@ -159,7 +159,7 @@ class Bundle:
         if self.referrers:
             tag = {oci.REF_NAME: oci.referrers_tag(self.digest)}
             rows.append(oci.Descriptor(oci.INDEX, _blob(self.referrers_index()), tag))
-        return oci.index(rows)
+        return oci.write_index(rows)
 
     def read(self, path: str, *, limit: int = MAX_RECORD) -> bytes:
         """Read one small file of the bundle, checked against the manifest."""
@@ -231,7 +231,7 @@ class Bundle:
 
     def _with(self, kind: str, content: bytes, notes: Mapping[str, str]) -> Bundle:
         layer = oci.Descriptor(kind, _blob(content))
-        manifest = oci.referrer(kind, layer, self.descriptor, notes).to_bytes()
+        manifest = oci.build_referrer(kind, layer, self.descriptor, notes).to_bytes()
         added = Referrer(_blob(manifest), kind, layer.blob)
         records = {**self.pending, added.manifest.digest: manifest, added.content.digest: content}
         return replace(self, referrers=tuple({*self.referrers, added}), pending=records)
@@ -394,7 +394,7 @@ def _referrer(blob: Blob, manifest: oci.Manifest) -> Referrer:
 
 def _assemble(medium: Medium, digest: str, data: bytes, referrers: Mapping[str, Referrer]) -> Bundle:
     manifest = oci.parse_manifest(data, subject=digest)
-    tree = modelpack.files(manifest, subject=digest)
+    tree = modelpack.list_files(manifest, subject=digest)
     bare = Bundle(medium, digest, data, manifest.config.blob, tree, "", "", {}, tuple(referrers.values()))
     name, version, targets = _identity(bare)
     _check_contract_format(bare)

@@ -70,7 +70,7 @@ def _write(bundle: Bundle, profile: Profile, layout: Path, on_event: OnEvent) ->
     layers = list(_layers(bundle, layout, prefix, on_event))
     manifest = _image(bundle, layers, layout) if profile == "image" else _modelpack(bundle, layers, layout)
     row = oci.Descriptor(oci.MANIFEST, _keep(layout, manifest), {oci.REF_NAME: bundle.version})
-    write_atomically(layout / INDEX_FILE, oci.index([row]))
+    write_atomically(layout / INDEX_FILE, oci.write_index([row]))
     write_atomically(layout / LAYOUT_FILE, oci.LAYOUT_BYTES)
     return row.blob.digest
 
@@ -133,9 +133,9 @@ def _tar_end(path: str, size: int) -> bytes:
 def _modelpack(bundle: Bundle, layers: list[tuple[str, Blob, Blob]], layout: Path) -> bytes:
     described = []
     for path, blob, layer in layers:
-        raw = modelpack.layer(path, blob)
+        raw = modelpack.describe_layer(path, blob)
         described.append(oci.Descriptor(raw.media_type.removesuffix("raw") + "tar", layer, raw.annotations))
-    config = modelpack.config(describe_bundle(bundle), described)
+    config = modelpack.write_config(describe_bundle(bundle), described)
     annotations = {modelpack.TITLE: bundle.name, modelpack.VERSION: bundle.version, BUNDLE_DIGEST: bundle.digest}
     head = oci.Descriptor(modelpack.CONFIG, _keep(layout, config))
     return oci.Manifest(modelpack.ARTIFACT, head, tuple(described), annotations).to_bytes()

@@ -185,7 +185,7 @@ class StoredBundle:
     def index(self) -> bytes:
         known = (self.entry.manifest, *self.entry.referrers)
         blobs = (Blob(digest, self.store.path(digest).stat().st_size) for digest in known if self._check(digest))
-        return oci.index([oci.Descriptor(oci.MANIFEST, blob) for blob in blobs])
+        return oci.write_index([oci.Descriptor(oci.MANIFEST, blob) for blob in blobs])
 
     def _check(self, digest: str) -> bool:
         if not self.store.has(digest):

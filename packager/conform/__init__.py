@@ -307,7 +307,7 @@ class _Run:
             python = self.settings.python or Path(sys.executable)
         else:
             cache = self.settings.cache / "environments"
-            python = environments.ensure(planned.requirements, planned.python, cache, self.on_event)
+            python = environments.ensure_environment(planned.requirements, planned.python, cache, self.on_event)
         value = {
             **self._common(planned.target, planned.runtime, scratch, vectors),
             "name": planned.name,

@@ -124,7 +124,7 @@ def command_of(
 
 def environment_of(planned: PlannedCell, cache: Path, on_event: Callable[[Any], None]) -> Path:
     """Return the interpreter of an environment with the version under test, and what generation needs besides."""
-    return environments.ensure((*planned.requirements, *_SERVER), planned.python, cache, on_event)
+    return environments.ensure_environment((*planned.requirements, *_SERVER), planned.python, cache, on_event)
 
 
 def judge(

@@ -95,7 +95,9 @@ def test_operators(
     (planned,) = plan_cells({"runs-on": {}, "targets": {"-": target}}, asked, settings.tables)
     if planned.reason:
         raise NegativeAnswerError(f"{runtime} {version} cannot be tested here: {planned.reason}")
-    python = environments.ensure(planned.requirements, settings.python or planned.python, settings.cache, on_event)
+    python = environments.ensure_environment(
+        planned.requirements, settings.python or planned.python, settings.cache, on_event
+    )
     with tempfile.TemporaryDirectory(prefix="packager-operators-") as folder:
         scratch = Path(folder)
         cell = scratch / "cell.json"

@@ -36,7 +36,7 @@ def make_environment(
     """
     program = load_runtime(runtime).prober()
     for wanted in program.candidates(version):
-        interpreter = environments.ensure(wanted, python, cache, on_event)
+        interpreter = environments.ensure_environment(wanted, python, cache, on_event)
         answers = program.about(interpreter)
         if answers is not None:
             return interpreter, answers

@@ -112,7 +112,7 @@ def check_promises(recipe: Recipe, main: Mapping[str, JSON], own: Graphs) -> Non
         for row in runtime_support.list_promised(runtime_tables.load_shipped(promise.runtime), promise.versions):
             for name in targets:
                 graph = own.get(name, main)
-                answer = runtime_support.judge(graph, promise.runtime, row.version, runtime_tables.load_shipped)
+                answer = runtime_support.judge_graph(graph, promise.runtime, row.version, runtime_tables.load_shipped)
                 if answer.outcome == "no":
                     reason = answer.reasons[0]
                     hint, instead = _narrower(graph, promise, reason)
@@ -135,7 +135,7 @@ def _narrower(graph: Mapping[str, JSON], promise: RunsOn, reason: runtime_suppor
     later = [
         row.version
         for row in sorted(rows, key=lambda row: runtime_tables.version_key(row.version))
-        if runtime_support.judge(graph, promise.runtime, row.version, runtime_tables.load_shipped).outcome != "no"
+        if runtime_support.judge_graph(graph, promise.runtime, row.version, runtime_tables.load_shipped).outcome != "no"
     ]
     if not later:
         return "promise another runtime", None

@@ -88,7 +88,7 @@ def judge_everywhere(contract: Contract, tables: Tables = load_shipped, proofs: 
     for runtime in contract.runs_on:
         rows = [*tables(runtime).rows]
         seen = {version for _, name, version in proofs if name == runtime}
-        rows += [version for version in seen if runtime_support.find(tables(runtime), version) is None]
+        rows += [version for version in seen if runtime_support.find_row(tables(runtime), version) is None]
         for version in sorted(rows, key=version_key):
             found += judge_version(contract, runtime, version, tables, proofs)
     return found
@@ -112,7 +112,7 @@ def judge_version(
 
     What is unknown beforehand is ok where `proofs` say that it ran.
     """
-    row = runtime_support.find(tables(runtime), version)
+    row = runtime_support.find_row(tables(runtime), version)
     targets = _targets(contract, runtime, row)
     promised = _is_promised(contract, runtime, version, tables)
     if not targets:
@@ -126,7 +126,7 @@ def judge_version(
         return [Cell(runtime, version, "", False, Judgement("no", (reason,)))]
     found, names = [], dict.fromkeys((version, *((row.version, *row.also) if row else ())))
     for terms in targets:
-        answer = runtime_support.judge(terms.graph, runtime, version, tables)
+        answer = runtime_support.judge_graph(terms.graph, runtime, version, tables)
         seen = next(filter(None, (proofs.get((terms.target.name, runtime, name)) for name in names)), None)
         if answer.outcome == "unknown" and seen is not None:
             answer = Judgement("ok", (), seen)
@@ -178,7 +178,7 @@ def _is_promised(contract: Contract, runtime: str, version: str, tables: Tables)
     promise = contract.runs_on.get(runtime)
     if promise is None:
         return False
-    row = runtime_support.find(tables(runtime), version)
+    row = runtime_support.find_row(tables(runtime), version)
     known = {row.version for row in runtime_support.list_promised(tables(runtime), promise.versions)}
     return row.version in known if row else runtime_support.parse_specifier(promise.versions, runtime).contains(version)
 
@@ -190,7 +190,7 @@ def judge_site(contract: Contract, site: Site, tables: Tables = load_shipped, pr
     """Judge a bundle at one site: its runtimes, and what its hosts have."""
     found = []
     for runtime, version in site.runtimes.items():
-        row = runtime_support.find(tables(runtime), version)
+        row = runtime_support.find_row(tables(runtime), version)
         for cell in judge_version(contract, runtime, version, tables, proofs):
             terms = contract.targets.get(cell.target)
             reasons = tuple(_at_site(site, terms, runtime, row)) if terms else ()

@@ -81,14 +81,14 @@ class Judgement:
         }
 
 
-def judge(graph: Mapping[str, JSON], runtime: str, version: str, tables: Tables = load_shipped) -> Judgement:
+def judge_graph(graph: Mapping[str, JSON], runtime: str, version: str, tables: Tables = load_shipped) -> Judgement:
     """Judge a graph (`opset`, `ir`, `operators` of a contract) on one version of a runtime.
 
     A patch release that was not measured is what all measured ones of its minor version are; if they differ, or there
     are none, the answer is unknown.
     """
     table = tables(runtime)
-    row = find(table, version)
+    row = find_row(table, version)
     if row is not None:
         return _on_row(graph, table, row, tables)
     near = [row for row in table.rows.values() if version_key(row.version)[:2] == version_key(version)[:2]]
@@ -101,7 +101,7 @@ def judge(graph: Mapping[str, JSON], runtime: str, version: str, tables: Tables 
     return replace(answers[0], source=f"assumed from {near[0].version}")
 
 
-def find(table: Table, version: str) -> Row | None:
+def find_row(table: Table, version: str) -> Row | None:
     """Return the row of a version under any of its names, with or without trailing zeros."""
     wanted = _shortened(version_key(version))
     for row in table.rows.values():
@@ -118,7 +118,7 @@ def _shortened(numbers: tuple[int, ...]) -> tuple[int, ...]:
 
 def _on_row(graph: Mapping[str, JSON], table: Table, row: Row, tables: Tables) -> Judgement:
     if table.runtime != _ENGINE and _ENGINE in row.inside:
-        inner = judge(graph, _ENGINE, row.inside[_ENGINE], tables)
+        inner = judge_graph(graph, _ENGINE, row.inside[_ENGINE], tables)
         reasons = tuple(
             replace(r, message=f"{r.message} (inside {table.runtime} {row.version})") for r in inner.reasons
         )
@@ -273,7 +273,7 @@ def _level(row: Row, tables: Tables) -> tuple[int, int]:
     if row.complete is not None and row.ir is not None:
         return row.complete, row.ir
     inner = row.inside.get(_ENGINE)
-    found = inner and find(tables(_ENGINE), inner)
+    found = inner and find_row(tables(_ENGINE), inner)
     near = (
         [found]
         if found
@@ -290,7 +290,7 @@ def loads_on(graph: Mapping[str, JSON], runtime: str, tables: Tables = load_ship
     Its end stays open while the newest known version loads it, so that a table that only grew says the same.
     """
     answers = [
-        (row.version, judge(graph, runtime, row.version, tables).outcome) for row in tables(runtime).rows.values()
+        (row.version, judge_graph(graph, runtime, row.version, tables).outcome) for row in tables(runtime).rows.values()
     ]
     return join_versions(answers)
 

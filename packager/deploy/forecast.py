@@ -52,7 +52,7 @@ class Arrival:
         }
 
 
-def foresee(
+def foresee_install(
     bundle: Bundle,
     site: Site,
     directory: Path,

@@ -106,7 +106,7 @@ def install(
         done = prepare(bundle, directory, target, index, environment, on_event, distributions)
         note("staged")
         write_knobs(done.directory, resolved)
-        switch(directory, done.directory)
+        switch_release(directory, done.directory)
         note("switched")
     return replace(done, knobs=resolved.digest)
 
@@ -225,7 +225,7 @@ def installed_bundle(release: Path) -> Bundle:
     return read(UnpackedTree(release / "bundle"))
 
 
-def switch(directory: Path, release: Path) -> None:
+def switch_release(directory: Path, release: Path) -> None:
     """Point `current` at `release` in one step, and remember in `previous` what it named before."""
     link = directory / CURRENT
     if link.is_symlink() and link.resolve() != release.resolve():

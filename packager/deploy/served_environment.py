@@ -30,7 +30,7 @@ from packager.deploy.wheels import Supply
 from packager.errors import SourceError, StorageError
 from packager.events import Note, OnEvent, ignore
 from packager.files import hold_lock, make_staging
-from packager.formats.index_addresses import REFUSED, redact, refusal
+from packager.formats.index_addresses import REFUSED, find_refusal, redact_addresses
 from packager.formats.wheel_locks import further_indexes
 from packager.store.environments import GATE, RECORD
 
@@ -176,7 +176,7 @@ def _refused(command: Sequence[str], settings: Mapping[str, str], variables: Map
     words = [word for word in command if word != "--quiet"] + ["-vv", "--dry-run"]
     env = {**_without_pip(variables), **settings, "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0"}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
-    return refusal(done.stdout + done.stderr)
+    return find_refusal(done.stdout + done.stderr)
 
 
 def _pip(target: Path) -> list[str]:
@@ -218,7 +218,7 @@ def _failure(said: str, supply: Supply) -> SourceError | StorageError:
     errors = [row.removeprefix("ERROR: ") for row in rows if row.startswith("ERROR")]
     if errors == ["Exception:"]:  # pip itself failed: the last line of its trace says why
         errors = rows[-1:]
-    reason = redact(re.sub(r"\s+", " ", " ".join(errors or rows[-1:])))[:500]
+    reason = redact_addresses(re.sub(r"\s+", " ", " ".join(errors or rows[-1:])))[:500]
     if os.strerror(errno.ENOSPC) in said:
         return StorageError(
             "no space left while installing the locked dependencies",

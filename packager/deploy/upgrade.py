@@ -30,7 +30,7 @@ from packager.deploy.install import (
     read_config,
     read_knobs,
     server_command,
-    switch,
+    switch_release,
     write_knobs,
 )
 from packager.deploy.journal import FILE as JOURNAL
@@ -130,7 +130,7 @@ def upgrade(
         on_event(Note(f"the canary answered {tried} reference vectors"))
         note("tried")
         write_knobs(release, knobs)  # not before the trial: the release may be the one that serves
-        switch(directory, release)
+        switch_release(directory, release)
         note("switched")
     return replace(done, knobs=knobs.digest)
 

@@ -92,7 +92,7 @@ def _mismatch(verb: str, names: list[str]) -> NegativeAnswerError:
         {platforms.parse(name).python_version for name in names}, key=lambda text: tuple(map(int, text.split(".")))
     )
     return NegativeAnswerError(
-        f"the bundle {verb} for {', '.join(f'`{name}`' for name in names)}, and this is `{platforms.here()}`",
+        f"the bundle {verb} for {', '.join(f'`{name}`' for name in names)}, and this is `{platforms.name_host()}`",
         hint=f"run packager with CPython {' or '.join(pythons)} on such a machine, "
         "or ask the publisher to add this platform to `vendor` in the recipe",
     )
@@ -101,5 +101,5 @@ def _mismatch(verb: str, names: list[str]) -> NegativeAnswerError:
 def _fits(name: str, files: list[str]) -> bool:
     """Say whether a lock is for this interpreter and every wheel of it installs here (glibc included)."""
     own = platforms.parse(name)
-    here = platforms.here()
+    here = platforms.name_host()
     return here.endswith(f"_{own.machine}-cp{own.python[0]}{own.python[1]}") and platforms.installs(files)

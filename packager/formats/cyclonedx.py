@@ -145,7 +145,7 @@ def _measured_metrics(target: str, facts: Mapping[str, JSON]) -> Iterator[JSON]:
                 yield {"type": facts["metric"], "value": f"{item[key]:.6g}", "slice": where}
 
 
-def purl(name: str, version: str, file: str | None = None) -> str:
+def write_purl(name: str, version: str, file: str | None = None) -> str:
     """Return the package URL of a distribution, or of one file of it."""
     plain = f"pkg:pypi/{name}@{quote(version, safe='')}"
     return f"{plain}?file_name={quote(file, safe='')}" if file else plain
@@ -294,7 +294,7 @@ def _ancestor(model: Model) -> JSON:
     }
 
 
-def origin(sbom: JSON) -> tuple[str, str] | None:
+def read_origin(sbom: JSON) -> tuple[str, str] | None:
     """Return the pinned source and the digest of its tree from one of our SBOMs, or None."""
     for item in sbom.get("metadata", {}).get("component", {}).get("pedigree", {}).get("ancestors", ()):
         properties = {entry["name"]: entry["value"] for entry in item.get("properties", ())}
@@ -375,7 +375,7 @@ def _library(
     yanked: str | None,
 ) -> JSON:
     first = next(iter(rows.values()))[0]
-    reference = purl(first.name, first.version)
+    reference = write_purl(first.name, first.version)
     component: dict[str, JSON] = {
         "type": "library",
         "bom-ref": reference,
@@ -398,7 +398,7 @@ def _library(
 
 
 def _wheel(wheel: Wheel, names: Iterable[str], about: DistributionMetadata, vendored: Mapping[str, str]) -> JSON:
-    reference = purl(wheel.name, wheel.version, wheel.file)
+    reference = write_purl(wheel.name, wheel.version, wheel.file)
     properties = [_property("platform", name) for name in sorted(set(names))]
     if wheel.file in vendored:
         properties.append(_property("path", vendored[wheel.file]))
@@ -421,7 +421,7 @@ def _dependencies(model: Model, parts: Sequence[JSON], locked: Dependencies) -> 
     for runtime, sets in locked.wheels.items():
         for platform, wheels in sets.items():
             environment = platforms.parse(platform).environment()
-            here = {wheel.name: purl(wheel.name, wheel.version) for wheel in wheels}
+            here = {wheel.name: write_purl(wheel.name, wheel.version) for wheel in wheels}
             edges[model.reference] |= _targets(locked.requirements[runtime], here, environment)
             for wheel in wheels:
                 known = edges.setdefault(here[wheel.name], set())

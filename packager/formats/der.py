@@ -67,12 +67,12 @@ def encode(tag: int, *contents: bytes) -> bytes:
     return bytes([tag, 0x80 | len(size)]) + size + body
 
 
-def integer(value: int) -> bytes:
+def write_integer(value: int) -> bytes:
     """Write a non-negative INTEGER."""
     return encode(INTEGER, value.to_bytes(value.bit_length() // 8 + 1))
 
 
-def oid(dotted: str) -> bytes:
+def write_oid(dotted: str) -> bytes:
     """Write an OBJECT IDENTIFIER."""
     first, second, *rest = (int(part) for part in dotted.split("."))
     body = bytearray()

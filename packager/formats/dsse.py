@@ -109,21 +109,23 @@ def _material_json(material: Key | Certificates, *, chain: bool) -> JSON:
     return value
 
 
-def pae(payload: bytes, kind: str = IN_TOTO) -> bytes:
+def encode_payload(payload: bytes, kind: str = IN_TOTO) -> bytes:
     """Return the pre-authentication encoding of a payload: the bytes that are signed."""
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
 
 
 def parse(data: bytes) -> SignedStatement:
     """Parse a Sigstore bundle strictly. Raises ValueError for any form but the three above."""
-    bundle = members(canonical.load(data, limit=MAX_BUNDLE), "bundle", "mediaType verificationMaterial dsseEnvelope")
+    bundle = read_members(
+        canonical.load(data, limit=MAX_BUNDLE), "bundle", "mediaType verificationMaterial dsseEnvelope"
+    )
     if bundle["mediaType"] != BUNDLE:
         raise ValueError(f"expected media type {BUNDLE}, got {bundle['mediaType']!s:.100}")
-    envelope = members(bundle["dsseEnvelope"], "envelope", "payload payloadType signatures")
+    envelope = read_members(bundle["dsseEnvelope"], "envelope", "payload payloadType signatures")
     if envelope["payloadType"] != IN_TOTO:
         raise ValueError(f"expected payload type {IN_TOTO}, got {envelope['payloadType']!s:.100}")
-    (signature,) = items(envelope["signatures"], "signatures", 1, 1)
-    bare = members(signature, "signature", "sig", "keyid")
+    (signature,) = read_items(envelope["signatures"], "signatures", 1, 1)
+    bare = read_members(signature, "signature", "sig", "keyid")
     if not isinstance(bare.get("keyid", ""), str | None):
         raise ValueError("the key id of the signature is no text")
     return SignedStatement(
@@ -135,56 +137,58 @@ def _material(value: JSON, data: bytes) -> Material:
     if not isinstance(value, dict):
         raise ValueError("the verification material is not an object")
     if "publicKey" in value:
-        return _key(members(value, "verification material", "publicKey", "tlogEntries"))
+        return _key(read_members(value, "verification material", "publicKey", "tlogEntries"))
     if "x509CertificateChain" in value:
-        return _certificates(members(value, "verification material", "x509CertificateChain", f"tlogEntries {_STAMPS}"))
-    fields = members(value, "verification material", "certificate", f"tlogEntries {_STAMPS}")
+        return _certificates(
+            read_members(value, "verification material", "x509CertificateChain", f"tlogEntries {_STAMPS}")
+        )
+    fields = read_members(value, "verification material", "certificate", f"tlogEntries {_STAMPS}")
     if fields.get("tlogEntries"):
         return _logged(fields, data)
-    items(fields.get("tlogEntries", []), "log entries", 0, 0)
+    read_items(fields.get("tlogEntries", []), "log entries", 0, 0)
     return Certificates((_raw(fields["certificate"]),), _timestamps(fields))
 
 
 def _key(value: dict[str, JSON]) -> Key:
-    items(value.get("tlogEntries", []), "log entries", 0, 0)
+    read_items(value.get("tlogEntries", []), "log entries", 0, 0)
     if isinstance(value["publicKey"], dict) and "rawBytes" in value["publicKey"]:
-        raw = members(value["publicKey"], "public key", "rawBytes", "keyDetails")["rawBytes"]
+        raw = read_members(value["publicKey"], "public key", "rawBytes", "keyDetails")["rawBytes"]
         return Key(hashlib.sha256(decode(raw)).hexdigest())
-    hint = members(value["publicKey"], "public key", "hint")["hint"]
+    hint = read_members(value["publicKey"], "public key", "hint")["hint"]
     if not isinstance(hint, str):
         raise ValueError("the public key hint is not a string")
     return Key(hint)
 
 
 def _certificates(value: dict[str, JSON]) -> Certificates:
-    items(value.get("tlogEntries", []), "log entries", 0, 0)
-    chain = members(value["x509CertificateChain"], "certificate chain", "certificates")["certificates"]
+    read_items(value.get("tlogEntries", []), "log entries", 0, 0)
+    chain = read_members(value["x509CertificateChain"], "certificate chain", "certificates")["certificates"]
     return Certificates(
-        tuple(_raw(item) for item in items(chain, "certificates", 1, MAX_CERTIFICATES)), _timestamps(value)
+        tuple(_raw(item) for item in read_items(chain, "certificates", 1, MAX_CERTIFICATES)), _timestamps(value)
     )
 
 
 def _logged(value: dict[str, JSON], data: bytes) -> Logged:
-    items(value["tlogEntries"], "log entries", 1, 1)  # sigstore's strict models read its content
+    read_items(value["tlogEntries"], "log entries", 1, 1)  # sigstore's strict models read its content
     return Logged(_raw(value["certificate"]), _timestamps(value), data)
 
 
 def _raw(value: JSON) -> bytes:
-    return decode(members(value, "certificate", "rawBytes")["rawBytes"])
+    return decode(read_members(value, "certificate", "rawBytes")["rawBytes"])
 
 
 def _timestamps(value: dict[str, JSON]) -> tuple[bytes, ...]:
     if _STAMPS not in value:
         return ()
-    listed = members(value[_STAMPS], "time stamp data", "", "rfc3161Timestamps").get("rfc3161Timestamps", [])
-    rows = items(listed, "time stamps", 0, MAX_TIMESTAMPS)
-    stamps = tuple(decode(members(row, "time stamp", "signedTimestamp")["signedTimestamp"]) for row in rows)
+    listed = read_members(value[_STAMPS], "time stamp data", "", "rfc3161Timestamps").get("rfc3161Timestamps", [])
+    rows = read_items(listed, "time stamps", 0, MAX_TIMESTAMPS)
+    stamps = tuple(decode(read_members(row, "time stamp", "signedTimestamp")["signedTimestamp"]) for row in rows)
     if len(set(stamps)) != len(stamps):
         raise ValueError("the same time stamp is there twice")
     return stamps
 
 
-def members(value: JSON, what: str, required: str, optional: str = "") -> dict[str, JSON]:
+def read_members(value: JSON, what: str, required: str, optional: str = "") -> dict[str, JSON]:
     """Return `value` if it is an object with these space-separated members and no others. Raises ValueError."""
     need, may = set(required.split()), set(optional.split())
     if not isinstance(value, dict) or not need <= set(value) <= need | may:
@@ -192,7 +196,7 @@ def members(value: JSON, what: str, required: str, optional: str = "") -> dict[s
     return value
 
 
-def items(value: JSON, what: str, least: int, most: int) -> list[JSON]:
+def read_items(value: JSON, what: str, least: int, most: int) -> list[JSON]:
     """Return `value` if it is a list of an allowed length. Raises ValueError."""
     if not isinstance(value, list) or not least <= len(value) <= most:
         wanted = str(least) if least == most else f"{least} to {most}"

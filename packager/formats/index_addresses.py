@@ -56,7 +56,7 @@ def of_environment(variables: Mapping[str, str]) -> tuple[Index, ...]:
     return tuple(found.values())
 
 
-def shared(variables: Mapping[str, str]) -> dict[str, str]:
+def share_indexes(variables: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which uv and pip use the same indexes: without settings for one, the other's count.
 
     uv resolves and pip reads what was chosen, so one with fewer indexes would find nothing. Neither breaks lines.
@@ -70,7 +70,7 @@ def shared(variables: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def used(files: Iterable[str], own: Iterable[str], variables: Mapping[str, str]) -> tuple[Index, ...]:
+def list_used(files: Iterable[str], own: Iterable[str], variables: Mapping[str, str]) -> tuple[Index, ...]:
     """Return the indexes besides the default that `files` (addresses) came from: `own` ones of the recipe's lock file,
     or of the environment.
 
@@ -90,7 +90,7 @@ def used(files: Iterable[str], own: Iterable[str], variables: Mapping[str, str])
     return tuple(sorted(found.values(), key=lambda index: (index.label or "", index.address)))
 
 
-def public(address: str, own: Iterable[str], variables: Mapping[str, str]) -> str | None:
+def find_public(address: str, own: Iterable[str], variables: Mapping[str, str]) -> str | None:
     """Return the address of a file without credentials and query if it is public, else None.
 
     Public are PyPI, and indexes that the recipe's lock file names and the environment does not.
@@ -106,7 +106,7 @@ def public(address: str, own: Iterable[str], variables: Mapping[str, str]) -> st
     return _bare(address)
 
 
-def redact(text: str) -> str:
+def redact_addresses(text: str) -> str:
     """Return a text whose addresses are reduced to host and file name, so that they contain no credentials."""
 
     def shown(match: re.Match[str]) -> str:
@@ -123,7 +123,7 @@ def redact(text: str) -> str:
     return _ADDRESS.sub(shown, text)
 
 
-def refusal(said: str) -> str | None:
+def find_refusal(said: str) -> str | None:
     """Return the index that refuses the login, and its status, from the output of uv or pip: "`host` (401)"."""
     for pattern in _REFUSALS:
         if found := pattern.search(said):

@@ -90,7 +90,7 @@ def model_signing_statement(name: str, version: str, tree: Tree) -> Statement:
     return Statement(MODEL_SIGNING_PREDICATE, f"{name}-{version}", root, predicate)
 
 
-def resource(
+def describe_resource(
     name: str, digest: str | None = None, *, uri: str | None = None, kind: str | None = None, **annotations: JSON
 ) -> dict[str, JSON]:
     """Return a resource descriptor (resource_descriptor.md); `digest` is `sha256:…`, `kind` a media type."""
@@ -104,7 +104,7 @@ def resource(
     return {key: member for key, member in value.items() if member is not None}
 
 
-def embedded(name: str, data: bytes, kind: str = "application/json") -> dict[str, JSON]:
+def embed_resource(name: str, data: bytes, kind: str = "application/json") -> dict[str, JSON]:
     """Return a resource descriptor with the resource's content."""
     content = base64.b64encode(data).decode()
-    return {**resource(name, canonical.sha256(data), kind=kind), "content": content}
+    return {**describe_resource(name, canonical.sha256(data), kind=kind), "content": content}

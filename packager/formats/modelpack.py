@@ -70,7 +70,7 @@ def media_type(path: str) -> str:
     return f"application/vnd.cncf.model.{kind}.v1.raw"
 
 
-def layer(path: str, blob: Blob) -> oci.Descriptor:
+def describe_layer(path: str, blob: Blob) -> oci.Descriptor:
     """Describe one file. Owner, mode and time are constants, so that they do not depend on the host."""
     metadata = {
         "name": PurePosixPath(path).name,
@@ -85,7 +85,7 @@ def layer(path: str, blob: Blob) -> oci.Descriptor:
     return oci.Descriptor(media_type(path), blob, annotations)
 
 
-def config(about: ModelDescription, layers: Sequence[oci.Descriptor]) -> bytes:
+def write_config(about: ModelDescription, layers: Sequence[oci.Descriptor]) -> bytes:
     """Serialise the model config; for raw layers the diffID is the digest."""
     descriptor: dict[str, JSON] = {
         "name": about.name,
@@ -125,16 +125,16 @@ def _filled(value: Mapping[str, JSON]) -> dict[str, JSON]:
     return {name: member for name, member in value.items() if member}
 
 
-def manifest(about: ModelDescription, tree: Tree) -> tuple[bytes, bytes]:
+def write_manifest(about: ModelDescription, tree: Tree) -> tuple[bytes, bytes]:
     """Return (manifest bytes, config bytes) of the bundle with the files of `tree`."""
-    layers = tuple(layer(path, blob) for path, blob in tree)
-    config_bytes = config(about, layers)
+    layers = tuple(describe_layer(path, blob) for path, blob in tree)
+    config_bytes = write_config(about, layers)
     described = oci.Descriptor(CONFIG, Blob(canonical.sha256(config_bytes), len(config_bytes)))
     annotations = {TITLE: about.name, VERSION: about.version}
     return oci.Manifest(ARTIFACT, described, layers, annotations).to_bytes(), config_bytes
 
 
-def files(manifest: oci.Manifest, *, subject: str) -> Tree:
+def list_files(manifest: oci.Manifest, *, subject: str) -> Tree:
     """Return the files of a ModelPack manifest.
 
     Raises IntegrityError for another artifact type, a layer that is not one raw file, metadata that contradicts
@@ -164,5 +164,5 @@ def check_type(manifest: oci.Manifest, *, subject: str) -> None:
 
 
 def _check_metadata(annotations: Mapping[str, str], path: str, blob: Blob) -> None:
-    if annotations != layer(path, blob).annotations:
+    if annotations != describe_layer(path, blob).annotations:
         raise MalformedError(f"the metadata of `{path}` contradicts its layer", subject=path)

@@ -106,14 +106,16 @@ def parse_descriptor(value: JSON, subject: str) -> Descriptor:
     return Descriptor(media_type, Blob(digest, size), _annotations(value.get("annotations"), subject), artifact_type)
 
 
-def referrer(artifact_type: str, layer: Descriptor, subject: Descriptor, annotations: Mapping[str, str]) -> Manifest:
+def build_referrer(
+    artifact_type: str, layer: Descriptor, subject: Descriptor, annotations: Mapping[str, str]
+) -> Manifest:
     """Build a manifest that attaches one blob to `subject`."""
     empty = Descriptor(EMPTY, Blob(canonical.sha256(EMPTY_BYTES), len(EMPTY_BYTES)))
     bare = Descriptor(subject.media_type, subject.blob)
     return Manifest(artifact_type, empty, (layer,), annotations, bare)
 
 
-def index(manifests: Sequence[Descriptor]) -> bytes:
+def write_index(manifests: Sequence[Descriptor]) -> bytes:
     """Serialise an image index, the form of `index.json` and of the referrers tag schema."""
     return canonical.dump({"schemaVersion": 2, "mediaType": INDEX, "manifests": [m.to_json() for m in manifests]})
 

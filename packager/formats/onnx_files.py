@@ -43,7 +43,7 @@ _DATA_LOCATION = 14
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[memoryview]:
+def map_file(path: Path) -> Iterator[memoryview]:
     """Map a file for reading. Raises ValueError for an empty one and for one larger than protobuf allows."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -58,7 +58,7 @@ def opened(path: Path) -> Iterator[memoryview]:
 def external_data(path: Path) -> tuple[str, ...]:
     """Return the names of the external data files that an ONNX file declares, sorted. Raises SourceError."""
     try:
-        with opened(path) as view:
+        with map_file(path) as view:
             return tuple(sorted(set(_model_locations(view))))
     except (IndexError, ValueError) as error:
         raise SourceError(
@@ -80,7 +80,7 @@ def _locations(view: memoryview, start: int, end: int, message: str, depth: int)
     for number, wire, low, high in fields(view, start, end):
         child = _CHILDREN[message].get(number) if wire == BYTES else None
         if child == "entry":
-            key, value = entry(view, low, high)
+            key, value = read_entry(view, low, high)
             entries[key] = value
         elif child:
             yield from _locations(view, low, high, child, depth - 1)
@@ -92,7 +92,7 @@ def _locations(view: memoryview, start: int, end: int, message: str, depth: int)
         yield entries["location"]
 
 
-def entry(view: memoryview, start: int, end: int) -> tuple[str, str]:
+def read_entry(view: memoryview, start: int, end: int) -> tuple[str, str]:
     """Read a StringStringEntryProto."""
     parts = {
         number: bytes(view[low:high]).decode() for number, wire, low, high in fields(view, start, end) if wire == BYTES

@@ -114,7 +114,7 @@ def parse(name: str) -> Platform:
     return Platform(name, found["machine"], glibc, (3, int(found["python"])))
 
 
-def here() -> str:
+def name_host() -> str:
     """Return the name of this platform and Python, in the form `linux_x86_64-cp311`."""
     return f"{sys.platform}_{platform.machine()}-cp{sys.version_info.major}{sys.version_info.minor}"
 

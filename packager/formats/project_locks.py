@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from packager import canonical
 from packager.canonical import JSON
 from packager.errors import UsageError
-from packager.formats.index_addresses import has_credentials, redact
+from packager.formats.index_addresses import has_credentials, redact_addresses
 from packager.formats.requirements_files import (
     IGNORED_OPTIONS,
     INDEX_OPTIONS,
@@ -148,7 +148,7 @@ def _pin(line: str, position: str) -> OwnPin:
     clauses = list(requirement.specifier)
     if len(clauses) != 1 or clauses[0].operator not in ("==", "===") or "*" in clauses[0].version:
         raise UsageError(
-            f"`{position}`: expected an exact version, got `{redact(head.strip()):.80}`",
+            f"`{position}`: expected an exact version, got `{redact_addresses(head.strip()):.80}`",
             hint="a lock names one version of everything, as `pip list --format=freeze`, `uv pip compile` and "
             "`pip-compile` write it",
         )
@@ -157,7 +157,7 @@ def _pin(line: str, position: str) -> OwnPin:
 
 def _unreadable(line: str, position: str) -> UsageError:
     """Return the error for a line that pins no version, with the remedy."""
-    shown = f"`{redact(line):.80}`"
+    shown = f"`{redact_addresses(line):.80}`"
     if re.search(r"(^|@\s*)(git|hg|svn|bzr)\+", line):
         return UsageError(
             f"`{position}`: {shown} is a revision of a repository, which no index has",
@@ -266,5 +266,5 @@ def check_address(address: str, file: str) -> str:
             "read `~/.netrc` and the keyring",
         )
     if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise UsageError(f"`{file}` names an index that others cannot reach: `{redact(address):.80}`")
+        raise UsageError(f"`{file}` names an index that others cannot reach: `{redact_addresses(address):.80}`")
     return address

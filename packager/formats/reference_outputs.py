@@ -15,21 +15,21 @@ from collections.abc import Callable, Mapping
 from packager import canonical
 from packager.canonical import JSON
 from packager.errors import MalformedError, WrongSubjectError
-from packager.formats.intoto import embedded, resource
+from packager.formats.intoto import describe_resource, embed_resource
 from packager.types import Tree
 
 PREDICATE = "urn:packager:reference-outputs:v1"
 _KINDS = {".json": "application/json", ".safetensors": "application/vnd.safetensors"}
 
 
-def predicate(tree: Tree, outputs: Mapping[str, bytes]) -> dict[str, JSON]:
+def state_outputs(tree: Tree, outputs: Mapping[str, bytes]) -> dict[str, JSON]:
     """State `outputs` (file name to content) for the reference inputs in the files of a bundle."""
-    inputs = [resource(path, blob.digest) for path, blob in tree if path.startswith("vectors/")]
-    files = [embedded(name, data, _KINDS[name[name.rindex(".") :]]) for name, data in sorted(outputs.items())]
+    inputs = [describe_resource(path, blob.digest) for path, blob in tree if path.startswith("vectors/")]
+    files = [embed_resource(name, data, _KINDS[name[name.rindex(".") :]]) for name, data in sorted(outputs.items())]
     return {"inputs": inputs, "outputs": files}
 
 
-def detach(stated: JSON) -> tuple[JSON, dict[str, bytes]]:
+def detach_outputs(stated: JSON) -> tuple[JSON, dict[str, bytes]]:
     """Return the predicate without the contents of its outputs, and these by digest. Raises MalformedError."""
     try:
         bare = [{key: value for key, value in item.items() if key != "content"} for item in stated["outputs"]]

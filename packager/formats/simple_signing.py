@@ -22,25 +22,25 @@ TYPE = "cosign container image signature"
 MAX_SIGNATURES = 256
 
 
-def tag(digest: str) -> str:
+def name_tag(digest: str) -> str:
     """Return the tag under which the signatures of manifest `digest` lie."""
     return f"{digest.replace(':', '-')}.sig"
 
 
-def payload(repository: str, digest: str) -> bytes:
+def write_payload(repository: str, digest: str) -> bytes:
     """Return the document to sign: that `digest` is an image of `repository` (`host/name`)."""
     identity = {"docker-reference": repository}
     critical = {"identity": identity, "image": {"docker-manifest-digest": digest}, "type": TYPE}
     return canonical.dump({"critical": critical, "optional": None})
 
 
-def layer(document: bytes, signature: bytes) -> Descriptor:
+def describe_layer(document: bytes, signature: bytes) -> Descriptor:
     """Describe a signed document; the signature is DER."""
     blob = Blob(canonical.sha256(document), len(document))
     return Descriptor(LAYER, blob, {SIGNATURE: dsse.encode(signature)})
 
 
-def manifest(layers: list[Descriptor]) -> tuple[bytes, bytes]:
+def write_manifest(layers: list[Descriptor]) -> tuple[bytes, bytes]:
     """Return (manifest, config) of an image with these signatures."""
     config = canonical.dump(
         {
@@ -59,7 +59,7 @@ def manifest(layers: list[Descriptor]) -> tuple[bytes, bytes]:
     return canonical.dump(value), config
 
 
-def layers(data: bytes, *, subject: str) -> list[Descriptor]:
+def list_layers(data: bytes, *, subject: str) -> list[Descriptor]:
     """Return the signatures of such a manifest. Raises MalformedError."""
     try:
         rows: JSON = canonical.load(data, limit=oci.MAX_MANIFEST)["layers"]

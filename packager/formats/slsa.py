@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from packager import canonical
 from packager.canonical import JSON
-from packager.formats.dsse import decode, items, members
+from packager.formats.dsse import decode, read_items, read_members
 
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:packager:build:v1"
@@ -67,7 +67,7 @@ class Provenance:
     confinement: Mapping[str, JSON] | None = None
 
 
-def predicate(
+def write_predicate(
     recipe: JSON, lock: JSON, files: Mapping[str, str], dependencies: list[JSON], run: JSON
 ) -> dict[str, JSON]:
     """Return the predicate; `files` maps names beside the recipe to their digests."""
@@ -86,18 +86,18 @@ def parse(value: JSON) -> Provenance:
 
     Raises ValueError with a reason for a message.
     """
-    top = members(value, "provenance", "buildDefinition runDetails")
-    definition = members(
+    top = read_members(value, "provenance", "buildDefinition runDetails")
+    definition = read_members(
         top["buildDefinition"], "build definition", "buildType externalParameters resolvedDependencies"
     )
     if definition["buildType"] != BUILD_TYPE:
         raise ValueError(f"expected build type {BUILD_TYPE}, got {definition['buildType']!s:.100}")
-    items(definition["resolvedDependencies"], "resolved dependencies", 0, MAX_DEPENDENCIES)
-    chosen = members(definition["externalParameters"], "external parameters", "recipe lock files")
-    run = members(top["runDetails"], "run details", "builder metadata byproducts")
-    builder = members(run["builder"], "builder", "id version")
-    byproducts = items(run["byproducts"], "byproducts", 0, MAX_DEPENDENCIES)
-    times = members(run["metadata"], "metadata", "invocationId startedOn finishedOn")
+    read_items(definition["resolvedDependencies"], "resolved dependencies", 0, MAX_DEPENDENCIES)
+    chosen = read_members(definition["externalParameters"], "external parameters", "recipe lock files")
+    run = read_members(top["runDetails"], "run details", "builder metadata byproducts")
+    builder = read_members(run["builder"], "builder", "id version")
+    byproducts = read_items(run["byproducts"], "byproducts", 0, MAX_DEPENDENCIES)
+    times = read_members(run["metadata"], "metadata", "invocationId startedOn finishedOn")
     return Provenance(
         _object(chosen["recipe"], "recipe"),
         _object(chosen["lock"], "lock"),

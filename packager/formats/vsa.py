@@ -19,7 +19,7 @@ PREDICATE = "https://slsa.dev/verification_summary/v1"
 _STAGE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
-def level(stage: str) -> str:
+def choose_level(stage: str) -> str:
     """Return the verified level that stands for a stage such as `production`. Raises UsageError."""
     if not _STAGE.fullmatch(stage) or len(stage) > 63:
         raise UsageError(
@@ -28,12 +28,12 @@ def level(stage: str) -> str:
     return f"PACKAGER_STAGE_{stage.upper().replace('-', '_')}"
 
 
-def passed(stage: str) -> dict[str, JSON]:
+def read_promotion(stage: str) -> dict[str, JSON]:
     """Return the members of a summary whose bundle was promoted to `stage`."""
-    return {"verificationResult": "PASSED", "verifiedLevels": [level(stage)]}
+    return {"verificationResult": "PASSED", "verifiedLevels": [choose_level(stage)]}
 
 
-def predicate(
+def summarise_promotion(
     stage: str,
     bundle: str,
     *,
@@ -53,7 +53,7 @@ def predicate(
         "resourceUri": f"urn:packager:bundle:{bundle}",
         "policy": {"uri": f"urn:packager:policy:{policy}", "digest": _digest(policy_digest)},
         "inputAttestations": [{"uri": kind, "digest": _digest(digest)} for kind, digest in sorted(inputs)],
-        **passed(stage),
+        **read_promotion(stage),
     }
 
 

@@ -15,7 +15,7 @@ from itertools import groupby
 
 from packager.canonical import JSON
 from packager.formats import platforms
-from packager.formats.index_addresses import has_credentials, is_address, redact
+from packager.formats.index_addresses import has_credentials, is_address, redact_addresses
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -120,7 +120,7 @@ class Dependencies:
 def _closed(index: str) -> str:
     """Return an index that a bundle may name. Raises ValueError for credentials, without repeating them."""
     if has_credentials(index):
-        raise ValueError(f"it contains credentials for the index {redact(index)}")
+        raise ValueError(f"it contains credentials for the index {redact_addresses(index)}")
     return index
 
 
@@ -143,13 +143,15 @@ def requirements_name(platform: str) -> str:
     return f"requirements-{platform}.txt"
 
 
-def files(sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[str], vendored: Collection[str]) -> dict[str, str]:
+def write_lock_files(
+    sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[str], vendored: Collection[str]
+) -> dict[str, str]:
     """Return the lock files of a runtime: one per platform, one for all of them, and that of PEP 751."""
-    own = {requirements_name(platform): requirements(wheels, indexes) for platform, wheels in sets.items()}
-    return {INDEX: merged_requirements(sets, indexes), PYLOCK: pylock(sets, indexes, vendored), **own}
+    own = {requirements_name(platform): write_requirements(wheels, indexes) for platform, wheels in sets.items()}
+    return {INDEX: merged_requirements(sets, indexes), PYLOCK: write_pylock(sets, indexes, vendored), **own}
 
 
-def requirements(wheels: Sequence[Wheel], indexes: Sequence[str] = ()) -> str:
+def write_requirements(wheels: Sequence[Wheel], indexes: Sequence[str] = ()) -> str:
     """Return the pip-tools form for one platform: exact pins, one hash each."""
     return _heading(indexes) + "".join(f"{wheel.pin} \\\n    --hash=sha256:{wheel.sha256}\n" for wheel in wheels)
 
@@ -191,7 +193,7 @@ def _marker(locked: Sequence[tuple[str, Wheel]], sets: Collection[str]) -> str |
     return " or ".join(f"({marker})" for marker in markers) if len(markers) > 1 else markers[0]
 
 
-def pylock(sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[str], vendored: Collection[str]) -> str:
+def write_pylock(sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[str], vendored: Collection[str]) -> str:
     """Return `pylock.toml` (PEP 751) for all platforms.
 
     A wheel has its public address; those in `vendored`, and those without one, are in `wheels/` beside the file.

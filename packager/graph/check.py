@@ -22,7 +22,7 @@ from packager.edits import APPEND, KNOWN_DOMAINS, Edit
 from packager.errors import StepError
 from packager.formats import onnx_files
 from packager.formats.onnx_files import Message, Reader, Span
-from packager.graph.tensors import AGAIN, MOST_ELEMENTS, SMALL, Numbers, SizeOf, Tensors, refuse, size_below
+from packager.graph.tensors import AGAIN, MOST_ELEMENTS, SMALL, Numbers, SizeOf, Tensors, refuse_graph, size_below
 
 STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 MOST_NODES = 250_000  # functions written out; the largest known language models have a tenth of that
@@ -35,7 +35,7 @@ Scope: TypeAlias = "ChainMap[str, Numbers]"  # the small constants that a node c
 def check(path: Path, domains: Collection[str] = ()) -> None:
     """Check the graph at `path`; its external data must be regular files below its directory. Raises StepError."""
     try:
-        with onnx_files.opened(path) as view:
+        with onnx_files.map_file(path) as view:
             check_bytes(view, lambda name: size_below(path.parent, name), domains)
     except ValueError as error:
         raise _unreadable(error) from error
@@ -83,7 +83,7 @@ class _Walk:
         bodies = [(self._name(message), message) for message in map(self.reader.read, self.reader.spans(top, 25))]
         self.functions = {name: _Body() for name, _ in bodies}
         if len(self.functions) < len(bodies):
-            refuse("two functions have one name")
+            refuse_graph("two functions have one name")
         for name, message in bodies:
             self._function(name, message)
         for training in map(self.reader.read, self.reader.spans(top, 20)):
@@ -101,12 +101,14 @@ class _Walk:
             domain = "" if domain == "ai.onnx" else domain
             if found.setdefault(domain, version) != version:
                 named = domain or "ai.onnx"
-                refuse(f"the operator domain `{named:.80}` is imported as version {found[domain]} and as {version}")
+                refuse_graph(
+                    f"the operator domain `{named:.80}` is imported as version {found[domain]} and as {version}"
+                )
 
     def _name(self, function: Message) -> Name:
         domain, name, overload = (self.reader.text(function, number) for number in (10, 1, 13))
         if domain in STANDARD:
-            refuse(f"a function redefines the standard operator `{name:.80}`")
+            refuse_graph(f"a function redefines the standard operator `{name:.80}`")
         return domain, name, overload
 
     def _function(self, name: Name, message: Message) -> None:
@@ -119,7 +121,7 @@ class _Walk:
 
     def _graph(self, span: Span, body: _Body, outer: Scope, depth: int) -> None:
         if depth == 0:
-            refuse(f"graphs are nested deeper than {DEEPEST}")
+            refuse_graph(f"graphs are nested deeper than {DEEPEST}")
         message, scope = self.reader.read(span), outer.new_child()
         constants = [self.tensors.check(self.reader.read(item), scope) for item in self.reader.spans(message, 5)]
         constants += [self.tensors.sparse(self.reader.read(item)) for item in self.reader.spans(message, 15)]
@@ -135,7 +137,7 @@ class _Walk:
             inside = [child for span in inside for child in self.reader.spans(self.reader.read(span), number)]
         name = self.reader.text(message, 1)
         if math.prod(max(1, self.reader.integer(self.reader.read(span), 1)) for span in inside) > MOST_ELEMENTS:
-            refuse(f"input `{name:.80}` has more than {MOST_ELEMENTS} elements")
+            refuse_graph(f"input `{name:.80}` has more than {MOST_ELEMENTS} elements")
         return name
 
     def _nodes(self, spans: Sequence[Span], body: _Body, scope: Scope, depth: int, taken: Sequence[str]) -> None:
@@ -147,7 +149,7 @@ class _Walk:
             message = self.reader.read(span, single=(4, 7, 8))
             for output in filter(None, self.reader.texts(message, 2)):
                 if output in made:
-                    refuse(f"two values are named `{output:.80}`")
+                    refuse_graph(f"two values are named `{output:.80}`")
                 made.add(output)
             self._node(message, body, scope, depth)
 
@@ -156,12 +158,12 @@ class _Walk:
         if (domain, kind, overload) in self.functions:
             body.calls[domain, kind, overload] += 1
         elif domain.startswith("ai.onnx.preview") and domain not in self.domains:
-            refuse(
+            refuse_graph(
                 f"operator `{kind:.80}` is of the domain `{domain:.80}`, which runtimes do not offer",
                 "export the model for inference; ONNX's preview operators are for training and experiments",
             )
         elif domain not in self.domains:
-            refuse(
+            refuse_graph(
                 f"operator `{kind:.80}` is of the domain `{domain:.80}`, which is not ONNX's own",
                 f"if every promised runtime knows it, write `custom-domains: [{domain:.80}]` in the recipe",
                 [Edit(("custom-domains", APPEND), domain, consents=domain not in KNOWN_DOMAINS)],
@@ -181,7 +183,7 @@ class _Walk:
         elif kind in ("Identity", "Cast") and inputs and outputs:
             scope[outputs[0]] = scope.get(inputs[0], ())
         if _made(kind, [scope.get(name, ()) for name in inputs], attributes) > MOST_ELEMENTS:
-            refuse(f"a `{kind}` makes more than {MOST_ELEMENTS} elements out of constants")
+            refuse_graph(f"a `{kind}` makes more than {MOST_ELEMENTS} elements out of constants")
 
     def _attribute(self, message: Message, body: _Body, scope: Scope, depth: int) -> Numbers:
         """Check what an attribute holds and return its numbers, if they are few."""
@@ -207,11 +209,13 @@ class _Walk:
 
 def _unique(what: str, names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
-        refuse(f"two {what} `{Counter(names).most_common(1)[0][0]:.80}`")
+        refuse_graph(f"two {what} `{Counter(names).most_common(1)[0][0]:.80}`")
 
 
 def _too_many() -> None:
-    refuse(f"it has more than {MOST_NODES} nodes, functions written out", "split the model, or simplify the graph")
+    refuse_graph(
+        f"it has more than {MOST_NODES} nodes, functions written out", "split the model, or simplify the graph"
+    )
 
 
 def _check_size(main: _Body, functions: Mapping[Name, _Body]) -> None:
@@ -230,7 +234,7 @@ def _check_size(main: _Body, functions: Mapping[Name, _Body]) -> None:
             if name is not None:
                 sizes[name] = total
         elif callee in path:
-            refuse(f"function `{callee[1]:.80}` calls itself")
+            refuse_graph(f"function `{callee[1]:.80}` calls itself")
         elif callee not in sizes:
             path.append(callee)
             waiting.append(iter(functions[callee].calls))

@@ -22,7 +22,7 @@ _ROUNDS = 16  # how often ONNX's inference and the schemas take turns; each turn
 _GRAPHS = (5, 10)  # AttributeProto.GRAPH and GRAPHS
 
 
-def infer(model: Proto) -> Proto:
+def infer_types(model: Proto) -> Proto:
     """Return a copy of a graph without local functions, with the type of every value that can be known.
 
     Shapes are those of ONNX's own inference. It is the graph itself where ONNX refuses to infer (above 2 GiB).

@@ -26,7 +26,7 @@ def list_needs(model: Proto, dimensions: Mapping[str, tuple[int, int]] | None = 
     is used on, written `T=float32;Tind=int64` with the names of the ONNX schema. The graph may have its weights in
     external files; they are not read.
     """
-    flat = element_types.infer(model)
+    flat = element_types.infer_types(model)
     imports = {canonicalise.domain_of(entry.domain): entry.version for entry in flat.opset_import}
     found: Operators = {}
     for scope, types in _scopes(flat.graph, {}):

@@ -73,7 +73,7 @@ Numbers: TypeAlias = tuple[float, ...]
 SizeOf: TypeAlias = Callable[[str], "int | None"]
 
 
-def refuse(problem: str, hint: str = AGAIN, edits: Sequence[Edit] = ()) -> NoReturn:
+def refuse_graph(problem: str, hint: str = AGAIN, edits: Sequence[Edit] = ()) -> NoReturn:
     """Raise the StepError of a graph that must not be opened."""
     raise StepError(f"the graph is refused: {problem}", hint=hint, edits=edits)
 
@@ -105,13 +105,13 @@ class Tensors:
         """Check one tensor and return its name; put what could be a shape into `numbers`."""
         self.count += 1
         if self.count > MOST_TENSORS:
-            refuse(f"it has more than {MOST_TENSORS} constants")
+            refuse_graph(f"it has more than {MOST_TENSORS} constants")
         name, kind = self.reader.text(message, _NAME), self.reader.integer(message, _TYPE)
         count = _elements(name, self.reader.integers(message, _DIMS, HIGHEST_RANK))
         if kind != _STRING and kind not in _BITS:
-            refuse(f"tensor `{name:.80}` is of the unknown type {kind}")
+            refuse_graph(f"tensor `{name:.80}` is of the unknown type {kind}")
         if _SEGMENT in message:
-            refuse(f"tensor `{name:.80}` is a segment of another")
+            refuse_graph(f"tensor `{name:.80}` is a segment of another")
         if self.reader.integer(message, _LOCATION) == onnx_files.LOCATION_EXTERNAL:
             self._external(name, message, kind, count)
         else:
@@ -125,7 +125,7 @@ class Tensors:
         names = [self.check(self.reader.read(span), {}) for part in (1, 2) for span in self.reader.spans(message, part)]
         name = names[0] if names else ""
         if _elements(name, self.reader.integers(message, 3, HIGHEST_RANK)) > MOST_ELEMENTS:
-            refuse(f"the sparse constant `{name:.80}` has more than {MOST_ELEMENTS} elements")
+            refuse_graph(f"the sparse constant `{name:.80}` has more than {MOST_ELEMENTS} elements")
         return name
 
     def check_regions(self) -> None:
@@ -133,11 +133,11 @@ class Tensors:
         for location, regions in self.regions.items():
             for (_, end), (start, _) in itertools.pairwise(sorted(regions)):
                 if start < end:
-                    refuse(f"two tensors overlap at byte {start} of `{location:.200}`")
+                    refuse_graph(f"two tensors overlap at byte {start} of `{location:.200}`")
 
     def _inline(self, name: str, message: Message, kind: int, count: int) -> None:
         if self.reader.spans(message, _EXTERNAL):
-            refuse(f"tensor `{name:.80}` names external data and does not use it")
+            refuse_graph(f"tensor `{name:.80}` names external data and does not use it")
         if kind == _STRING:
             got, wanted = len(self.reader.spans(message, _STRINGS)), {count}
         elif _RAW in message:
@@ -146,7 +146,7 @@ class Tensors:
             got, wanted = self._typed(message), {count * _ENTRIES.get(kind, 1)}
             wanted |= {_bytes(kind, count)} if _BITS[kind] < 8 else set()  # two of four bits in one entry
         if got not in wanted:
-            refuse(f"tensor `{name:.80}` has other data than its {count} elements need: {got} for {max(wanted)}")
+            refuse_graph(f"tensor `{name:.80}` has other data than its {count} elements need: {got} for {max(wanted)}")
 
     def _typed(self, message: Message) -> int:
         """Count the numbers in the fields that hold numbers, packed or not."""
@@ -163,24 +163,24 @@ class Tensors:
 
     def _external(self, name: str, message: Message, kind: int, count: int) -> None:
         """Check that the data is a range, as long as needed, of a regular file of the tree."""
-        entries = [onnx_files.entry(self.reader.view, *span) for span in self.reader.spans(message, _EXTERNAL)]
+        entries = [onnx_files.read_entry(self.reader.view, *span) for span in self.reader.spans(message, _EXTERNAL)]
         table = dict(entries)
         if len(table) < len(entries) or not set(table) <= _KEYS or "location" not in table:
-            refuse(f"tensor `{name:.80}` describes its external data with other keys than ONNX has")
+            refuse_graph(f"tensor `{name:.80}` describes its external data with other keys than ONNX has")
         if kind == _STRING or message.keys() & {_RAW, *_FIXED, *_VARINTS}:
-            refuse(f"tensor `{name:.80}` has data inside and outside of the file, or is of text")
+            refuse_graph(f"tensor `{name:.80}` has data inside and outside of the file, or is of text")
         location = table["location"]
         try:
             check_path(location)
         except IntegrityError as error:
-            refuse(f"tensor `{name:.80}` keeps its data elsewhere: {error.message}")
+            refuse_graph(f"tensor `{name:.80}` keeps its data elsewhere: {error.message}")
         size, needed = self.size_of(location), _bytes(kind, count)
         if size is None:
-            refuse(f"external data `{location:.200}` is not a regular file of the model")
+            refuse_graph(f"external data `{location:.200}` is not a regular file of the model")
         offset = _whole(table.get("offset", "0"), name)
         length = _whole(table.get("length", str(max(size - offset, 0))), name)
         if length != needed or offset + length > size:
-            refuse(
+            refuse_graph(
                 f"tensor `{name:.80}` needs {needed} bytes, and claims {length} from byte {offset} on "
                 f"of `{location:.200}`, which has {size}"
             )
@@ -196,9 +196,9 @@ class Tensors:
 
 def _elements(name: str, dims: Sequence[int]) -> int:
     if min(dims, default=0) < 0:
-        refuse(f"tensor `{name:.80}` has a negative dimension")
+        refuse_graph(f"tensor `{name:.80}` has a negative dimension")
     if math.prod(max(1, extent) for extent in dims) > MOST_STORED:
-        refuse(f"tensor `{name:.80}` has the dimensions {_listed(dims)}, more than any file holds")
+        refuse_graph(f"tensor `{name:.80}` has the dimensions {_listed(dims)}, more than any file holds")
     return math.prod(dims)
 
 
@@ -212,5 +212,5 @@ def _bytes(kind: int, count: int) -> int:
 
 def _whole(text: str, name: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        refuse(f"tensor `{name:.80}` has the offset or length `{text:.40}`, expected a whole number of bytes")
+        refuse_graph(f"tensor `{name:.80}` has the offset or length `{text:.40}`, expected a whole number of bytes")
     return int(text)

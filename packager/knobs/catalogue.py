@@ -41,7 +41,7 @@ def _runtime_knobs(name: str, contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
     return tuple(item for item in found if isinstance(item, Knob))
 
 
-def batch(contract: Mapping[str, JSON]) -> tuple[str, int, int] | None:
+def find_batch(contract: Mapping[str, JSON]) -> tuple[str, int, int] | None:
     """Return the dimension that counts rows, its least and greatest size: the first one of every input and output."""
     interface = contract["interface"]
     firsts = {port["shape"][0] if port["shape"] else 0 for port in (*interface["inputs"], *interface["outputs"])}
@@ -54,14 +54,14 @@ def batch(contract: Mapping[str, JSON]) -> tuple[str, int, int] | None:
 
 def most_rows(contract: Mapping[str, JSON]) -> int | None:
     """Return the maximum number of rows in one request by the contract, None if it states no limit."""
-    name = (batch(contract) or ("", 0, 0))[0]
+    name = (find_batch(contract) or ("", 0, 0))[0]
     span = contract["interface"]["dimensions"][name]
     limit = span.get("limit", span)
     return max([limit["max"], *limit.get("also", [])]) if "max" in limit else None
 
 
 def _batch_knobs(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
-    found = batch(contract)
+    found = find_batch(contract)
     if found is None:
         return ()
     name, low, high = found

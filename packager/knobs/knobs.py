@@ -245,7 +245,7 @@ def from_arguments(pairs: Sequence[str], option: str = "--set") -> Iterator[Over
 Change: TypeAlias = tuple[str, JSON, JSON]
 
 
-def diff(before: Mapping[str, JSON], after: Mapping[str, JSON]) -> list[Change]:
+def compare_values(before: Mapping[str, JSON], after: Mapping[str, JSON]) -> list[Change]:
     """Return (name, value before, value after) of every knob that differs; None where it is not set."""
     names = sorted({*before, *after})
     return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]

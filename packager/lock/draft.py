@@ -177,7 +177,7 @@ def _found(files: Mapping[str, Path | None], kind: str, payload: str) -> dict[st
     origin = origins.read(files, lambda path: _head(files[path]), payload)
     module = plugins.load("exporters", kind)
     found: dict[str, JSON] = {}
-    if pipeline := propose.task(kind, payload, files, lambda path: _head(files[path])):
+    if pipeline := propose.detect_task(kind, payload, files, lambda path: _head(files[path])):
         found["pipeline"] = pipeline
     if module.EXECUTES:
         found["executes"] = f"`{payload}` is {getattr(module, 'IS', 'a pickle')}: true runs the code inside, sandboxed"

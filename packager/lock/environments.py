@@ -19,14 +19,14 @@ from packager import canonical
 from packager.errors import MissingToolError, SourceError
 from packager.events import OnEvent, ignore, report_duration
 from packager.files import exchange_directories, make_staging
-from packager.formats.index_addresses import redact, shared
+from packager.formats.index_addresses import redact_addresses, share_indexes
 
 _FORM = 1  # of the directory: bump it when the same requirements have to be installed in another way
 _RECORD = "packager-environment.json"
 _PATIENCE = 1800  # seconds for one installation
 
 
-def ensure(
+def ensure_environment(
     requirements: Sequence[str],
     python: str,
     cache: Path,
@@ -82,7 +82,7 @@ def pythons_for(
             text=True,
             timeout=_PATIENCE,
             check=False,
-            env=None if environment is None else shared(environment),
+            env=None if environment is None else share_indexes(environment),
         )
         if done.returncode == 0:
             found.append(python)
@@ -129,7 +129,7 @@ def _build(
 
 def _uv(arguments: Sequence[str], text: str, label: str, environment: Mapping[str, str] | None) -> None:
     command = [find_uv(), *arguments, "--quiet", "--no-progress"]
-    env = None if environment is None else shared(environment)
+    env = None if environment is None else share_indexes(environment)
     try:
         done = subprocess.run(
             command, input=text, capture_output=True, text=True, env=env, timeout=_PATIENCE, check=False
@@ -148,7 +148,7 @@ def explain_uv_error(stderr: str) -> str:
     rows = stderr.splitlines()
     start = next((number for number, row in enumerate(rows) if row.lstrip().startswith(("error", "×"))), 0)
     cleaned = (row.strip(" ×╰─▶│|") for row in rows[start:])
-    return redact(" ".join(row for row in cleaned if row))[:600]
+    return redact_addresses(" ".join(row for row in cleaned if row))[:600]
 
 
 def find_uv() -> str:

@@ -182,7 +182,7 @@ def _dependencies(
         promise.runtime: (
             *load_runtime(promise.runtime, context.tables).requirements(promise.versions, promise.devices),
             *more,
-            *pipeline_tools.requirements(recipe.pipeline, promise.runtime, tools),
+            *pipeline_tools.list_requirements(recipe.pipeline, promise.runtime, tools),
         )
         for promise in recipe.runs_on
     }
@@ -217,7 +217,7 @@ def _dependencies(
 def _default_platforms(engine: str) -> tuple[str, ...]:
     """Return the platforms of a recipe that names none: those which the engine can lock."""
     can: Callable[[str], bool] = lockers.load(engine).locks
-    return tuple(name for name in platforms.DEFAULT if can(name)) or (platforms.here(),)
+    return tuple(name for name in platforms.DEFAULT if can(name)) or (platforms.name_host(),)
 
 
 def _payload_reader(runner: Runner, tree: Tree) -> Callable[[str], bytes]:

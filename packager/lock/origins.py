@@ -26,7 +26,7 @@ from packaging.utils import canonicalize_name
 from packager import DISTRIBUTION
 from packager.errors import SourceError
 from packager.exporters._files import yaml
-from packager.formats.index_addresses import redact
+from packager.formats.index_addresses import redact_addresses
 from packager.formats.requirements_files import (
     IGNORED_OPTIONS,
     INDEX_OPTIONS,
@@ -112,7 +112,9 @@ def read(paths: Collection[str], fetch: Read, payload: str) -> Origin:
     aside: list[str] = []
     if listed:
         known |= _requirements(_lines("requirements.txt", paths, fetch, set(), aside), aside)
-    return Origin(_python(model, paths, fetch), dict(sorted(known.items())), listed, tuple(map(redact, aside)))
+    return Origin(
+        _python(model, paths, fetch), dict(sorted(known.items())), listed, tuple(map(redact_addresses, aside))
+    )
 
 
 def _table(data: bytes) -> dict[str, object]:

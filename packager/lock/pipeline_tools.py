@@ -24,7 +24,7 @@ def _libraries(spec: PipelineSpec) -> tuple[str, ...]:
     return (*_LIBRARIES[RAW[spec.task]], *(_LIBRARIES["text"] if both else ()))
 
 
-def requirements(spec: PipelineSpec | None, runtime: str, versions: Mapping[str, str]) -> Sequence[str]:
+def list_requirements(spec: PipelineSpec | None, runtime: str, versions: Mapping[str, str]) -> Sequence[str]:
     """Return what a server on a runtime needs besides, at the versions of the toolchain; nothing where ours is none."""
     if spec is None or not load_runtime(runtime).served:
         return ()

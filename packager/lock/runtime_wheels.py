@@ -20,7 +20,7 @@ from packager.canonical import JSON
 from packager.errors import IntegrityError, UsageError
 from packager.events import Note, OnEvent, Warned, report_duration
 from packager.formats import index_addresses, platforms
-from packager.formats.index_addresses import redact
+from packager.formats.index_addresses import redact_addresses
 from packager.formats.platforms import Platform
 from packager.formats.project_locks import OwnLock
 from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
@@ -74,7 +74,7 @@ def _list_yanked(
 ) -> dict[str, str]:
     """Return what was withdrawn by its publisher and is locked all the same, because an exact version requires it."""
     found = {
-        pin: redact(reason)
+        pin: redact_addresses(reason)
         for (runtime, name), answer in answers.items()
         if isinstance(answer, Resolution) and name in chosen[runtime]
         for pin, reason in answer.yanked.items()
@@ -99,10 +99,10 @@ def _record_indexes(
         if isinstance(answer, Resolution) and name in chosen[runtime]
         for address in answer.files
     ]
-    found = index_addresses.used(files, own, environment)
+    found = index_addresses.list_used(files, own, environment)
     for index in found:
         if index.label is None:
-            where, remedy = redact(index.address), "`UV_INDEX=NAME=ADDRESS` gives it a name that is"
+            where, remedy = redact_addresses(index.address), "`UV_INDEX=NAME=ADDRESS` gives it a name that is"
             on_event(Note(f"wheels came from an index of the environment, {where}, which is not recorded; {remedy}"))
     return tuple(sorted({index.label for index in found if index.label}))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from packager.canonical import JSON
 from packager.errors import SourceError, UsageError
 from packager.events import Finished, OnEvent, Started, Warned
-from packager.formats.index_addresses import REFUSED, redact, refusal, shared
+from packager.formats.index_addresses import REFUSED, find_refusal, redact_addresses, share_indexes
 from packager.lock import environments
 from packager.lock.environments import explain_uv_error, find_uv
 from packager.lock.lock import Environment
@@ -63,7 +63,7 @@ def resolve(
         *_sources(builds),
     ]
     done = _timed(f"lock the toolchain ({', '.join(needs)})", command, needs, variables, on_event)
-    if done.returncode and (refused := refusal(done.stderr)):
+    if done.returncode and (refused := find_refusal(done.stderr)):
         raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}")
     if done.returncode and "No solution found" in done.stderr:
         raise NoSolutionError(_unresolved(needs, python, " ".join(done.stderr.split())))
@@ -73,7 +73,7 @@ def resolve(
             hint="check the package index (UV_DEFAULT_INDEX, proxy), or write `toolchain: host`",
         )
     for pin, reason in find_yanked(done.stderr).items():
-        why = f": {redact(reason)}" if reason else ""
+        why = f": {redact_addresses(reason)}" if reason else ""
         on_event(Warned(f"`{pin}` of the toolchain was withdrawn by its publisher (yanked){why}"))
     return Environment(python, "".join(f"{row}\n" for row in done.stdout.splitlines() if row.strip()))
 
@@ -156,7 +156,9 @@ def prepare(
     python = find(environment.python)
     store.hold_environment(environments.environment_directory(rows, python, root).name)
     label = f"build the locked toolchain ({len(rows)} packages)"
-    program = environments.ensure(rows, python, root, on_event, environment=variables, options=options, label=label)
+    program = environments.ensure_environment(
+        rows, python, root, on_event, environment=variables, options=options, label=label
+    )
     return program.parent.parent
 
 
@@ -171,7 +173,7 @@ def _timed(
     started = time.monotonic()
     text = "".join(f"{row}\n" for row in rows)
     done = subprocess.run(
-        [find_uv(), *command], input=text, capture_output=True, text=True, env=shared(variables), check=False
+        [find_uv(), *command], input=text, capture_output=True, text=True, env=share_indexes(variables), check=False
     )
     if not done.returncode:
         on_event(Finished(label, time.monotonic() - started))

@@ -16,7 +16,7 @@ from packager.canonical import JSON
 from packager.errors import StepError
 from packager.exporters import SourceModel
 from packager.pipelines.source import Own, token_ids
-from packager.pipelines.strings import strings
+from packager.pipelines.strings import draw_strings
 from packager.server.pipeline.parts import Classes, Embedding, Spans
 from packager.server.pipeline.pipeline import Pipeline
 from packager.server.pipeline.prepared import Prepared
@@ -35,7 +35,7 @@ def compare_tokens(pipeline: Pipeline, tokenizer: Any, count: int, seed: int) ->
     if about is None:
         raise StepError("the pipeline has no tokenizer")
     special = [str(token) for token in getattr(tokenizer, "all_special_tokens", ())]
-    for chunk in _chunks(strings(count, seed, special), _CHUNK):
+    for chunk in _chunks(draw_strings(count, seed, special), _CHUNK):
         expected = token_ids(tokenizer, chunk, about.longest)
         for text, own, row in zip(chunk, expected, pipeline.tokens(chunk), strict=True):
             if own != row.ids.tolist():
@@ -49,14 +49,14 @@ def other_tokens(tokenizer: Any, text: str, expected: Sequence[int], got: Sequen
     first = next((index for index in range(length) if expected[index] != got[index]), length)
     span = slice(max(0, first - 2), first + 6)
     return StepError(
-        f"the tokenizer gives other ids for {shown(text)} than the source's `{type(tokenizer).__name__}`: "
+        f"the tokenizer gives other ids for {show_text(text)} than the source's `{type(tokenizer).__name__}`: "
         f"expected {list(expected[span])}, got {list(got[span])} from token {span.start} on",
         hint="`tokenizer.json` and `tokenizer_config.json` contradict each other: load the tokenizer with the class it "
         "was made with and save it again with `save_pretrained`, or remove `pipeline` from the recipe",
     )
 
 
-def shown(text: str) -> str:
+def show_text(text: str) -> str:
     """Return a text in backticks, cut, with every character that does not print as its code."""
     cut = text[:_SHOWN]
     printed = "".join(
@@ -68,7 +68,7 @@ def shown(text: str) -> str:
 
 def answer_texts(seed: int) -> list[str]:
     """Return the texts whose answers are compared: short and long ones, none twice."""
-    drawn = [text for text in strings(40 * ROWS, seed) if len(text) < 4000]
+    drawn = [text for text in draw_strings(40 * ROWS, seed) if len(text) < 4000]
     plain = ["A small cat sits on the mat.", "", "Stock prices fell sharply on Monday.", "naïve Überraschung 東京 🙂"]
     return list(dict.fromkeys([*plain, *drawn[:: len(drawn) // ROWS]]))[:ROWS]
 
@@ -107,7 +107,7 @@ def compare_pairs(pairs: Iterable[tuple[str, Any, Any]], bounds: Mapping[str, fl
 def other_answer(text: str, said: str) -> StepError:
     """Return the error about a text that has another answer."""
     return StepError(
-        f"the pipeline answers {shown(text)} otherwise than the source's own: {said}",
+        f"the pipeline answers {show_text(text)} otherwise than the source's own: {said}",
         hint="compare `pipeline` of the recipe with how the source is used: `function`, `labels`, `pooling`",
     )
 

@@ -12,7 +12,7 @@ from packager.canonical import JSON
 from packager.errors import StepError
 from packager.pipelines.compare import Run, compare_pairs
 from packager.pipelines.compare_scenes import compare_boxes, compare_regions
-from packager.pipelines.pictures import open_picture, pictures
+from packager.pipelines.pictures import draw_pictures, open_picture
 from packager.pipelines.source import Own
 from packager.server.errors import RequestError
 from packager.server.pipeline.parts import Boxes, Choices, Classes, Image, Regions
@@ -28,7 +28,7 @@ def compare_pixels(pipeline: Pipeline, processor: Any, seed: int) -> JSON:
     about, count, largest = pipeline.about.image, 0, 0.0
     if about is None:
         raise StepError("the pipeline takes no images")
-    for name, data in pictures(seed):
+    for name, data in draw_pictures(seed):
         expected = _theirs(processor, data)
         if expected is None:
             _check_refused(pipeline, name, data, "the source's processor refuses it")
@@ -97,7 +97,7 @@ def _pairs(pipeline: Pipeline, own: Own, processor: Any, run: Run, seed: int) ->
     answer = pipeline.about.answer
     labels = answer.labels if isinstance(answer, Classes) else ()
     theirs, names = own.pipeline("image-classification", image_processor=processor), own.labels()
-    listed = list(pictures(seed))
+    listed = list(draw_pictures(seed))
     for name, data in listed[:: max(1, len(listed) // _ROWS)]:
         prepared = pipeline.prepare([{"image": data}])
         found = pipeline.answers(run(prepared.feeds), prepared, len(labels))[0]
@@ -113,7 +113,7 @@ def _choices(pipeline: Pipeline, own: Own, processor: Any, run: Run, seed: int) 
         raise StepError("the pipeline answers no choices")
     labels = list(answer.labels or _LABELS)
     theirs = own.pipeline("zero-shot-image-classification", image_processor=processor, tokenizer=own.tokenizer())
-    listed = list(pictures(seed))
+    listed = list(draw_pictures(seed))
     for name, data in listed[:: max(1, len(listed) // _ROWS)]:
         prepared = pipeline.prepare([{"image": data, "labels": labels}])
         found = pipeline.answers(run(prepared.feeds), prepared, len(labels))[0]

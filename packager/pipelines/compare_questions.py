@@ -14,7 +14,7 @@ from typing import Any
 from packager.errors import StepError
 from packager.pipelines.compare import Run, other_answer, other_tokens
 from packager.pipelines.source import Own
-from packager.pipelines.strings import strings
+from packager.pipelines.strings import draw_strings
 from packager.server.pipeline.parts import Passages
 from packager.server.pipeline.pipeline import Pipeline
 
@@ -26,7 +26,7 @@ _PIECES = 6  # strings of a text of several windows
 
 def draw_questions(count: int, seed: int) -> Iterator[tuple[str, str]]:
     """Yield questions and texts: hostile strings alone, and some of them together."""
-    drawn = [text for text in strings(2 * count + _PIECES, seed) if text and len(text) < 2000]
+    drawn = [text for text in draw_strings(2 * count + _PIECES, seed) if text and len(text) < 2000]
     for index in range(count):
         size = _PIECES if index % 3 == 0 else 1
         start = (2 * index) % (len(drawn) - size)

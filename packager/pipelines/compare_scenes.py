@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from packager.errors import StepError
 from packager.pipelines.compare import Run, other_answer
-from packager.pipelines.pictures import open_picture, pictures
+from packager.pipelines.pictures import draw_pictures, open_picture
 from packager.pipelines.source import Own
 from packager.server.errors import RequestError
 from packager.server.pipeline import scenes
@@ -33,7 +33,7 @@ class _Picture(NamedTuple):
 
 def _shown(pipeline: Pipeline, own: Own, processor: Any, run: Run, seed: int) -> Iterator[_Picture]:
     torch, model = importlib.import_module("torch"), own.model()
-    listed = list(pictures(seed))
+    listed = list(draw_pictures(seed))
     for name, data in listed[:: max(1, len(listed) // _ROWS)]:
         try:
             prepared = pipeline.prepare([{"image": data}])

@@ -14,7 +14,7 @@ _FORMATS = {"CMYK": ("JPEG",), "RGB": ("JPEG", "PNG", "WEBP"), "L": ("JPEG", "PN
 _ORIENTATION = 0x0112  # EXIF 2.3
 
 
-def pictures(seed: int) -> Iterator[tuple[str, bytes]]:
+def draw_pictures(seed: int) -> Iterator[tuple[str, bytes]]:
     """Yield names and files, which follow from the seed and Pillow's encoders."""
     for number, size in enumerate(_SIZES):
         for mode in _MODES:

@@ -23,7 +23,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
-def task(kind: str, payload: str, files: Collection[str], read: Callable[[str], bytes]) -> Task | None:
+def detect_task(kind: str, payload: str, files: Collection[str], read: Callable[[str], bytes]) -> Task | None:
     """Return the task that a source was made for; None where its files do not say, or lack what a pipeline needs."""
     if kind != "transformers":
         return None

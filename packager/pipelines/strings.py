@@ -151,7 +151,7 @@ _TOKENS = (
 _FORMS: tuple[Literal["NFC", "NFD", "NFKC", "NFKD"], ...] = ("NFC", "NFD", "NFKC", "NFKD")
 
 
-def strings(count: int, seed: int = 0, tokens: Sequence[str] = ()) -> Iterator[str]:
+def draw_strings(count: int, seed: int = 0, tokens: Sequence[str] = ()) -> Iterator[str]:
     """Yield `count` strings: a few fixed ones first, then drawn ones. `tokens` are texts special to a tokenizer."""
     special = (*_TOKENS, *(token for token in tokens if token))
     fixed = [*_fixed(), *special, *_ODD, *_WORDS]
@@ -169,7 +169,7 @@ def found_texts(
 ) -> list[str]:
     """Return what a tokenizer makes of each of `count` strings, short: the number of ids, and a digest of both ways."""
     found = []
-    for text in strings(count, tokens=tokens):
+    for text in draw_strings(count, tokens=tokens):
         ids = list(map(int, encode(text)))
         both = json.dumps([ids, decode(ids)], ensure_ascii=True)
         found.append(f"{len(ids)} ids {hashlib.sha256(both.encode()).hexdigest()[:16]}")

@@ -421,7 +421,7 @@ def _vulnerabilities(content: Content, evidence: Sequence[Evidence], folder: Pat
 
 def _vex_claim(hit: advisories.Hit, claims: Sequence[tuple[str, vex.Claim]]) -> JSON:
     """Return the claim that a hit does not apply; None without one, or where another claim contradicts it."""
-    ids, purl = frozenset({hit.id, *hit.aliases}), cyclonedx.purl(hit.package, hit.version)
+    ids, purl = frozenset({hit.id, *hit.aliases}), cyclonedx.write_purl(hit.package, hit.version)
     matching = [(signer, claim) for signer, claim in claims if claim.covers(ids, purl)]
     if not matching or not all(claim.harmless for _, claim in matching):
         return None

@@ -106,7 +106,7 @@ class HostReport:
 def report_host(bundle: Bundle, site: Site, directory: Path, index: Index, tables: Tables = load_shipped) -> HostReport:
     """Say what becomes of `bundle` on this host, which is `site`; `directory` is where installations would go."""
     promise, seen = bundle.contract, proofs.list_proofs(bundle)
-    new = forecast.foresee(bundle, site, directory, index, seen, tables)
+    new = forecast.foresee_install(bundle, site, directory, index, seen, tables)
     reached = preflight.judge_site(promise, site, tables, seen)
     lacking = any(not host.has_locale(name) for name in preflight.list_locales(promise.graph))
     outcome = new.outcome if new.target else "no" if lacking else reached.outcome

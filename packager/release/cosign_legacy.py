@@ -52,14 +52,14 @@ def check_signer(signer: Signer) -> RawSigner:
 
 def add_legacy(digest: str, repository: Repository, signer: RawSigner) -> str:
     """Sign the digest of a bundle or image for `repository`, and return the tag; signatures that are there stay."""
-    name, tag = f"{repository.reference.host}/{repository.reference.name}", simple_signing.tag(digest)
-    document = simple_signing.payload(name, digest)
-    ours = simple_signing.layer(document, signer.sign_bytes(document))
+    name, tag = f"{repository.reference.host}/{repository.reference.name}", simple_signing.name_tag(digest)
+    document = simple_signing.write_payload(name, digest)
+    ours = simple_signing.describe_layer(document, signer.sign_bytes(document))
     there = repository.manifest(tag)
-    present = simple_signing.layers(there, subject=tag) if there else []
+    present = simple_signing.list_layers(there, subject=tag) if there else []
     if ours in present:
         return tag
-    manifest, config = simple_signing.manifest([*present, ours])
+    manifest, config = simple_signing.write_manifest([*present, ours])
     for content in (document, config):
         _push(repository, content)
     repository.put_manifest(tag, manifest, oci.MANIFEST)

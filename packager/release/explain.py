@@ -118,7 +118,7 @@ def _ports(reader: Reader, graph: Message, number: int) -> JSON:
 def _constant(reader: Reader, span: Span) -> tuple[str, JSON]:
     message = reader.read(span)
     value: dict[str, JSON] = {"dims": reader.integers(message, 1, 64), "type": reader.integer(message, 2)}
-    places = dict(onnx_files.entry(reader.view, *item) for item in reader.spans(message, 13))
+    places = dict(onnx_files.read_entry(reader.view, *item) for item in reader.spans(message, 13))
     return reader.text(message, 8), {**value, **(places or {"data": _digest(reader, span)})}
 
 

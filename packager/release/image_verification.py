@@ -178,8 +178,8 @@ def _made_of(image: OpenedImage, found: Iterable[Evidence], trust: Trust) -> _Ma
 
 def _parse_image(item: Evidence) -> _MadeOf:
     try:
-        top = dsse.members(item.statement.predicate, "image statement", "bundle knobs part files setDigest")
-        about = dsse.members(top["bundle"], "bundle of an image", "name version digest", "uri")
+        top = dsse.read_members(item.statement.predicate, "image statement", "bundle knobs part files setDigest")
+        about = dsse.read_members(top["bundle"], "bundle of an image", "name version digest", "uri")
         texts = [about[name] for name in ("name", "version", "digest")] + [top["knobs"], top["part"]]
         uri = about.get("uri")
         if not all(isinstance(text, str) for text in texts) or not DIGEST.fullmatch(about["digest"]):

@@ -30,7 +30,7 @@ from packager.events import OnEvent, Progress, ignore
 from packager.formats import container_images, dsse, oci, slsa
 from packager.formats.container_images import ImageManifest
 from packager.formats.dsse import SignedStatement
-from packager.formats.intoto import IMAGE_PREDICATE, Statement, resource
+from packager.formats.intoto import IMAGE_PREDICATE, Statement, describe_resource
 from packager.release import builder, cosign_legacy
 from packager.release.image_rendering import HOME, MODEL, SERVER, Rendering, check_bundle, read_rendering
 from packager.transport.attached import PendingStatements, read_attached
@@ -227,7 +227,7 @@ def _statements(
         "buildDefinition": {
             "buildType": slsa.RENDER_TYPE,
             "externalParameters": {name: record[name] for name in ("kind", "options", "values")} | {"part": part},
-            "resolvedDependencies": [resource(rendering.name, rendering.bundle, uri=uri, kind=oci.MANIFEST)],
+            "resolvedDependencies": [describe_resource(rendering.name, rendering.bundle, uri=uri, kind=oci.MANIFEST)],
         },
         "runDetails": {"builder": {"id": who, "version": {"packager": __version__}}},
     }

@@ -53,7 +53,7 @@ def open_gate(
     stage: str, profile: Profile, named: str | None, variables: Mapping[str, str], now: datetime.datetime
 ) -> Gate:
     """Return the gate into `stage`; `named` is by default the CI workflow, else the local one. Raises UsageError."""
-    vsa.level(stage)
+    vsa.choose_level(stage)
     verifier, _ = builder.identify(named, variables)
     return Gate(stage, _LOCAL if verifier == builder.LOCAL else verifier, profile, builder.format_time(now))
 
@@ -84,7 +84,7 @@ def judge(gate: Gate, bundle: Bundle, signed: Sequence[Evidence], trust: Trust, 
 
 def attach_summary(bundle: Bundle, gate: Gate, signed: Sequence[Evidence], signer: Signer) -> Bundle:
     """Return `bundle` with the signed summary that it passed the gate; only for a verdict that is ok."""
-    summary = vsa.predicate(
+    summary = vsa.summarise_promotion(
         gate.stage,
         f"{bundle.name}:{bundle.version}",
         verifier=gate.verifier,

@@ -53,7 +53,7 @@ def find_origin(bundle: Bundle, statements: Iterable[Statement] | None = None) -
     those to believe, by default all that travel with the bundle, unchecked.
     """
     sbom = bundle.load(SBOM) if bundle.tree.get(SBOM) is not None else {}
-    uri, tree = cyclonedx.origin(sbom) or (None, None)
+    uri, tree = cyclonedx.read_origin(sbom) or (None, None)
     found: dict[str, JSON] = {"uri": uri, "tree": tree, "reference": None, "name": None, "version": None}
     for statement in _about(bundle) if statements is None else statements:
         try:

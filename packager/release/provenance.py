@@ -21,7 +21,7 @@ from packager.canonical import JSON
 from packager.errors import UsageError
 from packager.events import Warned
 from packager.formats import cyclonedx, distributions, reference_outputs, slsa
-from packager.formats.intoto import embedded, resource
+from packager.formats.intoto import describe_resource, embed_resource
 from packager.formats.wheel_locks import Wheel
 from packager.lock import source_trust
 from packager.lock.lock import Lock
@@ -50,7 +50,7 @@ def keep(recipe: Recipe, lock: Lock, built: Built, bundle: Bundle, runner: Runne
     given = {path: store.get(blob.digest) for path, blob in built.outputs}
     predicates = {
         slsa.PREDICATE: canonical.dump(made),
-        reference_outputs.PREDICATE: canonical.dump(reference_outputs.predicate(bundle.tree, given)),
+        reference_outputs.PREDICATE: canonical.dump(reference_outputs.state_outputs(bundle.tree, given)),
         cyclonedx.PREDICATE: store.get(sbom.digest) if sbom else b"",
         facts.SCAN: canonical.dump(_unsigned(built.facts["scans"][0])),
     }
@@ -86,12 +86,12 @@ def build_predicate(
     files = {name: canonical.sha256(_content(base / name)) for name in list_read_files(recipe)}
     dependencies = [
         *_source(lock),
-        *(resource(name, digest) for name, digest in files.items()),
+        *(describe_resource(name, digest) for name, digest in files.items()),
         *_tools(lock),
         *_wheels(lock),
     ]
     observed = run.to_json([*_measured(built), *_steps(runner.steps.values())])
-    return slsa.predicate(_public(recipe.to_json()), lock.to_json(), files, dependencies, observed)
+    return slsa.write_predicate(_public(recipe.to_json()), lock.to_json(), files, dependencies, observed)
 
 
 def list_read_files(recipe: Recipe) -> list[str]:
@@ -124,8 +124,8 @@ def _public(recipe: dict[str, JSON]) -> dict[str, JSON]:
 def _source(lock: Lock) -> Iterator[JSON]:
     signed = {"signed": dict(lock.signed)} if lock.signed else {}
     uri, plugin = str(lock.source["uri"]), lock.source["kind"]
-    yield resource("source", lock.tree.digest, uri=uri, kind=TREE, plugin=plugin, **signed)
-    yield resource("bundle.lock", canonical.sha256(canonical.dump(lock.to_json())), kind="application/json")
+    yield describe_resource("source", lock.tree.digest, uri=uri, kind=TREE, plugin=plugin, **signed)
+    yield describe_resource("bundle.lock", canonical.sha256(canonical.dump(lock.to_json())), kind="application/json")
 
 
 def _tools(lock: Lock) -> Iterator[JSON]:
@@ -135,13 +135,13 @@ def _tools(lock: Lock) -> Iterator[JSON]:
 
         for pin in project_locks.parse(lock.environment.requirements.encode(), "requirements.txt").pins:
             digest, *others = sorted(pin.hashes)  # the lock accepts any of them
-            address = cyclonedx.purl(pin.name, pin.version)
-            yield resource(pin.name, f"sha256:{digest}", uri=address, role="toolchain", others=others)
+            address = cyclonedx.write_purl(pin.name, pin.version)
+            yield describe_resource(pin.name, f"sha256:{digest}", uri=address, role="toolchain", others=others)
     for name, version in sorted(lock.toolchain.items()):
         if name in ("python", "machine"):
-            yield resource(f"{name} {version}", role="toolchain")
+            yield describe_resource(f"{name} {version}", role="toolchain")
         elif lock.environment is None:
-            yield resource(name, uri=cyclonedx.purl(name, version), role="toolchain")
+            yield describe_resource(name, uri=cyclonedx.write_purl(name, version), role="toolchain")
 
 
 def _wheels(lock: Lock) -> Iterator[JSON]:
@@ -151,19 +151,21 @@ def _wheels(lock: Lock) -> Iterator[JSON]:
         for wheel in (wheel for wheels in sets.values() for wheel in wheels):
             users.setdefault(wheel, set()).add(runtime)
     for wheel in sorted(users, key=lambda wheel: (wheel.file, wheel.sha256)):
-        address = wheel.url or cyclonedx.purl(wheel.name, wheel.version, wheel.file)
-        yield resource(wheel.file, f"sha256:{wheel.sha256}", uri=address, runtimes=sorted(users[wheel]))
+        address = wheel.url or cyclonedx.write_purl(wheel.name, wheel.version, wheel.file)
+        yield describe_resource(wheel.file, f"sha256:{wheel.sha256}", uri=address, runtimes=sorted(users[wheel]))
 
 
 def _measured(built: Built) -> Iterator[JSON]:
-    yield embedded(slsa.FACTS, canonical.dump(facts.measurement_predicate(built.facts)))
-    yield embedded("verdict.json", canonical.dump(built.verdict.to_json()))
+    yield embed_resource(slsa.FACTS, canonical.dump(facts.measurement_predicate(built.facts)))
+    yield embed_resource("verdict.json", canonical.dump(built.verdict.to_json()))
     for row in built.facts["confinement"]:
-        yield embedded(slsa.CONFINEMENT, canonical.dump({name: said for name, said in row.items() if name != "signer"}))
+        yield embed_resource(
+            slsa.CONFINEMENT, canonical.dump({name: said for name, said in row.items() if name != "signer"})
+        )
 
 
 def _steps(steps: Iterable[tuple[Action, Result]]) -> Iterator[JSON]:
     """Yield what every step gave; reading the metadata of wheels is part of locking, not of the build."""
     for action, result in sorted(steps, key=lambda item: item[0].key):
         if action.step != "describe":
-            yield resource(f"step {action.step}", result.tree, kind=TREE, key=action.key, cached=result.cached)
+            yield describe_resource(f"step {action.step}", result.tree, kind=TREE, key=action.key, cached=result.cached)

@@ -46,7 +46,7 @@ def sign(bundle: Bundle, signer: Signer) -> Bundle:
         bundle = _attach(bundle, files, signer)
     for kind, predicate in read_drafts(bundle).items():
         if kind == reference_outputs.PREDICATE:
-            predicate, contents = reference_outputs.detach(predicate)
+            predicate, contents = reference_outputs.detach_outputs(predicate)
             for content in contents.values():
                 bundle = bundle.with_evidence(content)
         bundle = attest(bundle, kind, predicate, signer)

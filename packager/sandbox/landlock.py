@@ -28,7 +28,7 @@ def read_version() -> int:
     return max(0, int(_call(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))))
 
 
-def restrict(readable: Sequence[str], writable: Sequence[str]) -> None:
+def restrict_process(readable: Sequence[str], writable: Sequence[str]) -> None:
     """Confine the calling process for good: paths to read and execute, paths to change. Raises OSError."""
     known = read_version()
     handled = _FILES | (_REFER if known >= 2 else 0) | (_TRUNCATE if known >= 3 else 0) | (_DEVICE if known >= 5 else 0)

@@ -41,7 +41,7 @@ def main() -> None:
     status = socket.socket(fileno=job["status"])
     try:
         if job["spaces"]:
-            namespaces.enter(job)
+            namespaces.enter_namespaces(job)
         os.set_inheritable(status.fileno(), False)
         _first_process(job, status)
     except OSError as error:
@@ -73,7 +73,7 @@ def _become_program(job: Mapping[str, Any]) -> None:
         os.fchdir(os.open(job["home"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         _limit(job["limits"])
         if job["landlock"]:
-            landlock.restrict(job["readable"], [*job["writable"], "/dev"])
+            landlock.restrict_process(job["readable"], [*job["writable"], "/dev"])
         if code := seccomp.build_program(gpu=job["gpu"]):
             seccomp.install(code)
         os.execve(job["arguments"][0], job["arguments"], job["variables"])

@@ -36,7 +36,7 @@ def is_supported() -> bool:
     return os.uname().machine in _PIVOT_ROOT
 
 
-def enter(job: Mapping[str, Any]) -> None:
+def enter_namespaces(job: Mapping[str, Any]) -> None:
     """Move the calling process, which has one thread, into new namespaces as `job` says (`sandbox.job`).
 
     What returns is the first process of the new process space; the one that called waits for it and ends.

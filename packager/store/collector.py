@@ -95,7 +95,7 @@ def measure_store(store: Store) -> Size:
     )
 
 
-def collect(store: Store, *, steps: bool = False) -> Freed:
+def collect_store(store: Store, *, steps: bool = False) -> Freed:
     """Delete what is unused; with `steps` also every cached step, which then has to run again.
 
     Bundles in quarantine are unused. Does not wait for running processes: what they use stays, and so do partial blobs
@@ -168,7 +168,7 @@ def _bundle(store: Store, name: str, version: str) -> Iterator[str]:
             kind = oci.parse_manifest(data, subject=digest).artifact_type
             rows.append(oci.Descriptor(oci.MANIFEST, Blob(digest, len(data)), {}, kind))
     if rows:  # the list of the tag schema, as `Bundle.referrers_index` states it
-        yield canonical.sha256(oci.index(sorted(rows, key=lambda row: row.blob.digest)))
+        yield canonical.sha256(oci.write_index(sorted(rows, key=lambda row: row.blob.digest)))
 
 
 def _named_by(store: Store, digest: str) -> Iterator[str]:

@@ -61,7 +61,7 @@ class PendingStatements:
 
     def _with(self, kind: str, content: bytes, notes: Mapping[str, str]) -> PendingStatements:
         layer = oci.Descriptor(kind, _blob(content))
-        manifest = oci.referrer(kind, layer, self.subject, notes).to_bytes()
+        manifest = oci.build_referrer(kind, layer, self.subject, notes).to_bytes()
         added = Referrer(_blob(manifest), kind, layer.blob)
         records = {**self.records, added.manifest.digest: manifest, added.content.digest: content}
         return replace(self, referrers=tuple({*self.referrers, added}), records=records)
@@ -73,7 +73,7 @@ class PendingStatements:
     def referrers_index(self) -> bytes:
         """Return the list of the tag schema."""
         rows = sorted(self.referrers, key=lambda referrer: referrer.manifest.digest)
-        return oci.index([oci.Descriptor(oci.MANIFEST, row.manifest, {}, row.artifact_type) for row in rows])
+        return oci.write_index([oci.Descriptor(oci.MANIFEST, row.manifest, {}, row.artifact_type) for row in rows])
 
 
 def _blob(data: bytes) -> Blob:

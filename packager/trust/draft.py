@@ -126,7 +126,9 @@ class TrustDraft:
         """Return the draft with the requirement that a gate, one of `signers`, let the bundle into `stage`."""
         if not signers:
             raise UsageError("a stage is let in by a gate", hint="name the gate: --by SIGNER")
-        return self._with_required({"predicateType": vsa.PREDICATE, "predicate": vsa.passed(stage)}, signers, max_age)
+        return self._with_required(
+            {"predicateType": vsa.PREDICATE, "predicate": vsa.read_promotion(stage)}, signers, max_age
+        )
 
     def _with_required(self, entry: dict[str, JSON], signers: Sequence[str], max_age: int | None) -> TrustDraft:
         who = {"signers": [*signers]} if signers else {}

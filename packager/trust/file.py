@@ -16,7 +16,7 @@ from datetime import datetime
 from packager import canonical
 from packager.canonical import JSON
 from packager.errors import MalformedError, OutdatedError, RolledBackError, TrustFileError
-from packager.formats.dsse import decode, encode, items, members, pae
+from packager.formats.dsse import decode, encode, encode_payload, read_items, read_members
 from packager.trust import model
 from packager.trust.keys import PrivateKey, PublicKey, parse_public
 from packager.trust.model import MAX_TRUST, Roots, Trust
@@ -55,7 +55,7 @@ class TrustFile:
 
     def signed_by(self, keys: Sequence[PublicKey]) -> int:
         """Return how many of `keys` made a valid signature over this content."""
-        message = pae(self.payload, PAYLOAD_TYPE)
+        message = encode_payload(self.payload, PAYLOAD_TYPE)
         found = ((key, self.signatures.get(key.fingerprint)) for key in keys)
         return sum(signature is not None and key.signed(signature, message) for key, signature in found)
 
@@ -75,20 +75,22 @@ class AcceptedFile:
     @staticmethod
     def from_json(value: JSON) -> AcceptedFile:
         """Read what `to_json` wrote. Raises ValueError."""
-        entry = members(value, "remembered trust file", "serial digest roots threshold")
+        entry = read_members(value, "remembered trust file", "serial digest roots threshold")
         if not isinstance(entry["serial"], int) or not isinstance(entry["threshold"], int):
             raise ValueError("serial and threshold must be numbers")
-        keys = tuple(parse_public(str(pem).encode()) for pem in items(entry["roots"], "root keys", 1, 32))
+        keys = tuple(parse_public(str(pem).encode()) for pem in read_items(entry["roots"], "root keys", 1, 32))
         return AcceptedFile(entry["serial"], str(entry["digest"]), Roots(keys, entry["threshold"]))
 
 
 def parse(data: bytes, subject: str) -> TrustFile:
     """Read a trust file strictly, without verifying it. Raises MalformedError about `subject`."""
     try:
-        value = members(canonical.load(data, limit=MAX_FILE), "trust file", "payload payloadType signatures")
+        value = read_members(canonical.load(data, limit=MAX_FILE), "trust file", "payload payloadType signatures")
         if value["payloadType"] != PAYLOAD_TYPE:
             raise ValueError(f"expected payload type {PAYLOAD_TYPE}, got {value['payloadType']!s:.100}")
-        rows = [members(row, "signature", "keyid sig") for row in items(value["signatures"], "signatures", 1, 32)]
+        rows = [
+            read_members(row, "signature", "keyid sig") for row in read_items(value["signatures"], "signatures", 1, 32)
+        ]
         signatures = {str(row["keyid"]): decode(row["sig"]) for row in rows}
         if len(signatures) != len(rows):
             raise ValueError("the same key signed twice")
@@ -110,7 +112,7 @@ def write(content: Mapping[str, JSON], signers: Sequence[PrivateKey]) -> TrustFi
 
 def add_signatures(file: TrustFile, signers: Sequence[PrivateKey]) -> TrustFile:
     """Return the file with more signatures; a threshold above one is usually reached by several people."""
-    message = pae(file.payload, PAYLOAD_TYPE)
+    message = encode_payload(file.payload, PAYLOAD_TYPE)
     added = {signer.public.fingerprint: signer.sign_bytes(message) for signer in signers}
     return TrustFile(file.trust, file.payload, {**file.signatures, **added})
 

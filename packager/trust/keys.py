@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from packager.errors import UsageError
 from packager.files import write_atomically
-from packager.formats.dsse import Key, SignedStatement, encode, pae
+from packager.formats.dsse import Key, SignedStatement, encode, encode_payload
 
 CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1()}
 _HASHES: dict[str, hashes.HashAlgorithm] = {"secp256r1": hashes.SHA256(), "secp384r1": hashes.SHA384()}
@@ -49,7 +49,7 @@ class PublicKey:
 
     def verifies(self, statement: SignedStatement) -> bool:
         """Return whether this key signed the statement's original bytes."""
-        return self.signed(statement.signature, pae(statement.payload))
+        return self.signed(statement.signature, encode_payload(statement.payload))
 
     def made(self, statement: SignedStatement) -> bool:
         """Return whether this key, named as such, signed the statement."""
@@ -78,7 +78,7 @@ class PrivateKey:
 
     def sign(self, payload: bytes) -> SignedStatement:
         """Sign an in-toto payload."""
-        return SignedStatement(payload, self.sign_bytes(pae(payload)), Key(self.public.fingerprint))
+        return SignedStatement(payload, self.sign_bytes(encode_payload(payload)), Key(self.public.fingerprint))
 
     def repeats(self, old: SignedStatement, new: SignedStatement) -> bool:
         """Return whether `old` is a signature by this key."""
@@ -89,7 +89,7 @@ class PrivateKey:
         return self.key.sign(message, ec.ECDSA(_HASHES[self.key.curve.name], deterministic_signing=True))
 
 
-def generate(curve: str) -> PrivateKey:
+def generate_key(curve: str) -> PrivateKey:
     """Generate a key on `p256` or `p384`."""
     return PrivateKey(ec.generate_private_key(CURVES[curve]))
 
@@ -124,7 +124,7 @@ def create_key_pair(path: Path, curve: str = "p256", passphrase: bytes | None = 
     `curve` is `p256` or `p384`. An existing file is never replaced. Raises UsageError.
     """
     private, public = path.with_name(path.name + ".pem"), path.with_name(path.name + ".pub")
-    key = generate(curve)
+    key = generate_key(curve)
     private.parent.mkdir(parents=True, exist_ok=True)
     save(key, private, public, passphrase)
     return KeyPair(private, public, key.public.fingerprint)

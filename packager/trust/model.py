@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from packager import canonical, semver
 from packager.canonical import JSON
-from packager.formats.dsse import items, members
+from packager.formats.dsse import read_items, read_members
 from packager.formats.intoto import BUNDLE_PREDICATE
 from packager.trust import keys
 from packager.trust.keys import PublicKey
@@ -155,7 +155,7 @@ def parse(payload: bytes) -> Trust:
     value = canonical.load(payload, limit=MAX_TRUST)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ValueError(f"expected trust format {FORMAT}; a newer packager may read this file")
-    fields = members(
+    fields = read_members(
         value,
         "trust file",
         "format name serial expires roots signers",
@@ -168,7 +168,9 @@ def parse(payload: bytes) -> Trust:
     signers = tuple(
         _signer(_name(name), entry)
         for name, value in _table(fields["signers"], "signers").items()
-        for entry in (items(value, f"entries of signer `{name:.80}`", 1, 32) if isinstance(value, list) else [value])
+        for entry in (
+            read_items(value, f"entries of signer `{name:.80}`", 1, 32) if isinstance(value, list) else [value]
+        )
     )
     trust = Trust(
         signers,
@@ -193,10 +195,10 @@ def _signer(name: str, value: JSON) -> Signer:
     table = _table(value, what)
     period = "from until"
     if "key" in table:
-        entry = members(table, what, "key", period)
+        entry = read_members(table, what, "key", period)
         return KeySigner(name, _key(entry["key"], what), _period(entry))
     if "ca" in table:
-        entry = members(table, what, "ca identity", f"intermediates purpose {period}")
+        entry = read_members(table, what, "ca identity", f"intermediates purpose {period}")
         from packager.trust import certificates
 
         purpose = _text(entry.get("purpose", CODE_SIGNING))
@@ -210,16 +212,16 @@ def _signer(name: str, value: JSON) -> Signer:
             _period(entry),
             tuple(_certificates(entry.get("intermediates", []), 0)),
         )
-    entry = members(table, what, "identity issuer", f"instance {period}")
+    entry = read_members(table, what, "identity issuer", f"instance {period}")
     instance = _name(entry["instance"]) if "instance" in entry else None
     return KeylessSigner(name, _text(entry["identity"]), _text(entry["issuer"]), instance, _period(entry))
 
 
 def _required(value: JSON, known: set[str]) -> tuple[Requirement, ...]:
     found = []
-    for item in items(value, "requirements", 0, 64):
-        entry = members(item, "requirement", "predicateType", "signers maximumAgeDays predicate")
-        names = frozenset(_text(name) for name in items(entry.get("signers", []), "signers", 0, 256))
+    for item in read_items(value, "requirements", 0, 64):
+        entry = read_members(item, "requirement", "predicateType", "signers maximumAgeDays predicate")
+        names = frozenset(_text(name) for name in read_items(entry.get("signers", []), "signers", 0, 256))
         if unknown := sorted(names - known):
             raise ValueError(f"a requirement names the unknown signer `{unknown[0]}`")
         age = timedelta(days=_count(entry["maximumAgeDays"], "maximumAgeDays")) if "maximumAgeDays" in entry else None
@@ -231,9 +233,10 @@ def _required(value: JSON, known: set[str]) -> tuple[Requirement, ...]:
 
 
 def _revoked(value: JSON) -> Revocations:
-    entry = members(value, "revocations", "", "keys identities certificates bundles versions")
+    entry = read_members(value, "revocations", "", "keys identities certificates bundles versions")
     lists = {
-        kind: items(entry.get(kind, []), kind, 0, 100_000) for kind in ("keys", "identities", "certificates", "bundles")
+        kind: read_items(entry.get(kind, []), kind, 0, 100_000)
+        for kind in ("keys", "identities", "certificates", "bundles")
     }
     return Revocations(
         frozenset(_matching(item, _HEX, "a key's fingerprint") for item in lists["keys"]),
@@ -247,8 +250,8 @@ def _revoked(value: JSON) -> Revocations:
 
 
 def _roots(value: JSON) -> Roots:
-    entry = members(value, "roots", "keys threshold")
-    found = tuple(_key(item, "root") for item in items(entry["keys"], "root keys", 1, 32))
+    entry = read_members(value, "roots", "keys threshold")
+    found = tuple(_key(item, "root") for item in read_items(entry["keys"], "root keys", 1, 32))
     threshold = _count(entry["threshold"], "threshold")
     if len({key.fingerprint for key in found}) != len(found) or not 1 <= threshold <= len(found):
         raise ValueError(f"threshold {threshold} does not fit {len(found)} root keys")
@@ -265,7 +268,7 @@ def _key(value: JSON, what: str) -> PublicKey:
 def _certificates(value: JSON, least: int) -> Iterable[x509.Certificate]:
     from packager.trust import certificates
 
-    for item in items(value, "certificates", least, 32):
+    for item in read_items(value, "certificates", least, 32):
         yield from certificates.parse_pem(_text(item, certificates.MAX_PEM).encode())
 
 

@@ -18,7 +18,7 @@ from packager import canonical
 from packager.canonical import JSON
 from packager.errors import MalformedError, UsageError, WrongContentError, WrongSubjectError
 from packager.files import digest_of, open_regular, walk_regular
-from packager.formats.dsse import items, members
+from packager.formats.dsse import read_items, read_members
 from packager.formats.intoto import MODEL_SIGNING_PREDICATE
 from packager.trust import evidence
 from packager.trust.evidence import Evidence
@@ -82,11 +82,11 @@ def _left_out(name: str, own: str | None) -> bool:
 
 def _resources(found: Evidence) -> dict[str, str]:
     """Return (path: digest) of the signed files. Raises ValueError."""
-    predicate = members(found.statement.predicate, "predicate", "serialization resources")
+    predicate = read_members(found.statement.predicate, "predicate", "serialization resources")
     _check_serialization(predicate["serialization"])
     listed: dict[str, str] = {}
-    for row in items(predicate["resources"], "resources", 0, MAX_FILES):
-        entry = members(row, "resource", "name algorithm digest")
+    for row in read_items(predicate["resources"], "resources", 0, MAX_FILES):
+        entry = read_members(row, "resource", "name algorithm digest")
         digest = f"sha256:{entry['digest']}"
         if entry["algorithm"] != "sha256" or not DIGEST.fullmatch(digest):
             raise ValueError(f"expected SHA-256 digests, got {entry['algorithm']!s:.40}")

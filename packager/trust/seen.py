@@ -18,7 +18,7 @@ from packager import canonical, semver
 from packager.canonical import JSON
 from packager.errors import MalformedError, RolledBackError, UsageError
 from packager.files import hold_lock, read_own, storage_errors, write_atomically
-from packager.formats.dsse import items, members
+from packager.formats.dsse import read_items, read_members
 from packager.trust.file import AcceptedFile
 from packager.types import DIGEST
 
@@ -115,7 +115,7 @@ def _read(path: Path) -> dict[str, Seen]:
     except OSError as error:
         raise UsageError(f"cannot read state file `{path}`: {error.strerror}") from None
     try:
-        value = members(canonical.load(data, limit=MAX_STATE), "state", "format trusts")
+        value = read_members(canonical.load(data, limit=MAX_STATE), "state", "format trusts")
         if value["format"] != 1 or not isinstance(value["trusts"], dict):
             raise ValueError("unknown format")
         return {name: _seen(entry) for name, entry in value["trusts"].items()}
@@ -128,12 +128,12 @@ def _read(path: Path) -> dict[str, Seen]:
 
 
 def _seen(value: JSON) -> Seen:
-    entry = members(value, "entry", "file bundles")
+    entry = read_members(value, "entry", "file bundles")
     bundles: dict[str, tuple[str, str]] = {}
     if not isinstance(entry["bundles"], dict):
         raise ValueError("`bundles` is not an object")
     for name, pair in entry["bundles"].items():
-        version, digest = (str(part) for part in items(pair, "parts", 2, 2))
+        version, digest = (str(part) for part in read_items(pair, "parts", 2, 2))
         semver.precedence_key(version)
         if not DIGEST.fullmatch(digest):
             raise ValueError("a digest is malformed")

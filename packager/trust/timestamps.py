@@ -25,15 +25,15 @@ from packager.formats.der import Value
 from packager.trust import certificates
 
 MAX_RESPONSE = 64 << 10  # bytes
-_SIGNED_DATA, _TST_INFO = der.oid("1.2.840.113549.1.7.2"), der.oid("1.2.840.113549.1.9.16.1.4")
-_CONTENT_TYPE, _MESSAGE_DIGEST = der.oid("1.2.840.113549.1.9.3"), der.oid("1.2.840.113549.1.9.4")
-_SIGNING_CERTIFICATE = der.oid("1.2.840.113549.1.9.16.2.12")  # names it by SHA-1
-_SIGNING_CERTIFICATE_V2 = der.oid("1.2.840.113549.1.9.16.2.47")
-_SHA256 = der.oid("2.16.840.1.101.3.4.2.1")
+_SIGNED_DATA, _TST_INFO = der.write_oid("1.2.840.113549.1.7.2"), der.write_oid("1.2.840.113549.1.9.16.1.4")
+_CONTENT_TYPE, _MESSAGE_DIGEST = der.write_oid("1.2.840.113549.1.9.3"), der.write_oid("1.2.840.113549.1.9.4")
+_SIGNING_CERTIFICATE = der.write_oid("1.2.840.113549.1.9.16.2.12")  # names it by SHA-1
+_SIGNING_CERTIFICATE_V2 = der.write_oid("1.2.840.113549.1.9.16.2.47")
+_SHA256 = der.write_oid("2.16.840.1.101.3.4.2.1")
 _HASHES: dict[bytes, hashes.HashAlgorithm] = {
     _SHA256: hashes.SHA256(),
-    der.oid("2.16.840.1.101.3.4.2.2"): hashes.SHA384(),
-    der.oid("2.16.840.1.101.3.4.2.3"): hashes.SHA512(),
+    der.write_oid("2.16.840.1.101.3.4.2.2"): hashes.SHA384(),
+    der.write_oid("2.16.840.1.101.3.4.2.3"): hashes.SHA512(),
 }
 _MIN_RSA = 2048  # bits
 
@@ -45,7 +45,9 @@ def encode_request(message: bytes, nonce: int) -> bytes:
         der.encode(der.SEQUENCE, _SHA256, der.encode(der.NULL)),
         der.encode(der.OCTETS, hashlib.sha256(message).digest()),
     )
-    return der.encode(der.SEQUENCE, der.integer(1), imprint, der.integer(nonce), der.encode(der.BOOLEAN, b"\xff"))
+    return der.encode(
+        der.SEQUENCE, der.write_integer(1), imprint, der.write_integer(nonce), der.encode(der.BOOLEAN, b"\xff")
+    )
 
 
 @dataclass(frozen=True, slots=True)

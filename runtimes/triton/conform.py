@@ -43,7 +43,7 @@ def requirements(version: str, python: str, tables: Tables = load_shipped) -> tu
 
 def engine(version: str, tables: Tables = load_shipped) -> str:
     """Return the version of ONNX Runtime inside a release, as NVIDIA builds it."""
-    row = runtime_support.find(tables("triton"), version)
+    row = runtime_support.find_row(tables("triton"), version)
     return row.inside["onnxruntime"] if row else "1.19.2"
 
 

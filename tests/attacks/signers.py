@@ -108,7 +108,7 @@ def _foreign_key(stage: Stage, folder: Path, key: object, sign: Callable[[bytes]
     ).add_extension(x509.SubjectAlternativeName([x509.RFC822Name(pki.EMAIL)]), False)
     der = builder.sign(stage.middle.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
     payload = stage.statement(stage.bundle).to_bytes()
-    signature = sign(dsse.pae(payload))
+    signature = sign(dsse.encode_payload(payload))
     chain = dsse.Certificates((der, stage.middle.der), tuple(stage.stamps(signature)))
     return stage.attempt(
         stage.with_documents(stage.bundle, [dsse.SignedStatement(payload, signature, chain).to_bytes()]), folder

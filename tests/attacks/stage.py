@@ -55,7 +55,7 @@ class CertificateKey:
     def sign(self, payload: bytes) -> SignedStatement:
         key = self.holder.key
         algorithm = hashes.SHA384() if key.curve.name == "secp384r1" else hashes.SHA256()
-        signature = key.sign(dsse.pae(payload), ec.ECDSA(algorithm))
+        signature = key.sign(dsse.encode_payload(payload), ec.ECDSA(algorithm))
         chain = (self.holder.der, *(item.der for item in self.chain))
         return SignedStatement(payload, signature, Certificates(chain, tuple(self.stamp(signature))))
 
@@ -66,10 +66,10 @@ class Stage:
 
     folder: Path
     instance: Sigstore
-    key: keys.PrivateKey = field(default_factory=lambda: keys.generate("p256"))
-    stranger: keys.PrivateKey = field(default_factory=lambda: keys.generate("p256"))
+    key: keys.PrivateKey = field(default_factory=lambda: keys.generate_key("p256"))
+    stranger: keys.PrivateKey = field(default_factory=lambda: keys.generate_key("p256"))
     corp: pki.Holder = field(default_factory=pki.root)
-    rootkey: keys.PrivateKey = field(default_factory=lambda: keys.generate("p256"))
+    rootkey: keys.PrivateKey = field(default_factory=lambda: keys.generate_key("p256"))
 
     def __post_init__(self) -> None:
         self.middle = self.corp.issue("Corp Signing", ca=True, start=pki.NOW - 3000 * pki.DAY)

@@ -109,12 +109,12 @@ def required_statement_says_no(stage: Stage, folder: Path) -> Attempt:
 
 def _production(stage: Stage, **changes: object) -> Trust:
     age = timedelta(days=30)
-    gate = Requirement(vsa.PREDICATE, frozenset({"corp"}), age, vsa.passed("production"))
+    gate = Requirement(vsa.PREDICATE, frozenset({"corp"}), age, vsa.read_promotion("production"))
     return stage.trusting(required=(*stage.trusting().required, gate), **changes)
 
 
 def _summary(stage: Stage, bundle: Bundle, to: str = "production", **changes: JSON) -> bytes:
-    said = vsa.predicate(
+    said = vsa.summarise_promotion(
         to,
         "tiny:1.0.0",
         verifier="https://gate.example",
@@ -216,7 +216,7 @@ def algorithm_downgraded(stage: Stage, folder: Path) -> Attempt:
 
     def weaken(document: JSON) -> None:
         payload = base64.b64decode(document["dsseEnvelope"]["payload"])
-        weak = stage.key.key.sign(dsse.pae(payload), ec.ECDSA(hashes.SHA1()))
+        weak = stage.key.key.sign(dsse.encode_payload(payload), ec.ECDSA(hashes.SHA1()))
         document["dsseEnvelope"]["signatures"][0]["sig"] = base64.b64encode(weak).decode()
 
     return stage.attempt(stage.bent(weaken), folder)

@@ -81,7 +81,7 @@ DOCUMENTS = {
 
 @pytest.fixture(scope="module")
 def key() -> keys.PrivateKey:
-    return keys.generate("p256")
+    return keys.generate_key("p256")
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_hostile_referrers_do_not_block_a_bundle(signed: Bundle, site: Path, nam
 def test_pushing_keeps_what_others_signed(signed: Bundle, site: Path) -> None:
     """A row that we cannot read is no reason to write the list anew without the others."""
     save(signed, site / "signed.tar")
-    other = keys.generate("p256")
+    other = keys.generate_key("p256")
     keys.save(other, site / "o.pem", site / "o.pub", None)
     save(sign(bundles.make(Store(site / "elsewhere")), other), site / "other.tar")
     with serving() as stub:

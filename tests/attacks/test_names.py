@@ -58,7 +58,7 @@ def packager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packager:
 
 @pytest.fixture
 def key(tmp_path: Path) -> keys.PrivateKey:
-    made = keys.generate("p256")
+    made = keys.generate_key("p256")
     keys.save(made, tmp_path / "release.pem", tmp_path / "release.pub", None)
     return made
 

@@ -142,9 +142,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PACKAGER_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("PACKAGER_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("PACKAGER_ADVISORIES", str(tmp_path / "advisories"))
-    key = keys.generate("p256")
+    key = keys.generate_key("p256")
     keys.save(key, tmp_path / "k.pem", tmp_path / "k.pub", None)
-    keys.save(keys.generate("p256"), tmp_path / "other.pem", tmp_path / "other.pub", None)
+    keys.save(keys.generate_key("p256"), tmp_path / "other.pem", tmp_path / "other.pub", None)
     (tmp_path / "p.json").write_text(json.dumps({NASTY: NASTY}))
     for name in ("recipe", "fleet", "pipeline"):
         (tmp_path / f"{name}.yaml").write_text(json.dumps({NASTY: [NASTY], "name": NASTY, "sites": [{"name": NASTY}]}))
@@ -153,7 +153,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     elsewhere = Store(tmp_path / "elsewhere")
     for file, version, name in (("b.tar", "1.0.0", NASTY), ("c.tar", "1.0.1", NASTY + "y")):
         made = sign(nasty(elsewhere, version, name), key)
-        made = attest(made, "urn:tests:x", {"x": NASTY}, keys.generate("p256"))
+        made = attest(made, "urn:tests:x", {"x": NASTY}, keys.generate_key("p256"))
         transport.save(made.with_statement(canonical.dump({NASTY: 1}), "urn:x"), tmp_path / file)
     return tmp_path
 

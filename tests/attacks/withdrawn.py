@@ -164,7 +164,7 @@ def trust_file_of_other_roots(stage: Stage, folder: Path) -> Attempt:
 @fails_with(TrustFileError)
 def trust_file_below_its_threshold(stage: Stage, folder: Path) -> Attempt:
     """Two of two roots must sign; one thief with one key is not enough."""
-    second = keys.generate("p256")
+    second = keys.generate_key("p256")
     roots = {"keys": [stage.rootkey.public.pem.decode(), second.public.pem.decode()], "threshold": 2}
     return _accepting(stage, folder, _trust_file(stage, roots=roots).to_bytes())
 

@@ -66,7 +66,7 @@ class Revision:
         self.folder, self.project = folder, folder / "project"
         self.project.mkdir()
         shutil.copy(model, self.project / "model.onnx")
-        (self.project / "bundle.yaml").write_text(RECIPE % platforms.here())
+        (self.project / "bundle.yaml").write_text(RECIPE % platforms.name_host())
         self.variables = {**os.environ, "PACKAGER_STORE": str(folder / "store")}
         for words in (("lock",), ("build", "--locked"), ("keygen", "release"), self.writing("net.bundle.tar")):
             self.run(*words)

@@ -308,7 +308,9 @@ def bento(case: Case) -> Iterator[Running]:
 
 def _python(runtime: str) -> Path:
     module = importlib.import_module(f"packager.runtimes.{runtime}.conform")
-    return environments.ensure(module.requirements(VERSIONS[runtime], "3.11"), "3.11", CACHE / "environments")
+    return environments.ensure_environment(
+        module.requirements(VERSIONS[runtime], "3.11"), "3.11", CACHE / "environments"
+    )
 
 
 @contextlib.contextmanager

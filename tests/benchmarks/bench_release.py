@@ -32,9 +32,11 @@ def models(folder: Path, count: int) -> None:
         own = folder / f"m{number:04}"
         own.mkdir()
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), own / "m.onnx")
-        text = f"name: m{number:04}\nversion: 1.0.0\nsource: ./m.onnx\npolicy: dev\nplatforms: [{platforms.here()}]\n"
+        text = (
+            f"name: m{number:04}\nversion: 1.0.0\nsource: ./m.onnx\npolicy: dev\nplatforms: [{platforms.name_host()}]\n"
+        )
         (own / "bundle.yaml").write_text(text)
-    keys.save(keys.generate("p256"), folder / "release.pem", folder / "release.pub", None)
+    keys.save(keys.generate_key("p256"), folder / "release.pem", folder / "release.pub", None)
     (folder / "release.yaml").write_text(RELEASE)
 
 

@@ -98,9 +98,9 @@ def main() -> None:
         folder = Path(name)
         subprocess.run([sys.executable, "-c", TRAIN, str(folder), str(MODELS)], check=True)
         for number in range(MODELS):
-            text = f"name: m{number}\nversion: 1.0.0\nsource: ./model.skops\npolicy: dev\nplatforms: [{platforms.here()}]\n"
+            text = f"name: m{number}\nversion: 1.0.0\nsource: ./model.skops\npolicy: dev\nplatforms: [{platforms.name_host()}]\n"
             (folder / f"m{number}" / "bundle.yaml").write_text(text)
-        keys.save(keys.generate("p256"), folder / "release.pem", folder / "release.pub", None)
+        keys.save(keys.generate_key("p256"), folder / "release.pem", folder / "release.pub", None)
         packager(folder, "lock", "m0")  # the index is asked once
         print("verb by verb, one model")
         parts = [packager(folder, *words) for words in (("lock", "m0"), ("build", "--locked", "m0"))]

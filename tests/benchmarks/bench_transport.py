@@ -174,7 +174,7 @@ def encoder(folder: Path) -> bool:
 
 def prepare(work: Path, data: Path) -> None:
     """Make a signed bundle of the files in a store, and its layout beside it."""
-    store, key = Store(work / "store"), keys.generate("p256")
+    store, key = Store(work / "store"), keys.generate_key("p256")
     keys.save(key, work / "k.pem", work / "k.pub", None)
     bundle = sign(bundles.make(store, {f"model/{path.name}": path for path in sorted(data.iterdir())}), key)
     copy.update_referrers(bundle)

@@ -20,7 +20,7 @@ import pytest
 from packager import api, events
 from packager.errors import NegativeAnswerError, UsageError
 from packager.store.store import Store
-from packager.trust.keys import generate, save
+from packager.trust.keys import generate_key, save
 from tests.support import deployments, pki
 
 NAMES = {
@@ -217,7 +217,7 @@ def workspace(tmp_path: Path) -> api.Workspace:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
-    save(generate("p256"), tmp_path / "release.pem", tmp_path / "release.pub", PASSPHRASE)
+    save(generate_key("p256"), tmp_path / "release.pem", tmp_path / "release.pub", PASSPHRASE)
     return tmp_path
 
 
@@ -245,7 +245,7 @@ def test_a_bundle_is_installed_only_if_it_is_trusted(tmp_path: Path, keys: Path,
     wheel = deployments.installable("kleines", "1.0", {"kleines/__init__.py": b""})
     carrier = deployments.carrier(Store(tmp_path / "built"), kleines=wheel)
     bundle = signed(carrier, keys, tmp_path / "carrier.bundle.tar")
-    save(generate("p256"), tmp_path / "stranger.pem", tmp_path / "stranger.pub", PASSPHRASE)
+    save(generate_key("p256"), tmp_path / "stranger.pem", tmp_path / "stranger.pub", PASSPHRASE)
     stranger = api.Verifier.from_keys([tmp_path / "stranger.pub"], api.utc_now())
     with pytest.raises(NegativeAnswerError):
         api.install_bundle(bundle, tmp_path / "site", stranger, workspace)

@@ -36,14 +36,14 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Path, Path
     """One product, installed with far too many threads, and forty of them, which take forty times as long."""
     folder = tmp_path_factory.mktemp("bench") / "project"
     folder.mkdir()
-    keys.save(keys.generate("p256"), folder / "release.pem", folder / "release.pub", None)
+    keys.save(keys.generate_key("p256"), folder / "release.pem", folder / "release.pub", None)
     project = Project(folder, folder.parent / "store")
     places = []
     for version, count in (("1.0.0", 1), ("2.0.0", 40)):
         write_products(folder / f"m{count}.onnx", count)
         (folder / "bundle.yaml").write_text(
             f"name: products\nversion: {version}\nsource: ./m{count}.onnx\npolicy: dev\n"
-            f"platforms: [{platforms.here()}]\n"
+            f"platforms: [{platforms.name_host()}]\n"
         )
         project.run("build")
         project.run("sign", f"products:{version}", "--key", "release.pem", "-o", f"p{count}.bundle.tar")

@@ -31,7 +31,7 @@ from tests.support import bundles
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.registry_server import Proxy
 
-KEY, SECOND = keys.generate("p256"), keys.generate("p256")
+KEY, SECOND = keys.generate_key("p256"), keys.generate_key("p256")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_signatures_gather_whoever_pushes(place: str, bundle: Bundle) -> None:
 
 def test_many_signers_at_once_lose_no_signature(place: str, bundle: Bundle) -> None:
     push(bundle, f"{place}/tiny")
-    signers = [keys.generate("p256") for _ in range(3)]
+    signers = [keys.generate_key("p256") for _ in range(3)]
     threads = [
         threading.Thread(target=lambda k=key: copy.update_referrers(sign(opened(f"{place}/tiny:1.0.0"), k)))
         for key in signers

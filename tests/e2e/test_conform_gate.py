@@ -34,7 +34,7 @@ def place(root: Path, built: Project, *files: str) -> Project:
 
 def test_gate_accepts_a_site_s_attestation(built: Project, tmp_path: Path) -> None:
     site, vendor = place(tmp_path / "site", built), place(tmp_path / "vendor", built)
-    root = keys.generate("p256")
+    root = keys.generate_key("p256")
     keys.save(root, vendor.folder / "root.pem", vendor.folder / "root.pub", None)
     for name in ("site", "stranger"):
         site.run("keygen", name)

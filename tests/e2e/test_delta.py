@@ -56,7 +56,7 @@ def test_a_fine_tuned_last_layer_ships_under_five_percent(
     last = "encoder.layer.5." if part == "the last transformer block" else "encoder.layer.5.output.dense."
     names = [name for name in tensors(weights) if name.startswith(last)]
     assert names
-    key, store = keys.generate("p256"), Store(tmp_path / "store")
+    key, store = keys.generate_key("p256"), Store(tmp_path / "store")
     keys.save(key, tmp_path / "k.pem", tmp_path / "k.pub", None)
     for version, content in (("1.0.0", weights), ("1.0.1", trained_further(weights, names, random.Random(1)))):
         bundle = sign(bundles.make(store, files(content), version=version), key)

@@ -22,7 +22,7 @@ from tests.e2e.conftest import CNN_RECIPE, Project, make_model, tool
 
 pytestmark = pytest.mark.cold  # workers run in these tests
 
-ONE = f"platforms: [{platforms.here()}]\n"  # one to be locked
+ONE = f"platforms: [{platforms.name_host()}]\n"  # one to be locked
 MLFLOW = "name: m\nversion: 1.0.0\nsource: {source}\nregistry: sqlite:///{database}\n" + ONE
 
 

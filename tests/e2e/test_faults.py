@@ -34,7 +34,7 @@ from tests.support.registry_server import Proxy, Registry
 
 SEED = int(os.environ.get("FAULT_SEED", random.SystemRandom().randrange(1 << 32)))
 FEW, MANY = 17, int(os.environ.get("FAULT_RUNS", "238"))
-KEY = keys.generate("p256")
+KEY = keys.generate_key("p256")
 ENDINGS = {0, 3, 4, 5}  # done, network, disk, integrity; anything else would be a bug
 
 

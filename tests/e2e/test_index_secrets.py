@@ -16,7 +16,7 @@ from tests.e2e.conftest import Project
 from tests.support import package_index
 from tests.support.package_index import PASSWORD, TOKEN, PackageIndex
 
-HERE = platforms.here()
+HERE = platforms.name_host()
 RECIPE = f"name: net\nversion: 1.0.0\nsource: ./model.onnx\nplatforms: [{HERE}]\n"
 
 

@@ -65,7 +65,7 @@ def digest(here: Path) -> str:
     bundle = bundles.make(Store(here / "made"))
     save(bundle, here / "tiny.tar")
     for name, curve in (("release", "p256"), ("other", "p256"), ("wide", "p384")):
-        keys.save(keys.generate(curve), here / f"{name}.pem", here / f"{name}.pub", None)
+        keys.save(keys.generate_key(curve), here / f"{name}.pem", here / f"{name}.pub", None)
     root = pki.root()
     between = root.issue("Corp Signing", ca=True)
     between.signer().save(here, "leaf")
@@ -195,7 +195,7 @@ def test_the_first_form_beside_ours(place: Registry, digest: str, run: Run, here
         assert digest in run("cosign", "verify", "--key", f"{name}.pub", *old, there)
     run("cosign", "verify", "--key", "wide.pub", *old, there, fails=True)
     manifest = json.loads(
-        run("oras", "manifest", "fetch", "--plain-http", f"{place.host}/models/tiny:{simple_signing.tag(digest)}")
+        run("oras", "manifest", "fetch", "--plain-http", f"{place.host}/models/tiny:{simple_signing.name_tag(digest)}")
     )
     assert len(manifest["layers"]) == 2
     assert main(["verify", f"oci://{there}", "--key", "release.pub"]) == 0

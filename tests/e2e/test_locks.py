@@ -23,7 +23,7 @@ from packager.formats import platforms
 from tests.e2e.conftest import CNN_RECIPE, Project, tool
 from tests.support.tools import offline
 
-HERE = platforms.here()
+HERE = platforms.name_host()
 OTHER = "linux_x86_64-cp312" if HERE != "linux_x86_64-cp312" else "linux_x86_64-cp311"
 
 

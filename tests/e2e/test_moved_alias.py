@@ -47,7 +47,7 @@ def test_a_new_version_of_the_same_model_is_no_surprise(project: Callable[..., P
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
     log(tracking, "Relu", tmp_path)
     here = project(
-        f"name: net\nversion: 1.0.0\nsource: models:/net@champion\nregistry: {tracking}\nplatforms: [{platforms.here()}]\n"
+        f"name: net\nversion: 1.0.0\nsource: models:/net@champion\nregistry: {tracking}\nplatforms: [{platforms.name_host()}]\n"
     )
     assert "holds the model" not in here.run("build").stderr, "the first of its name"
     assert "holds the model" not in here.run("build").stderr, "the same version again"

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from packager.trust.keys import generate, save
+from packager.trust.keys import generate_key, save
 from tests.e2e.conftest import Project
 from tests.support.tools import missing, tool
 
@@ -84,7 +84,7 @@ def test_it_checks_its_signatures_by_itself(page: Any) -> None:
 
 
 def test_another_key_than_the_publishers_does_not_hold(page: Any, tmp_path: Path) -> None:
-    save(generate("p384"), tmp_path / "other.pem", tmp_path / "other.pub", None)
+    save(generate_key("p384"), tmp_path / "other.pem", tmp_path / "other.pub", None)
     page.fill("#own-key", (tmp_path / "other.pub").read_text())
     page.click("#check-signatures")
     page.wait_for_selector("#signature-result .badge.no")
@@ -157,7 +157,7 @@ def test_it_is_small_beside_what_it_embeds(built: Project, tmp_path: Path) -> No
 
 
 def test_a_bundle_of_another_signer_is_refused_in_its_page(built: Project, tmp_path: Path) -> None:
-    save(generate("p256"), tmp_path / "other.pem", tmp_path / "other.pub", None)
+    save(generate_key("p256"), tmp_path / "other.pem", tmp_path / "other.pub", None)
     page = tmp_path / "cnn.html"
     done = built.run("report", "cnn.bundle.tar", "--key", tmp_path / "other.pub", "-o", page, code=1)
     assert "error:" in done.stderr and "✗ no" in page.read_text()

@@ -32,7 +32,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pack
 def environment(version: str) -> Path:
     numpy = runtime_tables.load_shipped("onnxruntime").rows[version].numpy
     wanted = [f"onnxruntime=={version}", *([f"numpy{numpy}"] if numpy else [])]
-    return environments.ensure(wanted, sys.executable, CACHE)
+    return environments.ensure_environment(wanted, sys.executable, CACHE)
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Confusion:
     def add(self, runtime: str, version: str, said: Iterable[str]) -> None:
         """Count a version, which said this of each graph, in their order."""
         for (name, needed), word in zip(self.needs.items(), said, strict=True):
-            outcome = runtime_support.judge(needed, runtime, version).outcome
+            outcome = runtime_support.judge_graph(needed, runtime, version).outcome
             self.counts[outcome, word == "ok"] += 1
             if outcome != "unknown" and (outcome == "ok") != (word == "ok"):
                 self.wrong.append((version, name, outcome, word))
@@ -100,7 +100,7 @@ def test_a_fix_is_a_fix() -> None:
     """What compat says would help is done, and helps."""
     for opset, version in ((19, "1.15.1"), (22, "1.23.2")):
         make = graphs.shapes if opset == 19 else (lambda n: graphs.single("LpNormalization", n))
-        answer = runtime_support.judge(graphs.facts(make(opset).graph), "onnxruntime", version)
+        answer = runtime_support.judge_graph(graphs.facts(make(opset).graph), "onnxruntime", version)
         (wanted,) = {reason.opset for reason in answer.reasons}
         assert wanted is not None
         before, after = probe.trials(environment(version), [make(opset), make(wanted)])
@@ -109,7 +109,7 @@ def test_a_fix_is_a_fix() -> None:
 
 def test_a_runtime_that_dies_is_reported_and_left_behind() -> None:
     """1.17 on numpy 2 cannot be imported; 1.15 dies at its first array. Neither takes the next graph with it."""
-    python = environments.ensure(["onnxruntime==1.15.1", "numpy>=2"], sys.executable, CACHE)
+    python = environments.ensure_environment(["onnxruntime==1.15.1", "numpy>=2"], sys.executable, CACHE)
     said = probe.trials(python, [graphs.convolution(18)] * 2)
     assert all(text.startswith("died") for text in said), said
     assert probe.about(python) is None

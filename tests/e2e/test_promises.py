@@ -22,7 +22,7 @@ TEXT = """<ir_version: {ir}, opset_import: ["" : {opset}]>
 net (float[N, 4] x) => (float[N, 4] y) {{ y = {operator}(x) }}"""
 RECIPE = (
     'name: m\nversion: 1.0.0\nsource: ./model.onnx\nruns-on: {{onnxruntime: "{versions}"}}\n'
-    f"platforms: [{platforms.here()}]\n"
+    f"platforms: [{platforms.name_host()}]\n"
 )
 
 

@@ -41,7 +41,7 @@ def gate(built: Project, tmp_path: Path) -> Project:
     made.folder.mkdir()
     for name in ("cnn.bundle.tar", "release.pub", "release.pem"):
         shutil.copy(built.folder / name, made.folder / name)
-    root, own = keys.generate("p256"), keys.generate("p256")
+    root, own = keys.generate_key("p256"), keys.generate_key("p256")
     for name, key in (("root", root), ("gate", own)):
         keys.save(key, made.folder / f"{name}.pem", made.folder / f"{name}.pub", None)
     content = edit.new_content("acme", [root.public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
@@ -104,7 +104,7 @@ def test_a_good_statement_does_not_outvote_a_bad_one(gate: Project, built: Proje
     (row,) = [item for item in made["runDetails"]["byproducts"] if item["name"] == slsa.FACTS]
     facts = json.loads(base64.b64decode(row["content"]))
     facts["nondeterministic"] = ["RandomNormalLike"]
-    row.update(intoto.embedded(slsa.FACTS, dump(facts)))
+    row.update(intoto.embed_resource(slsa.FACTS, dump(facts)))
     (gate.folder / "bad.json").write_bytes(dump(made))
     attest = ("attest", "cnn.bundle.tar", "--predicate", "bad.json", "--type", slsa.PREDICATE)
     gate.run(*attest, "--key", "release.pem")

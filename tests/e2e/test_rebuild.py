@@ -69,7 +69,7 @@ def test_what_cannot_be_rebuilt_says_why(built: Project, tmp_path: Path) -> None
     refused = site.run("rebuild", "cnn.bundle.tar", *KEY, "--source", other, code=5)
     assert "`model.pt2` differs" in refused.stderr
     assert "no trusted key or identity given" in site.run("rebuild", "cnn.bundle.tar", code=2).stderr
-    stranger = keys.generate("p256")
+    stranger = keys.generate_key("p256")
     keys.save(stranger, tmp_path / "s.pem", tmp_path / "s.pub", None)
     assert "no trusted key" in site.run("rebuild", "cnn.bundle.tar", "--key", tmp_path / "s.pub", code=1).stderr
     bare = sign(bundles.make(Store(tmp_path / "bare")), stranger)
@@ -96,7 +96,7 @@ def tampered(made: Project, folder: Path, signer: keys.PrivateKey) -> Bundle:
 
 
 def test_every_file_that_differs_is_explained(built: Project, tmp_path: Path) -> None:
-    published = tampered(built, tmp_path, keys.generate("p256"))
+    published = tampered(built, tmp_path, keys.generate_key("p256"))
     found = {item.path: " ".join(item.words) for item in rebuild.list_differences(published, stored(built))}
     assert "`constants." in found["model/model.onnx"]
     assert '`runs-on.onnxruntime.versions` was ">=1.10", is ">=1.17"' in found[CONTRACT]
@@ -109,7 +109,7 @@ def test_every_file_that_differs_is_explained(built: Project, tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_bundle_that_does_not_follow_from_its_provenance_is_told_apart(built: Project, tmp_path: Path) -> None:
     site = elsewhere(built, tmp_path / "site")
-    signer = keys.generate("p256")
+    signer = keys.generate_key("p256")
     keys.save(signer, site.folder / "evil.pem", site.folder / "evil.pub", None)
     copy.save(tampered(built, tmp_path, signer), site.folder / "evil.tar")
     source = built.folder / "model" / "model.pt2"

@@ -36,7 +36,7 @@ from tests.support.registry_server import Registry
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A signed bundle of a few megabytes as a file, and its key."""
     root = tmp_path_factory.mktemp("bundle")
-    key = keys.generate("p256")
+    key = keys.generate_key("p256")
     keys.save(key, root / "release.pem", root / "release.pub", None)
     files = {f"model/weights-{n:04}.bin": os.urandom(3 << 20) for n in range(1, 4)}
     copy.save(sign(bundles.make(Store(root / "store"), files), key), root / "tiny.bundle.tar")
@@ -287,7 +287,7 @@ def test_an_artifact_laid_out_by_hand_pulls_and_inspects(
     layers = []
     for path in sorted(files):
         data = (tmp_path / "tree" / path).read_bytes()
-        described = modelpack.layer(path, Blob(canonical.sha256(data), len(data)))
+        described = modelpack.describe_layer(path, Blob(canonical.sha256(data), len(data)))
         layers.append({"annotations": dict(described.annotations), **blob(data), "mediaType": described.media_type})
     config = {
         "descriptor": {"name": "tiny", "createdAt": "2026-01-01T00:00:00Z", "family": "test"},

@@ -74,7 +74,7 @@ def relu(folder: Path, width: int) -> None:
 
 def recipe(folder: Path, name: str, source: str, more: str = "") -> None:
     (folder / name).mkdir(exist_ok=True)
-    text = RECIPE.format(name=name, source=source, platform=platforms.here()) + more
+    text = RECIPE.format(name=name, source=source, platform=platforms.name_host()) + more
     (folder / name / "bundle.yaml").write_text(text)
 
 
@@ -87,7 +87,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipe(folder, name, "model.skops")
     relu(folder / "toy", 3)
     recipe(folder, "toy", "m.onnx")
-    key = keys.generate("p256")
+    key = keys.generate_key("p256")
     keys.save(key, folder / "release.pem", folder / "release.pub", None)
     return folder
 
@@ -97,7 +97,7 @@ def released(models: Path, registry: Registry, tmp_path_factory: pytest.TempPath
     """All three, released once, with a gate that promotes them."""
     folder = tmp_path_factory.mktemp("released") / "project"
     shutil.copytree(models, folder)
-    root, gate = keys.generate("p256"), keys.generate("p256")
+    root, gate = keys.generate_key("p256"), keys.generate_key("p256")
     keys.save(gate, folder / "gate.pem", folder / "gate.pub", None)
     content = edit.new_content("acme", [root.public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
     content = edit.with_signer(content, "release", {"key": (folder / "release.pub").read_text()})

@@ -40,7 +40,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory):
 
 
 def python(*requirements: str) -> Path:
-    return environments.ensure(requirements, "3.11", CACHE / "environments")
+    return environments.ensure_environment(requirements, "3.11", CACHE / "environments")
 
 
 def judged(*command: str | Path, text: str | None = None) -> str:

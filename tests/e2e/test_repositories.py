@@ -158,7 +158,7 @@ def test_a_killed_writer_leaves_what_served_and_is_carried_on(
     bundle: Bundle, s3: ObjectStore, address: str, tmp_path: Path, packager: Run
 ) -> None:
     """Killed after more and more bytes: the version before serves with all its files, then the same command ends well."""
-    key = keys.generate("p256")
+    key = keys.generate_key("p256")
     keys.save(key, tmp_path / "release.pem", tmp_path / "release.pub", None)
     copy.save(sign(bundle, key), tmp_path / "big.bundle.tar")
     place = open_repository(address)
@@ -245,7 +245,7 @@ def test_addresses_that_are_no_repository(where: str, message: str, hint: str) -
 def test_the_command_line_says_what_is_wrong(
     packager: Run, bundle: Bundle, s3: ObjectStore, address: str, tmp_path: Path
 ) -> None:
-    key, env = keys.generate("p256"), s3.environment()
+    key, env = keys.generate_key("p256"), s3.environment()
     keys.save(key, tmp_path / "release.pem", tmp_path / "release.pub", None)
     copy.save(sign(bundle, key), tmp_path / "tiny.bundle.tar")
     (tmp_path / "support.yaml").write_text(SUPPORT)

@@ -94,7 +94,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Keys, trust files, and the two versions as signed files; the gate lets the first into production, by its verb."""
     folder = tmp_path_factory.mktemp("published")
-    made, pair = Store(folder / "made"), {name: keys.generate("p256") for name in ("root", "release", "gate")}
+    made, pair = Store(folder / "made"), {name: keys.generate_key("p256") for name in ("root", "release", "gate")}
     for name, key in pair.items():
         keys.save(key, folder / f"{name}.pem", folder / f"{name}.pub", None)
     content = edit.new_content("acme", [pair["root"].public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))

@@ -67,7 +67,7 @@ class Case:
         """Write the bytes that were signed and the signature, for `openssl dgst`."""
         envelope = json.loads(self.statement().read_bytes())["dsseEnvelope"]
         signed, signature = self.folder / "signed.bin", self.folder / "signature.der"
-        signed.write_bytes(dsse.pae(base64.b64decode(envelope["payload"])))
+        signed.write_bytes(dsse.encode_payload(base64.b64decode(envelope["payload"])))
         signature.write_bytes(base64.b64decode(envelope["signatures"][0]["sig"]))
         return signed, signature
 

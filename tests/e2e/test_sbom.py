@@ -96,7 +96,7 @@ def test_spdx_tools_accept_the_other_form(described: Project, referees: Path, tm
 
 def test_cyclonedx_bom_finds_the_same_distributions(described: Project, referees: Path, tmp_path: Path) -> None:
     """It looks at what is installed, we at what is locked: one set of package URLs, edges included."""
-    here = platforms.here()
+    here = platforms.name_host()
     uv = Path(sys.executable).parent / "uv"
     described.run("unpack", "cnn:3.0.0", tmp_path / "tree")
     lock = tmp_path / "tree" / "deps" / "onnxruntime" / f"requirements-{here}.txt"

@@ -222,7 +222,7 @@ def test_cancelled_call_costs_nothing(mlp: Any) -> None:
 @pytest.mark.slow
 def test_tritons_own_grpc_client(mlp: Any, tmp_path: Path) -> None:
     """Unchanged, in a separate environment: what its examples do, and eight clients at once."""
-    python = environments.ensure(["tritonclient[grpc]==2.73.0", "numpy==2.4.6"], "3.11", tmp_path)
+    python = environments.ensure_environment(["tritonclient[grpc]==2.73.0", "numpy==2.4.6"], "3.11", tmp_path)
     program = textwrap.dedent("""
         import sys, numpy, concurrent.futures as futures
         import tritonclient.grpc as triton

@@ -20,7 +20,7 @@ from tests.support.tools import library
 
 RECIPE = (
     "name: {name}\nversion: 1.0.0\nsource: models:/{source}\nregistry: sqlite:///mlflow.db\n"
-    f"platforms: [{platforms.here()}]\n"
+    f"platforms: [{platforms.name_host()}]\n"
 )
 COLUMNS = {"age": "float64", "income per year": "float64", "visits": "int64", "city": "string", "text": "string"}
 

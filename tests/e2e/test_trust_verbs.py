@@ -22,7 +22,7 @@ SCAN = "https://scans.example/v1"
 @pytest.fixture
 def acme(tmp_path: Path) -> Path:
     """Two signed versions, an unsigned one, and a trust file that wants them signed by the release key."""
-    root, release = keys.generate("p256"), keys.generate("p256")
+    root, release = keys.generate_key("p256"), keys.generate_key("p256")
     for name, key in (("root", root), ("release", release)):
         keys.save(key, tmp_path / f"{name}.pem", tmp_path / f"{name}.pub", None)
     made = Store(tmp_path / "made")

@@ -13,7 +13,7 @@ from onnx import helper
 from packager.formats import platforms, slsa
 from tests.e2e.conftest import Project
 
-RECIPE = f"name: net\nversion: 1.0.0\nsource: ./model.onnx\nplatforms: [{platforms.here()}]\n"
+RECIPE = f"name: net\nversion: 1.0.0\nsource: ./model.onnx\nplatforms: [{platforms.name_host()}]\n"
 
 
 def test_build_and_sign_are_two_jobs(tmp_path: Path, project: Callable[..., Project]) -> None:

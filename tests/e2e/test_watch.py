@@ -104,10 +104,10 @@ def subscribe(address: str, port: int, name: str) -> None:
 
 def make_project(folder: Path, name: str, server: Server, registry: Registry) -> Project:
     (folder / name).mkdir(parents=True)
-    text = RECIPE.format(name=name, registry=server.address, platform=platforms.here())
+    text = RECIPE.format(name=name, registry=server.address, platform=platforms.name_host())
     (folder / name / "bundle.yaml").write_text(text)
     (folder / "release.yaml").write_text(PLAN.format(host=registry.host))
-    key = keys.generate("p256")
+    key = keys.generate_key("p256")
     keys.save(key, folder / "release.pem", folder / "release.pub", None)
     return Project(folder, folder.parent / "store")
 

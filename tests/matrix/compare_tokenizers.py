@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.exporters._generation import files
-from packager.pipelines.strings import strings
+from packager.pipelines.strings import draw_strings
 from packager.server.generation.tokenizer import Tokenizer
 
 Encode = Callable[[str], Sequence[int]]
@@ -63,7 +63,7 @@ def rows(folder: Path, place: Path, count: int, seed: int, begin: int, *, genai:
     third = of_genai(place) if genai else None
     special = [str(token) for token in source.all_special_tokens]
     row: dict[str, Any] = {}
-    for number, text in enumerate(strings(count, seed, special)):
+    for number, text in enumerate(draw_strings(count, seed, special)):
         if number < begin:
             continue
         if number % _CHUNK == 0:

@@ -65,7 +65,7 @@ class Makers:
     image: str = IMAGE
 
     def __post_init__(self) -> None:
-        self.wide, self.wide_stranger = keys.generate("p384"), keys.generate("p384")
+        self.wide, self.wide_stranger = keys.generate_key("p384"), keys.generate_key("p384")
 
     @cached_property
     def other_instance(self) -> Sigstore:

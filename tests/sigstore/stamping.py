@@ -21,7 +21,7 @@ from packager.formats import der
 from tests.support.pki import Holder
 from tests.support.tools import tool
 
-_SHA256, _ECDSA = der.oid("2.16.840.1.101.3.4.2.1"), der.oid("1.2.840.10045.4.3.2")
+_SHA256, _ECDSA = der.write_oid("2.16.840.1.101.3.4.2.1"), der.write_oid("1.2.840.10045.4.3.2")
 
 _CONFIG = """[tsa]
 default_tsa=one
@@ -84,11 +84,11 @@ def crafted(holder: Holder, message: bytes, at: dt.datetime) -> bytes:
     """Return a well-formed response that states `at`, made with any certificate (RFC 3161, RFC 5652)."""
     imprint = _sequence(_sequence(_SHA256, der.encode(der.NULL)), _octets(hashlib.sha256(message).digest()))
     when = der.encode(der.TIME, f"{at:%Y%m%d%H%M%S}Z".encode())
-    info = _sequence(der.integer(1), der.oid("1.2.3.4"), imprint, der.integer(7), when)
-    kind = der.oid("1.2.840.113549.1.9.16.1.4")
+    info = _sequence(der.write_integer(1), der.write_oid("1.2.3.4"), imprint, der.write_integer(7), when)
+    kind = der.write_oid("1.2.840.113549.1.9.16.1.4")
     named = _sequence(_sequence(_sequence(_octets(hashlib.sha256(holder.der).digest()))))
     attributes = sorted(
-        _sequence(der.oid(name), der.encode(der.SET, value))
+        _sequence(der.write_oid(name), der.encode(der.SET, value))
         for name, value in (
             ("1.2.840.113549.1.9.3", kind),
             ("1.2.840.113549.1.9.4", _octets(hashlib.sha256(info).digest())),
@@ -97,17 +97,17 @@ def crafted(holder: Holder, message: bytes, at: dt.datetime) -> bytes:
     )
     signature = holder.key.sign(der.encode(der.SET, *attributes), ec.ECDSA(hashes.SHA256()))
     certificate: x509.Certificate = holder.certificate
-    who = _sequence(certificate.issuer.public_bytes(), der.integer(certificate.serial_number))
+    who = _sequence(certificate.issuer.public_bytes(), der.write_integer(certificate.serial_number))
     algorithm = _sequence(_SHA256)
     signer = _sequence(
-        der.integer(1), who, algorithm, der.encode(0xA0, *attributes), _sequence(_ECDSA), _octets(signature)
+        der.write_integer(1), who, algorithm, der.encode(0xA0, *attributes), _sequence(_ECDSA), _octets(signature)
     )
     signed = _sequence(
-        der.integer(3),
+        der.write_integer(3),
         der.encode(der.SET, algorithm),
         _sequence(kind, der.encode(0xA0, _octets(info))),
         der.encode(0xA0, holder.der),
         der.encode(der.SET, signer),
     )
-    token = _sequence(der.oid("1.2.840.113549.1.7.2"), der.encode(0xA0, signed))
-    return _sequence(_sequence(der.integer(0)), token)
+    token = _sequence(der.write_oid("1.2.840.113549.1.7.2"), der.encode(0xA0, signed))
+    return _sequence(_sequence(der.write_integer(0)), token)

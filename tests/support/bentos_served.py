@@ -24,7 +24,7 @@ def python(directory: Path) -> Path:
     lines = [
         row.rstrip(" \\") for row in (directory / "requirements.txt").read_text().splitlines() if row[:1] not in " #"
     ]
-    return environments.ensure(
+    return environments.ensure_environment(
         (*(line for line in lines if not line.startswith("bentoml")), *TOOLS), "3.11", CACHE / "environments"
     )
 

@@ -71,7 +71,7 @@ def assemble(
     listed = {path: [blob.digest, blob.size] for path, blob in blobs.items()}
     record = {"format": FORMAT, "name": name, "version": version, "files": listed, "targets": {"t": TARGET}}
     blobs[RECORD] = store.put(canonical.dump(record))
-    manifest, config = modelpack.manifest(modelpack.ModelDescription(name, version), Tree.of(blobs))
+    manifest, config = modelpack.write_manifest(modelpack.ModelDescription(name, version), Tree.of(blobs))
     store.put(config)
     digest = store.put(manifest).digest
     medium = StoredBundle(store, StoreEntry(digest), f"{name}:{version}")

@@ -67,7 +67,7 @@ def carrier(store: Store, slo: Mapping[str, float] | None = None, **wheels: byte
         Wheel(name, "1.0", f"{name}-1.0-py3-none-any.whl", hashlib.sha256(data).hexdigest())
         for name, data in sorted(wheels.items())
     ]
-    texts = wheel_locks.files({PLATFORM: rows}, (), (PLATFORM,))
+    texts = wheel_locks.write_lock_files({PLATFORM: rows}, (), (PLATFORM,))
     files: dict[str, bytes | Path] = {f"deps/onnxruntime/{name}": text.encode() for name, text in texts.items()}
     files |= {f"deps/onnxruntime/wheels/{name}-1.0-py3-none-any.whl": data for name, data in wheels.items()}
     files |= {"contract.json": canonical.dump(contract), knobs.FILE: catalogue.schema_bytes(contract)}

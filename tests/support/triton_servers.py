@@ -39,7 +39,7 @@ class Server:
 @contextmanager
 def tritonserver(repository: Path | str, work: Path, *options: str, **more: str) -> Iterator[Server]:
     """Run a server on `repository`, with `more` in its environment and explicit model control, until the block ends."""
-    python = environments.ensure(REQUIREMENTS, PYTHON, CACHE / "environments")
+    python = environments.ensure_environment(REQUIREMENTS, PYTHON, CACHE / "environments")
     packages = python.parent.parent / "lib" / f"python{PYTHON}" / "site-packages"
     backend = work / "backends" / "python"
     backend.mkdir(parents=True)

@@ -108,7 +108,7 @@ def _label(digest: str) -> str:
 
 def _about_model(bundle: Bundle, target: str) -> JSON:
     """Return `model.yaml` as `bentoml.onnx` writes it, but for the time, which no bundle has."""
-    batched = catalogue.batch(bundle.contract.document) is not None
+    batched = catalogue.find_batch(bundle.contract.document) is not None
     return {
         "name": bundle.name,
         "version": bundle.version.replace("+", "-"),

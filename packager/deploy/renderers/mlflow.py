@@ -142,7 +142,7 @@ _ANSWERS |= dict.fromkeys(("uint32", "int64"), "long")
 def _signature(contract: Contract, pipeline: Document | None) -> JSON:
     if pipeline is not None:
         inputs, outputs = _raw_columns(pipeline)
-    elif catalogue.batch(contract.document) is not None:
+    elif catalogue.find_batch(contract.document) is not None:
         inputs, outputs = _inputs(contract.inputs), [_output(port) for port in contract.outputs]
     else:
         inputs, outputs = ([_tensor(port) for port in ports] for ports in (contract.inputs, contract.outputs))

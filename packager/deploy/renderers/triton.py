@@ -233,7 +233,7 @@ def _config(
 
 def count_rows(contract: Contract) -> int:
     """Return the largest batch, 0 where Triton must not add the dimension itself: it needs another one beside it."""
-    found = catalogue.batch(contract.document)
+    found = catalogue.find_batch(contract.document)
     if found is None or any(len(port.shape) < 2 for port in (*contract.inputs, *contract.outputs)):
         return 0
     _, _, largest = found

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from packager import plugins
 from packager.errors import SourceError
-from packager.formats.index_addresses import redact
+from packager.formats.index_addresses import redact_addresses
 from packager.formats.platforms import Platform
 from packager.formats.wheel_locks import Wheel
 
@@ -48,7 +48,7 @@ class NoSolutionError(SourceError):
 
     def __init__(self, text: str) -> None:
         super().__init__("the requirements have no solution")
-        self.text = redact(text)
+        self.text = redact_addresses(text)
 
 
 class Locker(Protocol):

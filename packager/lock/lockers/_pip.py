@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from packager.canonical import JSON
 from packager.errors import MissingToolError, SourceError, WrongContentError
 from packager.formats import licences
-from packager.formats.index_addresses import REFUSED, public, redact, refusal, shared
+from packager.formats.index_addresses import REFUSED, find_public, find_refusal, redact_addresses, share_indexes
 from packager.formats.platforms import Platform
 from packager.formats.wheel_locks import DistributionMetadata, Wheel
 
@@ -87,10 +87,12 @@ def run(
 ) -> None:
     """Run pip for another platform than this one, in `folder`."""
     arguments = _command(command, lines, platform, indexes, folder)
-    done = subprocess.run(arguments, capture_output=True, text=True, env=shared(environment), cwd=folder, check=False)
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, env=share_indexes(environment), cwd=folder, check=False
+    )
     if done.returncode:
         _check_content(done.stderr)
-        if refused := refusal(done.stderr) or _silent_refusal(arguments, environment, folder):
+        if refused := find_refusal(done.stderr) or _silent_refusal(arguments, environment, folder):
             raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}")
         raise SourceError(
             f"the package index does not deliver: {find_reason(done.stderr)}",
@@ -153,14 +155,18 @@ def refused_by(
 def _silent_refusal(arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> str | None:
     """Run again verbosely: pip goes on without an index that refuses it, and reports that only then."""
     command = [word for word in arguments if word != "--quiet"] + ["-vv", "--retries", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, env=shared(environment), cwd=folder, check=False)
-    return refusal(done.stdout + done.stderr)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=share_indexes(environment), cwd=folder, check=False
+    )
+    return find_refusal(done.stdout + done.stderr)
 
 
 def find_reason(stderr: str) -> str:
     """Return what pip says went wrong, as one line."""
     errors = [row.strip().removeprefix("ERROR: ") for row in stderr.splitlines() if row.strip().startswith("ERROR")]
-    return redact(re.sub(r"\s+", " ", " ".join(errors or stderr.splitlines()[-1:])))[:500] or "no reason given"
+    return (
+        redact_addresses(re.sub(r"\s+", " ", " ".join(errors or stderr.splitlines()[-1:])))[:500] or "no reason given"
+    )
 
 
 def file_name(address: str) -> str:
@@ -176,7 +182,7 @@ def _wheel(item: JSON, indexes: Sequence[str], environment: Mapping[str, str]) -
     address, metadata = _address(item), item["metadata"]
     digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
     name = canonicalize_name(metadata["name"])
-    return Wheel(name, metadata["version"], file_name(address), digest, public(address, indexes, environment))
+    return Wheel(name, metadata["version"], file_name(address), digest, find_public(address, indexes, environment))
 
 
 def _about(metadata: JSON) -> DistributionMetadata:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from packager.errors import MissingToolError, SourceError, UsageError
 from packager.formats import platforms
-from packager.formats.index_addresses import REFUSED, shared
+from packager.formats.index_addresses import REFUSED, share_indexes
 from packager.formats.platforms import Platform
 from packager.lock.lockers import NoSolutionError, Resolution, ResolveRequest, _pip
 
@@ -40,7 +40,7 @@ _OPTIONS = (
 
 def locks(platform: str) -> bool:
     """See `Locker.locks`."""
-    wanted, here = platforms.parse(platform), platforms.parse(platforms.here())
+    wanted, here = platforms.parse(platform), platforms.parse(platforms.name_host())
     return (wanted.machine, wanted.python) == (here.machine, here.python)
 
 
@@ -48,7 +48,8 @@ def resolve(request: ResolveRequest, platform: Platform, environment: Mapping[st
     """See `Locker.resolve`."""
     if not locks(platform.name):
         raise UsageError(
-            f"pip-tools locks only for the Python it runs on: expected `{platforms.here()}`, got `{platform.name}`",
+            "pip-tools locks only for the Python it runs on: "
+            f"expected `{platforms.name_host()}`, got `{platform.name}`",
             hint="take `--engine uv` for other platforms",
         )
     try:
@@ -86,7 +87,9 @@ def _compile(request: ResolveRequest, environment: Mapping[str, str]) -> list[st
         ]
         for address in request.indexes:
             command += ["--extra-index-url", address]
-        done = subprocess.run(command, capture_output=True, text=True, env=shared(environment), cwd=folder, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=share_indexes(environment), cwd=folder, check=False
+        )
         if done.returncode == 0:
             return [row for row in answer.read_text().splitlines() if re.match(r"[A-Za-z0-9]", row)]
     if "RequirementsConflicted" in done.stderr or "ResolutionImpossible" in done.stderr:

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from packager.canonical import JSON
 from packager.errors import MissingToolError, SourceError, UsageError
 from packager.formats import index_addresses, platforms
-from packager.formats.index_addresses import shared
+from packager.formats.index_addresses import share_indexes
 from packager.formats.platforms import Platform
 from packager.formats.wheel_locks import Wheel
 from packager.lock.lockers import NoSolutionError, Resolution, ResolveRequest
@@ -43,12 +43,12 @@ def resolve(request: ResolveRequest, platform: Platform, environment: Mapping[st
             input="".join(f"{line}\n" for line in request.requirements),
             capture_output=True,
             text=True,
-            env=shared(environment),
+            env=share_indexes(environment),
             cwd=folder,
             check=False,
         )
     if done.returncode:
-        if refused := index_addresses.refusal(done.stderr):
+        if refused := index_addresses.find_refusal(done.stderr):
             raise SourceError(
                 f"the package index at {refused} refuses the login", hint=f"look at {index_addresses.REFUSED}"
             )
@@ -120,7 +120,7 @@ def _wheel(
     name = platform.best(files)
     item = files[name]
     address = item.get("url") or item["path"]
-    public = index_addresses.public(address, request.indexes, environment)
+    public = index_addresses.find_public(address, request.indexes, environment)
     digest = item["hashes"]["sha256"]
     return Wheel(canonicalize_name(package["name"]), package["version"], name, digest, public), address
 
@@ -136,4 +136,4 @@ def _uv() -> str:
 def _reason(stderr: str) -> str:
     """Return uv's explanation as one line."""
     rows = [row.strip(" ×╰─▶│|") for row in stderr.splitlines()]
-    return index_addresses.redact(" ".join(row for row in rows if row))[:600] or "no reason given"
+    return index_addresses.redact_addresses(" ".join(row for row in rows if row))[:600] or "no reason given"

@@ -17,16 +17,16 @@ from packager.policy.language.values import RegoError
 _MODULES = (arithmetic, collecting, encodings, moments, texts)  # importing one writes its built-ins into the table
 
 
-def builtins() -> dict[str, Builtin]:
+def list_builtins() -> dict[str, Builtin]:
     """Return the built-ins by name."""
     return dict(operands.BUILTINS)
 
 
-def arity() -> dict[str, int]:
+def count_operands() -> dict[str, int]:
     """Return the number of operands of each built-in."""
     return {name: len(inspect.signature(function).parameters) for name, function in operands.BUILTINS.items()}
 
 
-def refused(name: str, line: int) -> RegoError:
+def refuse_call(name: str, line: int) -> RegoError:
     """Return the error for a function that does not exist here."""
     return RegoError(f"line {line}: `{name}` is no function of this file and no built-in that is evaluated here")

@@ -8,32 +8,32 @@ from typing import Any
 
 from packager.policy.language import operands, values
 from packager.policy.language.evaluate import BuiltinError, lookup
-from packager.policy.language.values import UNDEFINED, Obj, Set, Undefined, Value, key
+from packager.policy.language.values import UNDEFINED, Obj, Set, Undefined, Value, make_key
 
 
-@operands.built("array.concat")
+@operands.build_value("array.concat")
 def array_concat(a: Value, b: Value) -> Value:
     return (*operands.of_type("array", a), *operands.of_type("array", b))
 
 
-@operands.built("array.reverse")
+@operands.build_value("array.reverse")
 def array_reverse(a: Value) -> Value:
     return tuple(reversed(operands.of_type("array", a)))
 
 
-@operands.built("array.slice")
+@operands.build_value("array.slice")
 def array_slice(a: Value, start: Value, end: Value) -> Value:
-    return operands.of_type("array", a)[max(0, operands.integer(start)) : max(0, operands.integer(end))]
+    return operands.of_type("array", a)[max(0, operands.read_integer(start)) : max(0, operands.read_integer(end))]
 
 
-@operands.built("array.flatten")
+@operands.build_value("array.flatten")
 def array_flatten(a: Value) -> Value:
     return tuple(
         inner for item in operands.of_type("array", a) for inner in (item if isinstance(item, tuple) else (item,))
     )
 
 
-@operands.built("object.get")
+@operands.build_value("object.get")
 def object_get(a: Value, position: Value, default: Value) -> Value:
     found: Value | Undefined = operands.of_type("object", a)
     for name in position if isinstance(position, tuple) else (position,):
@@ -41,7 +41,7 @@ def object_get(a: Value, position: Value, default: Value) -> Value:
     return default if isinstance(found, Undefined) else found
 
 
-@operands.built("object.keys")
+@operands.build_value("object.keys")
 def object_keys(a: Value) -> Value:
     return Set(name for name, _ in operands.of_type("object", a))
 
@@ -49,32 +49,32 @@ def object_keys(a: Value) -> Value:
 def _names(a: Value) -> set[Any]:
     if isinstance(a, Obj):
         return set(a.entries)
-    return {key(item) for item in operands.elements(a)}
+    return {make_key(item) for item in operands.list_elements(a)}
 
 
-@operands.built("object.remove")
+@operands.build_value("object.remove")
 def object_remove(a: Value, names: Value) -> Value:
     gone = _names(names)
-    return Obj((name, item) for name, item in operands.of_type("object", a) if key(name) not in gone)
+    return Obj((name, item) for name, item in operands.of_type("object", a) if make_key(name) not in gone)
 
 
-@operands.built("object.filter")
+@operands.build_value("object.filter")
 def object_filter(a: Value, names: Value) -> Value:
     kept = _names(names)
-    return Obj((name, item) for name, item in operands.of_type("object", a) if key(name) in kept)
+    return Obj((name, item) for name, item in operands.of_type("object", a) if make_key(name) in kept)
 
 
-@operands.built("object.union")
+@operands.build_value("object.union")
 def object_union(a: Value, b: Value) -> Value:
     found = Obj(operands.of_type("object", a))
     for name, item in operands.of_type("object", b):
         known = lookup(found, name)
         both = isinstance(known, Obj) and isinstance(item, Obj)
-        found.entries[key(name)] = (name, object_union(known, item) if both else item)
+        found.entries[make_key(name)] = (name, object_union(known, item) if both else item)
     return found
 
 
-@operands.built("object.union_n")
+@operands.build_value("object.union_n")
 def object_union_n(a: Value) -> Value:
     found: Value = Obj()
     for item in operands.of_type("array", a):
@@ -82,9 +82,9 @@ def object_union_n(a: Value) -> Value:
     return found
 
 
-@operands.built("json.filter")
+@operands.build_value("json.filter")
 def json_filter(a: Value, paths: Value) -> Value:
-    wanted = [_path(item) for item in operands.elements(paths)]
+    wanted = [_path(item) for item in operands.list_elements(paths)]
     if any("" in path or not path for path in wanted):
         raise BuiltinError("expected paths such as `a/b`")
     return _kept(operands.of_type("object", a), wanted)
@@ -99,7 +99,7 @@ def _kept(value: Value, paths: Sequence[tuple[str, ...]]) -> Value:
     for name, item in value:
         rest = [path[1:] for path in paths if path[0] == name]
         if rest:
-            found.entries[key(name)] = (name, _kept(item, rest))
+            found.entries[make_key(name)] = (name, _kept(item, rest))
     return found
 
 
@@ -109,10 +109,10 @@ def _path(value: Value) -> tuple[str, ...]:
     return tuple(value.removeprefix("/").split("/"))
 
 
-@operands.built("json.is_valid")
+@operands.build_value("json.is_valid")
 def json_is_valid(a: Value) -> Value:
     try:
-        values.load(operands.text(a))
+        values.load(operands.read_text(a))
     except RecursionError:
         raise BuiltinError("the document is nested too deeply") from None
     except ValueError:
@@ -120,21 +120,21 @@ def json_is_valid(a: Value) -> Value:
     return True
 
 
-@operands.built("json.unmarshal")
+@operands.build_value("json.unmarshal")
 def json_unmarshal(a: Value) -> Value:
     try:
-        return values.load(operands.text(a))
+        return values.load(operands.read_text(a))
     except (ValueError, RecursionError) as error:
         raise BuiltinError(f"no JSON: {error}") from None
 
 
-@operands.built("graph.reachable")
+@operands.build_value("graph.reachable")
 def graph_reachable(graph: Value, start: Value) -> Value:
-    found, left, edges_of = Set(), operands.elements(start), operands.of_type("object", graph)
+    found, left, edges_of = Set(), operands.list_elements(start), operands.of_type("object", graph)
     while left:
         node = left.pop()
         edges = lookup(edges_of, node)
-        if key(node) not in found.entries and not isinstance(edges, Undefined):
-            found.entries[key(node)] = node
-            left += operands.elements(edges) if isinstance(edges, tuple | Set) else []
+        if make_key(node) not in found.entries and not isinstance(edges, Undefined):
+            found.entries[make_key(node)] = node
+            left += operands.list_elements(edges) if isinstance(edges, tuple | Set) else []
     return found

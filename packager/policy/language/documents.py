@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from packager.policy.language.syntax import Const, Rule
-from packager.policy.language.values import UNDEFINED, Key, Obj, RegoError, Set, Undefined, Value, key
+from packager.policy.language.values import UNDEFINED, Key, Obj, RegoError, Set, Undefined, Value, make_key
 
 
 class Document:
@@ -24,7 +24,7 @@ class Document:
             node._members = node._members or {}
             if not isinstance(item, Const) or (item is rule.path[-1] and rule.kind != "contains"):
                 return
-            node = node._members.setdefault(key(item.value), (item.value, Document()))[1]
+            node = node._members.setdefault(make_key(item.value), (item.value, Document()))[1]
         if rule.kind == "contains":
             node._set = node._set or Set()
 
@@ -32,13 +32,13 @@ class Document:
         node = self
         for name in path:
             node._members = {} if node._members is None else node._members
-            node = node._members.setdefault(key(name), (name, Document()))[1]
+            node = node._members.setdefault(make_key(name), (name, Document()))[1]
         if rule.kind == "contains":
             node._set = Set() if node._set is None else node._set
-            node._set.entries[key(value)] = value
+            node._set.entries[make_key(value)] = value
         elif isinstance(node._leaf, Undefined):
             node._leaf = value
-        elif key(node._leaf) != key(value):
+        elif make_key(node._leaf) != make_key(value):
             raise RegoError(f"line {rule.line}: rule `{rule.name}` has two values")
         if sum((node._set is not None, node._members is not None, not isinstance(node._leaf, Undefined))) > 1:
             raise RegoError(f"line {rule.line}: rule `{rule.name}` is defined in two ways")

@@ -42,7 +42,7 @@ from packager.policy.language.values import (
     Undefined,
     UndefinedError,
     Value,
-    key,
+    make_key,
     type_name,
 )
 
@@ -142,7 +142,7 @@ class Evaluator:
                 yield (value, *rest)
 
     def _function(self, name: str, args: tuple[Value, ...]) -> Value | Undefined:
-        return self._once(name, key(args), lambda: self._answer(name, args))
+        return self._once(name, make_key(args), lambda: self._answer(name, args))
 
     def _answer(self, name: str, args: tuple[Value, ...]) -> Value | Undefined:
         found: Value | Undefined = UNDEFINED
@@ -153,7 +153,7 @@ class Evaluator:
                 continue
             for env in self._match_all(rule.args, args, {}):
                 for value, _ in self._definitions(rule, env):
-                    if not isinstance(found, Undefined) and key(found) != key(value):
+                    if not isinstance(found, Undefined) and make_key(found) != make_key(value):
                         raise RegoError(f"line {rule.line}: function `{rule.name}` has two values for one question")
                     found = value
         return default if isinstance(found, Undefined) else found
@@ -279,8 +279,8 @@ class Evaluator:
                     found += [value for value, _ in self._terms(term.value, there)]
                     continue
                 for (name, value), _ in self._all((term.name, term.value), there):
-                    known = members.entries.setdefault(key(name), (name, value))
-                    if key(known[1]) != key(value):
+                    known = members.entries.setdefault(make_key(name), (name, value))
+                    if make_key(known[1]) != make_key(value):
                         raise RegoError(f"line {term.line}: an object has two values for one name")
         return members if term.kind == "object" else tuple(found) if term.kind == "array" else Set(found)
 
@@ -351,13 +351,13 @@ class Evaluator:
                     yield from self._match_members(pairs, value, env)
             case _:
                 for other, there in self._terms(pattern, env):
-                    if key(other) == key(value):
+                    if make_key(other) == make_key(value):
                         yield there
 
     def _match_members(self, pairs: Sequence[tuple[Term, Term]], value: Obj, env: Env) -> Iterator[Env]:
         for names, there in self._all([name for name, _ in pairs], env):
             found = [lookup(value, name) for name in names]
-            if len(set(map(key, names))) == len(value) and not any(isinstance(item, Undefined) for item in found):
+            if len(set(map(make_key, names))) == len(value) and not any(isinstance(item, Undefined) for item in found):
                 yield from self._match_all([item for _, item in pairs], found, there)
 
 
@@ -373,10 +373,10 @@ def lookup(value: Value, position: Value) -> Value | Undefined:
         inside = isinstance(position, int) and not isinstance(position, bool) and 0 <= position < len(value)
         return value[position] if inside else UNDEFINED
     if isinstance(value, Obj):
-        entry = value.entries.get(key(position))
+        entry = value.entries.get(make_key(position))
         return UNDEFINED if entry is None else entry[1]
     if isinstance(value, Set):
-        return value.entries.get(key(position), UNDEFINED)
+        return value.entries.get(make_key(position), UNDEFINED)
     return UNDEFINED
 
 
@@ -393,7 +393,10 @@ def _put(document: Value, path: Sequence[str], value: Value) -> Value:
         return value
     found = Obj(document) if isinstance(document, Obj) else Obj()
     inner = lookup(found, path[0])
-    found.entries[key(path[0])] = (path[0], _put(Obj() if isinstance(inner, Undefined) else inner, path[1:], value))
+    found.entries[make_key(path[0])] = (
+        path[0],
+        _put(Obj() if isinstance(inner, Undefined) else inner, path[1:], value),
+    )
     return found
 
 

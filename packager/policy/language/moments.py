@@ -21,7 +21,7 @@ _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(
 _SECOND = 10**9
 
 
-@operands.built("semver.is_valid")
+@operands.build_value("semver.is_valid")
 def semver_is_valid(a: Value) -> Value:
     return isinstance(a, str) and _is_version(a)
 
@@ -32,9 +32,9 @@ def _is_version(text: str) -> bool:
     return _SEMVER.fullmatch(text) is not None
 
 
-@operands.built("semver.compare")
+@operands.build_value("semver.compare")
 def semver_compare(a: Value, b: Value) -> Value:
-    left, right = _precedence(operands.text(a)), _precedence(operands.text(b))
+    left, right = _precedence(operands.read_text(a)), _precedence(operands.read_text(b))
     return (left > right) - (left < right)
 
 
@@ -48,9 +48,9 @@ def _precedence(text: str) -> semver.Precedence:
         raise BuiltinError(f"`{text:.40}` is too long for a semantic version") from None
 
 
-@operands.built("time.parse_rfc3339_ns")
+@operands.build_value("time.parse_rfc3339_ns")
 def time_parse_rfc3339_ns(a: Value) -> Value:
-    match = _TIME.fullmatch(operands.text(a))
+    match = _TIME.fullmatch(operands.read_text(a))
     try:
         if match is None:
             raise ValueError("it is not of that form")
@@ -74,28 +74,28 @@ def _in_range(nanoseconds: int) -> int:
 def _moment(a: Value) -> datetime.datetime:
     if isinstance(a, tuple):
         raise BuiltinError("time zones are not evaluated here, only UTC")
-    return datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=_in_range(operands.integer(a)) // _SECOND)
+    return datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=_in_range(operands.read_integer(a)) // _SECOND)
 
 
-@operands.built("time.date")
+@operands.build_value("time.date")
 def time_date(a: Value) -> Value:
     found = _moment(a)
     return (found.year, found.month, found.day)
 
 
-@operands.built("time.clock")
+@operands.build_value("time.clock")
 def time_clock(a: Value) -> Value:
     found = _moment(a)
     return (found.hour, found.minute, found.second)
 
 
-@operands.built("time.weekday")
+@operands.build_value("time.weekday")
 def time_weekday(a: Value) -> Value:
     days = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
     return days[_moment(a).weekday()]
 
 
-@operands.built("time.parse_duration_ns")
+@operands.build_value("time.parse_duration_ns")
 def time_parse_duration_ns(a: Value) -> Value:
     units = {
         "h": 3600 * _SECOND,
@@ -105,15 +105,17 @@ def time_parse_duration_ns(a: Value) -> Value:
         "us": 1000,
         "ns": 1,
     }
-    if not re.fullmatch(r"-?(?:[0-9]{1,9}(?:h|ms|m|s|us|ns))+", operands.text(a)):
+    if not re.fullmatch(r"-?(?:[0-9]{1,9}(?:h|ms|m|s|us|ns))+", operands.read_text(a)):
         raise BuiltinError(f"the duration `{a:.40}` is not evaluated here")
     total = sum(int(size) * units[unit] for size, unit in re.findall(r"([0-9]+)(h|ms|m|s|us|ns)", a))
     return _in_range(-total if a.startswith("-") else total)
 
 
-@operands.built("units.parse_bytes")
+@operands.build_value("units.parse_bytes")
 def units_parse_bytes(a: Value) -> Value:
-    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([KMGTPE]?i?B?|)", operands.text(a), re.ASCII | re.IGNORECASE)
+    match = re.fullmatch(
+        r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([KMGTPE]?i?B?|)", operands.read_text(a), re.ASCII | re.IGNORECASE
+    )
     if match is None or match[2].lower() == "i" or match[2].lower() == "ib":
         raise BuiltinError(f"the size `{a:.40}` is not evaluated here")
     unit = match[2].lower()

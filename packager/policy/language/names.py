@@ -128,7 +128,7 @@ class Names:
         """Refuse a name that is used before the line that declares it."""
         later = set(scope.known)
         for line in found:
-            for var in variables(line):
+            for var in list_variables(line):
                 if var.name in later:
                     raise RegoError(f"line {var.line}: `{var.name}` is used before it is declared")
 
@@ -234,7 +234,7 @@ def _word(term: Term) -> str:
     return str(term.value) if isinstance(term, Const) else "[]"
 
 
-def variables(thing: Term | Statement | Body, *, nested: bool = True) -> list[Var]:
+def list_variables(thing: Term | Statement | Body, *, nested: bool = True) -> list[Var]:
     """Return the variables of a term or of statements; `nested`: those of comprehensions and of `every` as well."""
     found: list[Var] = []
     _collect(thing, nested, found)

@@ -15,7 +15,7 @@ EARLIEST, LATEST = -(2**63), 2**63 - 1
 _MOST_LETTERS = 1 << 24
 
 
-def built(name: str) -> Callable[[Builtin], Builtin]:
+def build_value(name: str) -> Callable[[Builtin], Builtin]:
     def note(function: Builtin) -> Builtin:
         BUILTINS[name] = function
         return function
@@ -29,42 +29,42 @@ def of_type(kind: str, value: Value) -> Any:
     return value
 
 
-def number(value: Value) -> int | Fraction:
+def read_number(value: Value) -> int | Fraction:
     found: int | Fraction = of_type("number", value)
     return found
 
 
-def integer(value: Value) -> int:
-    found = number(value)
+def read_integer(value: Value) -> int:
+    found = read_number(value)
     if not isinstance(found, int) or not EARLIEST <= found <= LATEST:
         raise BuiltinError("expected an integer of 64 bits")
     return found
 
 
-def near(value: Value) -> int | Fraction:
+def read_unrounded(value: Value) -> int | Fraction:
     """Return a number that OPA does not round first."""
-    found = number(value)
+    found = read_number(value)
     if not -LATEST <= found <= LATEST:
         raise BuiltinError("numbers beyond 64 bits are not evaluated here")
     return found
 
 
-def text(value: Value) -> str:
+def read_text(value: Value) -> str:
     return str(of_type("string", value))
 
 
-def elements(value: Value) -> list[Value]:
+def list_elements(value: Value) -> list[Value]:
     """Return the elements of an array or a set."""
     if not isinstance(value, tuple | Set):
         raise BuiltinError(f"expected an array or a set, got a {type_name(value)}")
     return list(value)
 
 
-def texts(value: Value) -> list[str]:
-    return [text(item) for item in elements(value)]
+def read_texts(value: Value) -> list[str]:
+    return [read_text(item) for item in list_elements(value)]
 
 
-def bounded(text: str) -> str:
+def check_bounds(text: str) -> str:
     if len(text) > _MOST_LETTERS:
         raise BuiltinError("the text is too long")
     return text

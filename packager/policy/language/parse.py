@@ -6,7 +6,7 @@ Grammar: openpolicyagent.org, "Policy Reference", without template strings, and 
 
 from __future__ import annotations
 
-from packager.policy.language.scan import KEYWORDS, Word, words
+from packager.policy.language.scan import KEYWORDS, Word, split_words
 from packager.policy.language.syntax import (
     Bind,
     Body,
@@ -27,7 +27,7 @@ from packager.policy.language.syntax import (
     Test,
     Var,
 )
-from packager.policy.language.values import RegoError, number
+from packager.policy.language.values import RegoError, parse_number
 
 _OPERATORS = (
     {"==": "equal", "!=": "neq", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"},
@@ -42,7 +42,7 @@ _DEEPEST = 120
 
 def parse(text: str) -> Module:
     """Read a program. Raises RegoError with the line."""
-    return _Parser(words(text)).module()
+    return _Parser(split_words(text)).module()
 
 
 class _Parser:
@@ -352,7 +352,7 @@ class _Parser:
 
     def _number(self, word: Word, text: str) -> Const:
         try:
-            return Const(number(text))
+            return Const(parse_number(text))
         except ValueError as error:
             raise RegoError(f"line {word.line}: {error}") from None
 

@@ -49,7 +49,7 @@ _MOST_REPEATS = 1000
 
 
 @functools.lru_cache(maxsize=256)
-def compiled(pattern: str) -> re.Pattern[str]:
+def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Return a pattern of RE2 for Python's engine. Raises RegoError for one outside the subset."""
     flags = _FLAGS.match(pattern)
     said = flags[1] if flags else ""
@@ -64,7 +64,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
         raise RegoError(f"`{pattern:.60}` is no regular expression") from None
 
 
-def fits(pattern: re.Pattern[str], text: str) -> None:
+def check_engines(pattern: re.Pattern[str], text: str) -> None:
     """Raise RegoError where Python's engine and RE2 might differ about a text."""
     if pattern.flags & re.IGNORECASE and not (text.isascii() and pattern.pattern.isascii()):
         raise RegoError("letters beyond ASCII are not compared without their case here")
@@ -132,7 +132,7 @@ def _class(pattern: str, at: int) -> tuple[str, int]:
 
 
 @functools.lru_cache(maxsize=256)
-def glob(pattern: str, delimiters: tuple[str, ...]) -> re.Pattern[str]:
+def match_glob(pattern: str, delimiters: tuple[str, ...]) -> re.Pattern[str]:
     """Return a glob as OPA means it: `*` and `?` stop at delimiters, `**` does not. Raises RegoError."""
     if any(len(item) != 1 for item in delimiters):
         raise RegoError("delimiters of a glob are single letters here")

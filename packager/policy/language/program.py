@@ -30,16 +30,16 @@ def load(text: str, *, clock: bool = False) -> Program:
         module = parse.parse(text)
         if module.package != (PACKAGE,):
             raise RegoError(f"expected `package {PACKAGE}`, got `package {'.'.join(module.package)}`")
-        known = builtins.arity() | ({"time.now_ns": 0} if clock else {})
-        named = names.Names(module, known, builtins.refused)
-        return Program(tuple(safety.order(named.resolve(rule)) for rule in module.rules))
+        known = builtins.count_operands() | ({"time.now_ns": 0} if clock else {})
+        named = names.Names(module, known, builtins.refuse_call)
+        return Program(tuple(safety.order_bodies(named.resolve(rule)) for rule in module.rules))
     except RecursionError:
         raise RegoError("the program is nested too deeply") from None
 
 
 def evaluate(program: Program, document: Any, *, now: int | None = None) -> dict[str, Any]:
     """Return the JSON document of the package for an input; `now`: the time in nanoseconds. Raises RegoError."""
-    functions = builtins.builtins() | ({} if now is None else {"time.now_ns": lambda: now})
+    functions = builtins.list_builtins() | ({} if now is None else {"time.now_ns": lambda: now})
     try:
         evaluator = Evaluator(program.rules, 1, values.of_json(document), functions)
         found: dict[str, Any] = values.to_json(evaluator.document())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeAlias
 
-from packager.policy.language.names import ROOTS, variables
+from packager.policy.language.names import ROOTS, list_variables
 from packager.policy.language.syntax import (
     Bind,
     Body,
@@ -43,10 +43,10 @@ class _UnsafeError(Exception):
         self.var = var
 
 
-def order(rule: Rule) -> Rule:
+def order_bodies(rule: Rule) -> Rule:
     """Return a rule whose bodies can be evaluated in order. Raises RegoError for a variable without a value."""
     try:
-        start = frozenset(var.name for item in rule.args for var in variables(item))
+        start = frozenset(var.name for item in rule.args for var in list_variables(item))
         body, known = _body(rule.body, start, start)
         path = tuple(_term(item, known, known)[0] for item in rule.path)
         value, _ = _closed(rule.value, known)
@@ -72,7 +72,7 @@ def _closed(term: Term, known: Known) -> tuple[Term, Known]:
 
 def _body(body: Body, known: Known, visible: Known) -> tuple[Body, Known]:
     """Order the statements of a body; `visible` are variables around it, bound or not. Raises _UnsafeError."""
-    around = visible | frozenset(var.name for line in body for var in variables(line, nested=False))
+    around = visible | frozenset(var.name for line in body for var in list_variables(line, nested=False))
     left, found = list(body), list[Statement]()
     while left:
         unsafe: _UnsafeError | None = None
@@ -113,7 +113,7 @@ def _what(line: Statement, known: Known, visible: Known) -> tuple[Test | Bind | 
             return _some(line.what, known, visible)
         case Every(name, value, domain, body):
             position, after = _term(domain, known, visible)
-            own = frozenset(var.name for item in (name, value) if item is not None for var in variables(item))
+            own = frozenset(var.name for item in (name, value) if item is not None for var in list_variables(item))
             inner, _ = _body(body, known | own, visible | own)
             return Every(name, value, position, inner), after
         case Not(inner_line):
@@ -132,7 +132,7 @@ def _some(what: SomeIn, known: Known, visible: Known) -> tuple[SomeIn, Known]:
 
 def _not(line: Statement, known: Known, visible: Known) -> Not:
     ready, after = _statement(line, known, visible)
-    for var in variables(line, nested=False):
+    for var in list_variables(line, nested=False):
         if var.name in after - known and not _local(line, var):
             raise _UnsafeError(var)
     return Not(ready)
@@ -142,7 +142,7 @@ def _local(line: Statement, var: Var) -> bool:
     """Return whether a statement under `not` declares a variable itself."""
     if isinstance(line.what, SomeIn):
         declared = [item for item in (line.what.name, line.what.value) if item is not None]
-        return var.name in {other.name for item in declared for other in variables(item)}
+        return var.name in {other.name for item in declared for other in list_variables(item)}
     return False
 
 
@@ -239,7 +239,11 @@ def _place(term: Term, known: Known, visible: Known) -> tuple[Term, Known]:
 
 def _comprehension(term: Comprehension, known: Known, visible: Known) -> Comprehension:
     """Order a comprehension: a variable it shares with the body around it needs a value there."""
-    for var in (*variables(term.body), *(variables(term.name) if term.name else ()), *variables(term.value)):
+    for var in (
+        *list_variables(term.body),
+        *(list_variables(term.name) if term.name else ()),
+        *list_variables(term.value),
+    ):
         if var.name in visible and var.name not in known:
             raise _UnsafeError(var)
     lines, there = _body(term.body, known, visible)

@@ -49,7 +49,7 @@ class Word(NamedTuple):
     follows_space: bool
 
 
-def words(text: str) -> list[Word]:
+def split_words(text: str) -> list[Word]:
     """Split a program. Raises RegoError."""
     found, at, line, fresh, spaced = [], 0, 1, True, True
     while at < len(text):

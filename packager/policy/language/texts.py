@@ -21,65 +21,65 @@ _SPACE = (
 )
 
 
-@operands.built("concat")
+@operands.build_value("concat")
 def concat(between: Value, parts: Value) -> Value:
-    return operands.bounded(operands.text(between).join(operands.texts(parts)))
+    return operands.check_bounds(operands.read_text(between).join(operands.read_texts(parts)))
 
 
-@operands.built("contains")
+@operands.build_value("contains")
 def contains(a: Value, b: Value) -> Value:
-    return operands.text(b) in operands.text(a)
+    return operands.read_text(b) in operands.read_text(a)
 
 
-@operands.built("startswith")
+@operands.build_value("startswith")
 def startswith(a: Value, b: Value) -> Value:
-    return operands.text(a).startswith(operands.text(b))
+    return operands.read_text(a).startswith(operands.read_text(b))
 
 
-@operands.built("endswith")
+@operands.build_value("endswith")
 def endswith(a: Value, b: Value) -> Value:
-    return operands.text(a).endswith(operands.text(b))
+    return operands.read_text(a).endswith(operands.read_text(b))
 
 
 def _any(a: Value, ends: Value, how: Callable[[str, str], bool]) -> bool:
-    texts = [a] if isinstance(a, str) else operands.texts(a)
-    found = [ends] if isinstance(ends, str) else operands.texts(ends)
+    texts = [a] if isinstance(a, str) else operands.read_texts(a)
+    found = [ends] if isinstance(ends, str) else operands.read_texts(ends)
     return any(how(text, end) for text in texts for end in found)
 
 
-@operands.built("strings.any_prefix_match")
+@operands.build_value("strings.any_prefix_match")
 def any_prefix_match(a: Value, b: Value) -> Value:
     return _any(a, b, str.startswith)
 
 
-@operands.built("strings.any_suffix_match")
+@operands.build_value("strings.any_suffix_match")
 def any_suffix_match(a: Value, b: Value) -> Value:
     return _any(a, b, str.endswith)
 
 
-@operands.built("indexof")
+@operands.build_value("indexof")
 def indexof(a: Value, b: Value) -> Value:
-    if not operands.text(b):
+    if not operands.read_text(b):
         raise BuiltinError("empty search character")
-    return operands.text(a).find(b)
+    return operands.read_text(a).find(b)
 
 
-@operands.built("indexof_n")
+@operands.build_value("indexof_n")
 def indexof_n(a: Value, b: Value) -> Value:
-    text, part = operands.text(a), operands.text(b)
+    text, part = operands.read_text(a), operands.read_text(b)
     if not part:
         raise BuiltinError("empty search character")
     return tuple(position for position in range(len(text)) if text.startswith(part, position))
 
 
-@operands.built("lower")
+@operands.build_value("lower")
 def lower(a: Value) -> Value:
-    return "".join(_letter(letter, letter.lower()) for letter in operands.text(a))
+    return "".join(_letter(letter, letter.lower()) for letter in operands.read_text(a))
 
 
-@operands.built("upper")
+@operands.build_value("upper")
 def upper(a: Value) -> Value:
-    return "".join(_letter(letter, letter.upper()) for letter in operands.text(a))
+    return "".join(_letter(letter, letter.upper()) for letter in operands.read_text(a))
 
 
 def _letter(letter: str, other: str) -> str:
@@ -89,84 +89,84 @@ def _letter(letter: str, other: str) -> str:
     return other if len(other) == 1 else letter
 
 
-@operands.built("replace")
+@operands.build_value("replace")
 def replace(a: Value, old: Value, new: Value) -> Value:
-    text, part, other = operands.text(a), operands.text(old), operands.text(new)
+    text, part, other = operands.read_text(a), operands.read_text(old), operands.read_text(new)
     if len(text) + text.count(part) * max(0, len(other) - len(part)) > _MOST_LETTERS:
         raise BuiltinError("the text is too long")
     return text.replace(part, other)
 
 
-@operands.built("strings.reverse")
+@operands.build_value("strings.reverse")
 def strings_reverse(a: Value) -> Value:
-    return operands.text(a)[::-1]
+    return operands.read_text(a)[::-1]
 
 
-@operands.built("strings.count")
+@operands.build_value("strings.count")
 def strings_count(a: Value, b: Value) -> Value:
-    return operands.text(a).count(operands.text(b))
+    return operands.read_text(a).count(operands.read_text(b))
 
 
-@operands.built("split")
+@operands.build_value("split")
 def split(a: Value, by: Value) -> Value:
-    text = operands.text(a)
-    return tuple(text.split(by) if operands.text(by) else text)
+    text = operands.read_text(a)
+    return tuple(text.split(by) if operands.read_text(by) else text)
 
 
-@operands.built("substring")
+@operands.build_value("substring")
 def substring(a: Value, start: Value, length: Value) -> Value:
-    text, first, size = operands.text(a), operands.integer(start), operands.integer(length)
+    text, first, size = operands.read_text(a), operands.read_integer(start), operands.read_integer(length)
     if first < 0:
         raise BuiltinError("negative offset")
     return text[first:] if size < 0 else text[first : first + size]
 
 
-@operands.built("trim")
+@operands.build_value("trim")
 def trim(a: Value, letters: Value) -> Value:
-    text, unwanted = operands.text(a), operands.text(letters)
+    text, unwanted = operands.read_text(a), operands.read_text(letters)
     return text.strip(unwanted) if unwanted else text
 
 
-@operands.built("trim_left")
+@operands.build_value("trim_left")
 def trim_left(a: Value, letters: Value) -> Value:
-    text, unwanted = operands.text(a), operands.text(letters)
+    text, unwanted = operands.read_text(a), operands.read_text(letters)
     return text.lstrip(unwanted) if unwanted else text
 
 
-@operands.built("trim_right")
+@operands.build_value("trim_right")
 def trim_right(a: Value, letters: Value) -> Value:
-    text, unwanted = operands.text(a), operands.text(letters)
+    text, unwanted = operands.read_text(a), operands.read_text(letters)
     return text.rstrip(unwanted) if unwanted else text
 
 
-@operands.built("trim_prefix")
+@operands.build_value("trim_prefix")
 def trim_prefix(a: Value, start: Value) -> Value:
-    return operands.text(a).removeprefix(operands.text(start))
+    return operands.read_text(a).removeprefix(operands.read_text(start))
 
 
-@operands.built("trim_suffix")
+@operands.build_value("trim_suffix")
 def trim_suffix(a: Value, end: Value) -> Value:
-    return operands.text(a).removesuffix(operands.text(end))
+    return operands.read_text(a).removesuffix(operands.read_text(end))
 
 
-@operands.built("trim_space")
+@operands.build_value("trim_space")
 def trim_space(a: Value) -> Value:
-    return operands.text(a).strip(_SPACE)
+    return operands.read_text(a).strip(_SPACE)
 
 
-@operands.built("format_int")
+@operands.build_value("format_int")
 def format_int(a: Value, base: Value) -> Value:
     forms = {2: "b", 8: "o", 10: "d", 16: "x"}
     if base not in forms or isinstance(base, bool):
         raise BuiltinError("operand 2 must be one of {2, 8, 10, 16}")
-    return format(math.trunc(operands.number(a)), forms[base])
+    return format(math.trunc(operands.read_number(a)), forms[base])
 
 
-@operands.built("sprintf")
+@operands.build_value("sprintf")
 def sprintf(form: Value, given: Value) -> Value:
     """`%s`, `%d`, `%v`, `%q`, `%x` and `%%` without widths, each for the types that Go has no warning for."""
     left, found, at = list(operands.of_type("array", given)), [], 0
-    text = operands.text(form)
+    text = operands.read_text(form)
     for match in re.finditer(r"%(.)?", text, re.DOTALL):
         found.append(text[at : match.start()])
         at = match.end()
@@ -178,7 +178,7 @@ def sprintf(form: Value, given: Value) -> Value:
             found.append(_formatted(match[1], left.pop(0)))
     if left:
         raise BuiltinError("there are more operands than the text has places")
-    return operands.bounded("".join([*found, text[at:]]))
+    return operands.check_bounds("".join([*found, text[at:]]))
 
 
 def _formatted(letter: str | None, value: Value) -> str:

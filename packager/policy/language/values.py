@@ -49,7 +49,7 @@ class Obj:
     __slots__ = ("entries",)
 
     def __init__(self, pairs: Iterable[tuple[Value, Value]] = ()) -> None:
-        self.entries: dict[Key, tuple[Value, Value]] = {key(name): (name, value) for name, value in pairs}
+        self.entries: dict[Key, tuple[Value, Value]] = {make_key(name): (name, value) for name, value in pairs}
 
     def __iter__(self) -> Iterator[tuple[Value, Value]]:
         """Yield names and values in the order of the names."""
@@ -65,7 +65,7 @@ class Set:
     __slots__ = ("entries",)
 
     def __init__(self, items: Iterable[Value] = ()) -> None:
-        self.entries: dict[Key, Value] = {key(item): item for item in items}
+        self.entries: dict[Key, Value] = {make_key(item): item for item in items}
 
     def __iter__(self) -> Iterator[Value]:
         """Yield the elements in order."""
@@ -75,7 +75,7 @@ class Set:
         return len(self.entries)
 
 
-def key(value: Value) -> Key:
+def make_key(value: Value) -> Key:
     """Return the key that equal values share, and that values are sorted by."""
     match value:
         case None:
@@ -87,9 +87,9 @@ def key(value: Value) -> Key:
         case str():
             return (3, value)
         case tuple():
-            return (4, tuple(map(key, value)))
+            return (4, tuple(map(make_key, value)))
         case Obj():
-            return (5, tuple(sorted((name, key(item)) for name, (_, item) in value.entries.items())))
+            return (5, tuple(sorted((name, make_key(item)) for name, (_, item) in value.entries.items())))
         case Set():
             return (6, tuple(sorted(value.entries)))
     raise TypeError(f"{type(value).__name__} is no value")
@@ -108,17 +108,17 @@ def key_rank(value: Value) -> int:
     return next(position for position, kind in enumerate(kinds) if isinstance(value, kind))
 
 
-def number(text: str) -> int | Fraction:
+def parse_number(text: str) -> int | Fraction:
     """Read a number as JSON writes it. Raises ValueError, also for one beyond 10^300 or of very many digits."""
     if not _NUMBER.fullmatch(text) or len(text) > 1000:
         raise ValueError(f"`{text:.40}` is no number")
     _, _, exponent = text.lower().partition("e")
     if len(exponent) > 5 or abs(int(exponent or 0)) > _MOST_EXPONENT:
         raise ValueError(f"`{text:.40}` is beyond the numbers that are evaluated here")
-    return plain(Fraction(text))
+    return read_plain(Fraction(text))
 
 
-def plain(value: Fraction | int) -> int | Fraction:
+def read_plain(value: Fraction | int) -> int | Fraction:
     """Return an integer as such. Raises RegoError for one of very many digits."""
     if isinstance(value, int) or value.denominator == 1:
         if int(value).bit_length() > _MOST_BITS:
@@ -127,14 +127,14 @@ def plain(value: Fraction | int) -> int | Fraction:
     return value
 
 
-def rounded(value: Fraction | int) -> int | Fraction:
+def round_number(value: Fraction | int) -> int | Fraction:
     """Return the result of an operation as OPA writes it: 64 bits, and the fewest digits that identify it."""
     near = _to_mantissa(Fraction(value))
     for digits in range(1, 25):
         context = Context(prec=digits, rounding=ROUND_HALF_EVEN, Emin=-9999, Emax=9999)
         written = Fraction(context.divide(Decimal(near.numerator), Decimal(near.denominator)))
         if _to_mantissa(written) == near:
-            return plain(written)
+            return read_plain(written)
     return near
 
 
@@ -151,14 +151,14 @@ def _to_mantissa(value: Fraction) -> Fraction:
     raise AssertionError("a number has a mantissa")
 
 
-def operand(value: int | Fraction) -> Fraction:
+def read_operand(value: int | Fraction) -> Fraction:
     """Return a number as OPA's non-integer operations read it."""
     return _to_mantissa(Fraction(value))
 
 
 def load(text: str) -> Value:
     """Read a JSON document. Raises ValueError."""
-    return of_json(json.loads(text, parse_int=number, parse_float=number, parse_constant=_refuse))
+    return of_json(json.loads(text, parse_int=parse_number, parse_float=parse_number, parse_constant=_refuse))
 
 
 def _refuse(word: str) -> Any:
@@ -168,7 +168,7 @@ def _refuse(word: str) -> Any:
 def of_json(value: Any) -> Value:
     """Return the value of a JSON document; floats are read by their shortest digits. Raises ValueError."""
     if isinstance(value, float):
-        return number(repr(value))
+        return parse_number(repr(value))
     if isinstance(value, list | tuple):
         return tuple(map(of_json, value))
     if isinstance(value, dict):

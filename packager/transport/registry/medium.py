@@ -73,9 +73,11 @@ class RegistryBundle:
         self._know([manifest.config, *manifest.layers])
         model = oci.Descriptor(oci.MANIFEST, Blob(digest, len(data)))
         referrers = self.read_referrers(model)
-        listed = oci.index(referrers)  # the registry's own list may name more; this is the one that `Bundle` states
+        listed = oci.write_index(
+            referrers
+        )  # the registry's own list may name more; this is the one that `Bundle` states
         self._small |= {canonical.sha256(content): content for content in (listed, oci.EMPTY_BYTES)}
-        return oci.index([model, *referrers])
+        return oci.write_index([model, *referrers])
 
     def _know(self, descriptors: Sequence[oci.Descriptor]) -> None:
         self._sizes |= {item.blob.digest: item.blob.size for item in descriptors}

@@ -126,5 +126,5 @@ def _list(repository: Repository, bundle: Attached) -> None:
         if ours.keys() <= listed.keys():
             return
         merged = listed | ours
-        repository.put_manifest(tag, oci.index([merged[digest] for digest in sorted(merged)]), oci.INDEX)
+        repository.put_manifest(tag, oci.write_index([merged[digest] for digest in sorted(merged)]), oci.INDEX)
     raise SourceError(f"others keep changing the referrers of `{bundle.digest}`", hint="repeat the command")

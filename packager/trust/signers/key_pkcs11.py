@@ -15,7 +15,7 @@ from urllib.parse import unquote, unquote_to_bytes
 from cryptography.hazmat.primitives import serialization
 
 from packager.errors import MissingToolError, SourceError, UsageError
-from packager.formats.dsse import Key, SignedStatement, pae
+from packager.formats.dsse import Key, SignedStatement, encode_payload
 from packager.trust import keys
 from packager.trust.keys import PublicKey
 from packager.trust.signers import Secret, Signer
@@ -34,7 +34,7 @@ class TokenKey:
 
     def sign(self, payload: bytes) -> SignedStatement:
         """Sign an in-toto payload, in a separate session."""
-        signature, public = self._signed(pae(payload))
+        signature, public = self._signed(encode_payload(payload))
         return SignedStatement(payload, signature, Key(public.fingerprint))
 
     def repeats(self, old: SignedStatement, new: SignedStatement) -> bool:

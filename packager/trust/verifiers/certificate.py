@@ -20,7 +20,7 @@ from packager.errors import (
     UntrustedTimeError,
     UsageError,
 )
-from packager.formats.dsse import Certificates, SignedStatement, pae
+from packager.formats.dsse import Certificates, SignedStatement, encode_payload
 from packager.trust import certificates, keys, timestamps
 from packager.trust.keys import PublicKey
 from packager.trust.model import CertificateSigner, Trust
@@ -38,7 +38,7 @@ def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attes
     if not candidates:
         raise UntrustedSignerError(f"the certificate names no trusted identity: got {_listing(present)}")
     key = _key(leaf)
-    if not key.signed(signed.signature, pae(signed.payload)):
+    if not key.signed(signed.signature, encode_payload(signed.payload)):
         raise BadSignatureError("the signature does not match its statement", subject=candidates[0].name)
     stamped = _stamped_time(signed.signature, material, trust)
     at = stamped or now

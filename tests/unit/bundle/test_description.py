@@ -39,8 +39,8 @@ ALLOWED = {  # members by the page about the config of the specification
 
 def config(contract: Any, sbom: Any) -> dict[str, Any]:
     about = description.describe("m", "1.0.0", contract, sbom)
-    layer = modelpack.layer("model/model.onnx", Blob("sha256:" + "0" * 64, 1))
-    return dict(json.loads(modelpack.config(about, [layer])))
+    layer = modelpack.describe_layer("model/model.onnx", Blob("sha256:" + "0" * 64, 1))
+    return dict(json.loads(modelpack.write_config(about, [layer])))
 
 
 def test_everything_that_is_known_is_there() -> None:

@@ -27,7 +27,7 @@ from tests.support import bundles
 from tests.support.breadth import examples
 from tests.support.tampering import judge, no_store
 
-KEY: PrivateKey = keys.generate("p256")
+KEY: PrivateKey = keys.generate_key("p256")
 FUZZ = settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

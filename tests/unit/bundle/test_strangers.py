@@ -282,7 +282,7 @@ def test_two_bundles_in_a_layout_are_no_bundle(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, keys.PrivateKey]:
     """A signed bundle among 500 statements of other signers, 100 things of no form, and three of 12 MB."""
-    key, other = keys.generate("p256"), keys.generate("p256")
+    key, other = keys.generate_key("p256"), keys.generate_key("p256")
     made = sign(bundles.make(Store(tmp_path_factory.mktemp("crowd") / "store")), key)
     subject = made.digest.removeprefix("sha256:")
     for number in range(500):

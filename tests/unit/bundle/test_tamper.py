@@ -24,7 +24,7 @@ from tests.support.tampering import CHANGES, check_change, check_flips, files_of
 
 @pytest.fixture(scope="module")
 def key() -> PrivateKey:
-    return keys.generate("p256")
+    return keys.generate_key("p256")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_unpacked_modes_and_directories_count(signed: Path, key: PrivateKey, tmp
 
 
 def test_statements_of_others_do_not_count(signed: Path, key: PrivateKey) -> None:
-    stranger = keys.generate("p256")
+    stranger = keys.generate_key("p256")
     failure = refused(signed / "layout", stranger.public)
     assert isinstance(failure, NegativeAnswerError)
     assert key.public.fingerprint[:16] in failure.message
@@ -135,7 +135,7 @@ def test_a_signature_of_another_bundle_does_not_count(key: PrivateKey, store: St
 
 
 def test_two_signers_may_sign_and_either_is_enough(key: PrivateKey, store: Store, tmp_path: Path) -> None:
-    second = keys.generate("p384")
+    second = keys.generate_key("p384")
     transport.save(sign(sign(bundles.make(store), key), second), tmp_path / "b.bundle.tar")
     for signer in (key, second):
         answer = judge(tmp_path / "b.bundle.tar", signer.public)

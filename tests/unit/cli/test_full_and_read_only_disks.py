@@ -53,7 +53,7 @@ REFUSES = {"read-only", "too long", "file in the way", "link in a circle"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a signed bundle, its store and its key."""
-    place, key = tmp_path_factory.mktemp("hard"), keys.generate("p256")
+    place, key = tmp_path_factory.mktemp("hard"), keys.generate_key("p256")
     wheel = deployments.installable("kleines", "1.0", {"kleines/__init__.py": b""})
     save(sign(deployments.carrier(Store(place / "store"), kleines=wheel), key), place / "small.bundle.tar")
     (place / "release.pub").write_bytes(key.public.pem)

@@ -76,19 +76,19 @@ def test_foreign_report_is_validated(place: tuple[str, ...], value: Any) -> None
 def test_stated_outputs_are_read_only_for_the_bundle_s_inputs(tmp_path: Path) -> None:
     store = bundles.store_in(tmp_path)
     tree = Tree.of({"vectors/inputs/01-a.safetensors": store.put(b"in"), "model/model.onnx": store.put(b"m")})
-    stated = reference_outputs.predicate(tree, {"outputs.safetensors": b"out", "outputs.json": b"{}"})
+    stated = reference_outputs.state_outputs(tree, {"outputs.safetensors": b"out", "outputs.json": b"{}"})
     outputs = {"outputs.safetensors": b"out", "outputs.json": b"{}"}
     beside: dict[str, bytes] = {}
     fetch = beside.__getitem__
     assert reference_outputs.read(stated, tree, "x", fetch) == outputs
-    bare, contents = reference_outputs.detach(stated)
+    bare, contents = reference_outputs.detach_outputs(stated)
     with pytest.raises(MalformedError, match="states no reference outputs"):
         reference_outputs.read(bare, tree, "x", fetch)
     beside |= contents
     assert reference_outputs.read(bare, tree, "x", fetch) == outputs
-    assert reference_outputs.predicate(tree, outputs) == stated, "a draft holds its contents"
+    assert reference_outputs.state_outputs(tree, outputs) == stated, "a draft holds its contents"
     with pytest.raises(MalformedError, match="the draft states no reference outputs"):
-        reference_outputs.detach(bare)
+        reference_outputs.detach_outputs(bare)
     other = Tree.of({"vectors/inputs/01-a.safetensors": store.put(b"other")})
     with pytest.raises(WrongSubjectError, match="other inputs than the bundle carries"):
         reference_outputs.read(stated, other, "x", fetch)

@@ -258,7 +258,7 @@ def environment_of(runtime: str, version: str, cache: Path | None = None) -> str
     """Build the environment of a runtime, once per user or in a separate cache."""
     lines = load_conformance(runtime).requirements(version, "3.11")
     place = cache or Path.home() / ".cache" / "packager-tests" / "environments"
-    return str(environments.ensure(lines, "3.11", place))
+    return str(environments.ensure_environment(lines, "3.11", place))
 
 
 def triton(bench: Bench, name: str, numpy: str | None = None, **options: str) -> Any:

@@ -23,7 +23,7 @@ def graph(opset: int = 18, ir: int = 8, **operators: Any) -> dict[str, Any]:
 
 
 def test_an_opset_too_new_says_which_would_do() -> None:
-    answer = runtime_support.judge(graph(21), "onnxruntime", "1.16.3")
+    answer = runtime_support.judge_graph(graph(21), "onnxruntime", "1.16.3")
     assert answer.outcome == "no"
     (reason,) = answer.reasons
     assert reason.message == "the graph is of opset 21 (ai.onnx), onnxruntime 1.16.3 reads up to 19"
@@ -31,20 +31,20 @@ def test_an_opset_too_new_says_which_would_do() -> None:
 
 
 def test_the_opset_proposed_is_one_without_gaps() -> None:
-    (reason,) = runtime_support.judge(graph(23), "onnxruntime", "1.15.1").reasons
+    (reason,) = runtime_support.judge_graph(graph(23), "onnxruntime", "1.15.1").reasons
     assert reason.opset == 18, "1.15.1 opens opset 19 and lacks kernels for it"
 
 
 def test_a_missing_kernel_is_named_with_types_and_remedies() -> None:
-    answer = runtime_support.judge(graph(19, Pad=("19", "T=float32")), "onnxruntime", "1.15.1")
+    answer = runtime_support.judge_graph(graph(19, Pad=("19", "T=float32")), "onnxruntime", "1.15.1")
     (reason,) = answer.reasons
     assert reason.message == "onnxruntime 1.15.1 has no kernel for Pad-19(T=float32)"
     assert reason.fix == "re-export at opset 18, or upgrade to onnxruntime 1.16.0"
-    assert runtime_support.judge(graph(19, Pad=("19", "T=float32")), "onnxruntime", "1.16.0").outcome == "ok"
+    assert runtime_support.judge_graph(graph(19, Pad=("19", "T=float32")), "onnxruntime", "1.16.0").outcome == "ok"
 
 
 def test_all_reasons_are_given() -> None:
-    answer = runtime_support.judge(graph(21, 10, Pad=("21", "T=float32")), "onnxruntime", "1.15.1")
+    answer = runtime_support.judge_graph(graph(21, 10, Pad=("21", "T=float32")), "onnxruntime", "1.15.1")
     assert {reason.limit for reason in answer.reasons} >= {"opset", "ir"}
 
 
@@ -58,31 +58,31 @@ def test_all_reasons_are_given() -> None:
     ],
 )
 def test_what_was_not_measured_is_unknown(facts: dict[str, Any]) -> None:
-    assert runtime_support.judge(facts, "onnxruntime", "1.20.1").outcome == "unknown"
+    assert runtime_support.judge_graph(facts, "onnxruntime", "1.20.1").outcome == "unknown"
 
 
 def test_a_foreign_domain_is_a_no() -> None:
     facts = {**graph(), "operators": {"com.example": {"Magic": {"1": ["?"]}}}}
-    assert runtime_support.judge(facts, "onnxruntime", "1.20.1").outcome == "no"
+    assert runtime_support.judge_graph(facts, "onnxruntime", "1.20.1").outcome == "no"
 
 
 @pytest.mark.parametrize("version", ["1.14.0", "1.99.0", "2.0"])
 def test_an_unknown_version_asks_for_a_probe(version: str) -> None:
-    answer = runtime_support.judge(graph(), "onnxruntime", version)
+    answer = runtime_support.judge_graph(graph(), "onnxruntime", version)
     assert answer.outcome == "unknown" and f"probe onnxruntime=={version}" in (answer.reasons[0].fix or "")
 
 
 def test_an_unmeasured_patch_release_is_as_its_minor() -> None:
-    answer = runtime_support.judge(graph(), "onnxruntime", "1.17.2")
+    answer = runtime_support.judge_graph(graph(), "onnxruntime", "1.17.2")
     assert (answer.outcome, answer.source) == ("ok", "assumed from 1.17.0")
 
 
 def test_triton_is_what_is_inside_it_by_either_name() -> None:
     for version in ("23.07", "2.36.0", "2.36"):
-        answer = runtime_support.judge(graph(19, Pad=("19", "T=float32")), "triton", version)
+        answer = runtime_support.judge_graph(graph(19, Pad=("19", "T=float32")), "triton", version)
         assert answer.outcome == "no" and answer.source == "vendor"
         assert answer.reasons[0].message.endswith("(inside triton 23.07)")
-    assert runtime_support.judge(graph(19, Pad=("19", "T=float32")), "triton", "23.10").outcome == "ok"
+    assert runtime_support.judge_graph(graph(19, Pad=("19", "T=float32")), "triton", "23.10").outcome == "ok"
 
 
 @pytest.mark.parametrize(

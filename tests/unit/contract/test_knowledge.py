@@ -16,7 +16,7 @@ from packager.conform import probing
 from packager.contract import runtime_tables
 from packager.contract.runtime_tables import Kernels, version_key
 from packager.errors import IntegrityError, NegativeAnswerError
-from packager.trust.keys import generate
+from packager.trust.keys import generate_key
 
 SMALL = {
     "format": 1,
@@ -145,7 +145,7 @@ def test_hostile_tables_end_in_our_error(value: object, member: str | None) -> N
 
 
 def test_a_signed_table_is_taken_once_and_never_an_older_one(tmp_path: Path) -> None:
-    key, other = generate("p256"), generate("p256")
+    key, other = generate_key("p256"), generate_key("p256")
     signed = probing.sign(canonical.dump(SMALL), "table", key)
     with pytest.raises(NegativeAnswerError, match="not signed by a trusted key"):
         probing.update(signed, "t", [other.public], tmp_path)
@@ -163,7 +163,7 @@ def test_a_signed_table_is_taken_once_and_never_an_older_one(tmp_path: Path) -> 
 def test_another_statement_of_a_trusted_key_is_no_table(tmp_path: Path) -> None:
     from packager.formats.intoto import Statement
 
-    key = generate("p256")
+    key = generate_key("p256")
     statement = Statement("urn:packager:bundle:v1", "onnxruntime", "0" * 64, SMALL)
     with pytest.raises(IntegrityError, match="about something else"):
         probing.update(key.sign(statement.to_bytes()).to_bytes(), "t", [key.public], tmp_path)

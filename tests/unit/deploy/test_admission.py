@@ -28,7 +28,7 @@ from packager.trust.model import CertificateSigner, KeylessSigner, KeySigner, Pe
 from tests.support import pki
 from tests.support.deployments import DIGEST, OPTIONS, carrier, rendered, snapshot, values
 
-KEY, OTHER, WIDE = (keys.generate(curve).public for curve in ("p256", "p256", "p384"))
+KEY, OTHER, WIDE = (keys.generate_key(curve).public for curve in ("p256", "p256", "p384"))
 ROOT = pki.root()
 IDENTITY, ISSUER = "release@example.com", "https://issuer.example.com"
 TEXT = {"type": "string", "minLength": 1}

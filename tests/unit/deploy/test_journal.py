@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from packager.deploy import install, journal
-from packager.deploy.install import switch
+from packager.deploy.install import switch_release
 from packager.deploy.rollback import roll_back
 from packager.deploy.server_files import CONFIG
 from packager.errors import StorageError, UsageError
@@ -32,7 +32,7 @@ def put(site: Path, name: str, action: str = "install", *, noted: bool = True) -
     """Make a release current as `install` and `upgrade` do; not `noted`, it is killed after the switch."""
     path = release(site, name)
     with journal.record_action(site, times[site], action, name) as note:
-        switch(site, path)
+        switch_release(site, path)
         if noted:
             note("switched")
     if not noted:
@@ -112,7 +112,7 @@ def test_a_killed_rollback_goes_on_back(site: Path) -> None:
 
 def test_an_installation_from_before_goes_back_once(site: Path) -> None:
     """Its journal has upgrades alone, and `previous` names what served before."""
-    switch(site, release(site, "1"))
+    switch_release(site, release(site, "1"))
     put(site, "2", "upgrade")
     assert back(site) == "1"
     with pytest.raises(UsageError):

@@ -82,7 +82,7 @@ def bundle_of(store: Path, graph: bytes, interface: Mapping[str, Any], **more: A
     rows = [wheel_locks.Wheel("numpy", "2.0.0", "numpy-2.0.0-py3-none-any.whl", "0" * 64)]
     files: dict[str, Any] = {
         f"deps/onnxruntime/{name}": text.encode()
-        for name, text in wheel_locks.files({PLATFORM: rows}, (), (PLATFORM,)).items()
+        for name, text in wheel_locks.write_lock_files({PLATFORM: rows}, (), (PLATFORM,)).items()
     }
     files |= {"contract.json": canonical.dump(contract), knobs.FILE: catalogue.schema_bytes(contract)}
     return bundles.make(Store(store), {**files, "model/model.onnx": graph, **more})

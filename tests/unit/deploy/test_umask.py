@@ -21,7 +21,7 @@ from tests.support import deployments
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a signed bundle that carries a wheel, and its key."""
-    place, key = tmp_path_factory.mktemp("signed"), keys.generate("p256")
+    place, key = tmp_path_factory.mktemp("signed"), keys.generate_key("p256")
     wheel = deployments.installable("kleines", "1.0", {"kleines/__init__.py": b""})
     save(sign(deployments.carrier(Store(place / "store"), kleines=wheel), key), place / "small.bundle.tar")
     (place / "release.pub").write_bytes(key.public.pem)

@@ -21,7 +21,7 @@ from packager.lock.runtime_wheels import LockRequest
 from tests.support import package_index
 from tests.support.package_index import PASSWORD, TOKEN, PackageIndex
 
-HERE = platforms.here()
+HERE = platforms.name_host()
 SECRETS = (TOKEN, PASSWORD, "ada:", "ada@")
 
 
@@ -66,7 +66,7 @@ def test_environment_index_is_recorded_by_name_or_not(
     assert found.indexes == ((name,) if name else ())
     (made,) = found.wheels["onnxruntime"][HERE]
     assert (made.name, made.version, made.url) == ("acme-widget", "1.0", None)
-    files = wheel_locks.files(found.wheels["onnxruntime"], found.indexes, ())
+    files = wheel_locks.write_lock_files(found.wheels["onnxruntime"], found.indexes, ())
     closed(json.dumps(found.to_json()) + "".join(files.values()) + repr(events))
     assert ("# also needs the index acme\n" in files["requirements.txt"]) == (name is not None)
     assert any("is not recorded" in str(event) for event in events) == (name is None)
@@ -79,7 +79,9 @@ def test_an_index_that_gave_nothing_is_not_recorded(index: PackageIndex) -> None
     assert found.indexes == ()
     assert index.asked, "it was asked"
     assert not any("is not recorded" in str(event) for event in events)
-    assert index_addresses.used([row.url or "" for row in found.wheels["onnxruntime"][HERE]], own.indexes, {}) == ()
+    assert (
+        index_addresses.list_used([row.url or "" for row in found.wheels["onnxruntime"][HERE]], own.indexes, {}) == ()
+    )
 
 
 def test_pip_gets_the_index_credentials_of_uv_variables(index: PackageIndex) -> None:
@@ -124,7 +126,9 @@ def test_a_toolchain_names_no_address(index: PackageIndex, tmp_path: Path) -> No
     closed(caught.value.message)
     index.files.clear()
     with pytest.raises(SourceError) as caught:
-        environments.ensure([made.requirements], f"{python[0]}.{python[1:]}", tmp_path, environment=environment)
+        environments.ensure_environment(
+            [made.requirements], f"{python[0]}.{python[1:]}", tmp_path, environment=environment
+        )
     closed(f"{caught.value.message} {caught.value.hint}")
 
 
@@ -200,7 +204,7 @@ def test_older_lock_with_a_token_is_relocked(index: PackageIndex) -> None:
     ],
 )
 def test_messages_name_only_the_host_of_an_address(text: str, shown: str) -> None:
-    assert index_addresses.redact(text) == shown
+    assert index_addresses.redact_addresses(text) == shown
 
 
 @pytest.mark.parametrize(

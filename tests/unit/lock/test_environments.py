@@ -20,7 +20,9 @@ WANTED = ("iniconfig==2.0.0",)
 def test_is_built_once_by_many(tmp_path: Path) -> None:
     seen: list[Event] = []
     with ThreadPoolExecutor(4) as pool:
-        found = set(pool.map(lambda _: environments.ensure(WANTED, sys.executable, tmp_path, seen.append), range(4)))
+        found = set(
+            pool.map(lambda _: environments.ensure_environment(WANTED, sys.executable, tmp_path, seen.append), range(4))
+        )
     (python,) = found
     assert [type(event) for event in seen].count(Finished) == 1
     code = "import importlib.metadata as m, sys; print(m.version('iniconfig'), sys.prefix)"
@@ -38,15 +40,20 @@ def test_the_name_follows_the_content_not_the_order(tmp_path: Path) -> None:
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="iniconfig"):
-        environments.ensure(["iniconfig==0.0.0.1"], sys.executable, tmp_path)
+        environments.ensure_environment(["iniconfig==0.0.0.1"], sys.executable, tmp_path)
     with pytest.raises(SourceError):
-        environments.ensure([], "3.2", tmp_path)
+        environments.ensure_environment([], "3.2", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_one_that_lost_its_interpreter_is_built_anew(tmp_path: Path) -> None:
     """An upgrade of the system's Python takes the interpreter away under the environment."""
-    python = environments.ensure([], sys.executable, tmp_path)
+    python = environments.ensure_environment([], sys.executable, tmp_path)
     python.unlink()
     python.symlink_to("/nonexistent/python")
-    assert subprocess.run([environments.ensure([], sys.executable, tmp_path), "-c", ""], check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [environments.ensure_environment([], sys.executable, tmp_path), "-c", ""], check=False
+        ).returncode
+        == 0
+    )

@@ -20,7 +20,7 @@ from packaging.tags import sys_tags
 from packager.deploy.wheels import choose
 from packager.errors import IntegrityError, NegativeAnswerError, UsageError
 from packager.formats import licences, platforms, project_locks, wheel_locks
-from packager.formats.index_addresses import public
+from packager.formats.index_addresses import find_public
 from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
 from packager.lock import runtime_wheels
 from packager.lock.lockers import NoSolutionError, _conflict
@@ -55,7 +55,7 @@ sets = st.dictionaries(st.sampled_from(NAMES), pins, min_size=1).map(
 @given(sets)
 def test_any_lock_is_a_valid_pylock(value: dict[str, tuple[Wheel, ...]]) -> None:
     """The judge is `packaging`, which pip and others read PEP 751 with."""
-    text = wheel_locks.pylock(value, (), ())
+    text = wheel_locks.write_pylock(value, (), ())
     parsed = Pylock.from_dict(tomllib.loads(text))
     parsed.validate()
     judged = {
@@ -77,7 +77,7 @@ def test_both_requirements_forms_name_the_same(value: dict[str, tuple[Wheel, ...
     merged = project_locks.parse(wheel_locks.merged_requirements(value).encode(), "requirements.txt")
     for name, wheels in value.items():
         there = platforms.parse(name).environment()
-        alone = project_locks.parse(wheel_locks.requirements(wheels).encode(), "requirements.txt")
+        alone = project_locks.parse(wheel_locks.write_requirements(wheels).encode(), "requirements.txt")
         here = {
             pin.line.partition(" ;")[0]
             for pin in merged.pins
@@ -112,7 +112,7 @@ def test_platforms_choose_as_pip_does() -> None:
 
 
 def test_this_platform_is_among_those_that_can_be_named() -> None:
-    here = platforms.parse(platforms.here())
+    here = platforms.parse(platforms.name_host())
     ours = {tag for tag in sys_tags() if tag.abi == "none" and tag.interpreter == "py3"}
     assert ours & set(here.tags())
 
@@ -313,17 +313,17 @@ def test_a_file_that_the_own_lock_does_not_accept_is_refused() -> None:
 def test_addresses_are_recorded_without_what_opens_them() -> None:
     index = "https://wheels.example.org/simple"
     given = "https://u:p@wheels.example.org/a.whl?token=x#sha256=1"
-    assert public(given, [index], {}) == "https://wheels.example.org/a.whl"
-    assert public(given, [index], {"PIP_EXTRA_INDEX_URL": "https://wheels.example.org/t0k3n/simple"}) is None
-    assert public("https://mirror.internal/a.whl", [index], {}) is None
-    assert public("file:///srv/a.whl", [index], {}) is None
+    assert find_public(given, [index], {}) == "https://wheels.example.org/a.whl"
+    assert find_public(given, [index], {"PIP_EXTRA_INDEX_URL": "https://wheels.example.org/t0k3n/simple"}) is None
+    assert find_public("https://mirror.internal/a.whl", [index], {}) is None
+    assert find_public("file:///srv/a.whl", [index], {}) is None
 
 
 def unpacked(folder: Path, names: list[str], vendored: list[str]) -> Path:
     deps = folder / "deps"
     (deps / "wheels").mkdir(parents=True)
     value = {name: (wheel("click", "8.5.1", name, pure=False),) for name in names}
-    for name, text in wheel_locks.files(value, (), ()).items():
+    for name, text in wheel_locks.write_lock_files(value, (), ()).items():
         (deps / name).write_text(text)
     for name in vendored:
         (deps / "wheels" / value[name][0].file).write_bytes(b"")
@@ -333,7 +333,7 @@ def unpacked(folder: Path, names: list[str], vendored: list[str]) -> Path:
 
 
 def test_an_installation_takes_the_lock_of_its_own_python(tmp_path: Path) -> None:
-    here, other = platforms.here(), "linux_x86_64-cp399"
+    here, other = platforms.name_host(), "linux_x86_64-cp399"
     deps = unpacked(tmp_path / "a", [here, other], [here])
     assert choose(deps, None).requirements.name == f"requirements-{here}.txt"
     assert choose(deps, None).place == deps / "wheels"
@@ -342,7 +342,7 @@ def test_an_installation_takes_the_lock_of_its_own_python(tmp_path: Path) -> Non
 
 
 def test_other_python_error_lists_carried_ones(tmp_path: Path) -> None:
-    here, other = platforms.here(), "linux_x86_64-cp399"
+    here, other = platforms.name_host(), "linux_x86_64-cp399"
     with pytest.raises(NegativeAnswerError, match=rf"carries wheels for `{other}`, and this is `{here}`") as caught:
         choose(unpacked(tmp_path / "a", [here, other], [other]), None)
     assert "CPython 3.99" in str(caught.value.hint)

@@ -45,7 +45,7 @@ from tests.sigstore import Sigstore
 from tests.support import bundles, environments, pki
 
 STRANGERS = Path(__file__).parents[2] / "data" / "strangers"
-KEY, OTHER = keys.generate("p256"), keys.generate("p384")
+KEY, OTHER = keys.generate_key("p256"), keys.generate_key("p384")
 ROOT = pki.root()
 MIDDLE = ROOT.issue("Middle", ca=True)
 LEAF = MIDDLE.signer()

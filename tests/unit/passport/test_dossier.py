@@ -21,7 +21,7 @@ from packager.release.sign import attest, sign
 from packager.store.store import Store
 from packager.transport.copy import attach
 from packager.trust.attach import with_signed
-from packager.trust.keys import generate
+from packager.trust.keys import generate_key
 from packager.trust.model import as_trust
 from packager.trust.verify import verify
 from tests.support import bundles, deployments
@@ -29,7 +29,7 @@ from tests.support import bundles, deployments
 
 @pytest.fixture
 def facts(store: Store) -> Any:
-    key = generate("p256")
+    key = generate_key("p256")
     bundle = attach(sign(deployments.carrier(store), key), None)
     verification = verify(bundle, as_trust([key.public]))
     assert verification.ok
@@ -68,7 +68,7 @@ def test_a_card_fills_gaps_as_declared(facts: Any) -> None:
 
 def test_who_signed_the_source_is_shown(store: Store, tmp_path: Path) -> None:
     """The passport and the dossier name the publisher that locking demanded, by the signed provenance alone."""
-    key = generate("p256")
+    key = generate_key("p256")
     lock: dict[str, Any] = {
         "source": {"uri": "models:/digits/3", "signed": {"signer": "ci@publisher.example<b>", "form": "cosign"}},
         "export": {"kind": "onnx"},
@@ -79,7 +79,7 @@ def test_who_signed_the_source_is_shown(store: Store, tmp_path: Path) -> None:
         "metadata": {"invocationId": "1", "startedOn": "", "finishedOn": "2026-11-30T00:00:00Z"},
         "byproducts": [],
     }
-    predicate = slsa.predicate({"source": "models:/digits@champion"}, lock, {}, [], run)
+    predicate = slsa.write_predicate({"source": "models:/digits@champion"}, lock, {}, [], run)
 
     def shown(place: Store) -> Any:
         bundle = sign(deployments.carrier(place), key)  # in a store that has no other provenance of it
@@ -97,14 +97,14 @@ def test_who_signed_the_source_is_shown(store: Store, tmp_path: Path) -> None:
 
 def test_a_stranger_names_no_publisher(store: Store) -> None:
     """Provenance that no trusted signer signed is not believed."""
-    key, stranger = generate("p256"), generate("p256")
+    key, stranger = generate_key("p256"), generate_key("p256")
     lock = {"source": {"uri": "m", "signed": {"signer": "x", "form": "cosign"}}, "export": {"kind": "onnx"}}
     run = {
         "builder": {"id": "urn:builder", "version": {}},
         "metadata": {"invocationId": "1", "startedOn": "", "finishedOn": ""},
         "byproducts": [],
     }
-    predicate = slsa.predicate({"source": "m"}, {**lock, "toolchain": {}}, {}, [], run)
+    predicate = slsa.write_predicate({"source": "m"}, {**lock, "toolchain": {}}, {}, [], run)
     bundle = attach(attest(sign(deployments.carrier(store), key), slsa.PREDICATE, predicate, stranger), None)
     facts = describe_bundle(bundle, Judgement(verify(bundle, as_trust([key.public])), keys=[key.public]))
     assert facts["provenance"]["publisher"] is None
@@ -149,7 +149,7 @@ def test_gaps_are_counted(facts: Any) -> None:
 
 def test_statements_of_strangers_are_in_no_answer(store: Store) -> None:
     """Anyone may attach a statement: what it says of runs and of the model's name is no fact of a verified bundle."""
-    ours, theirs = generate("p256"), generate("p256")
+    ours, theirs = generate_key("p256"), generate_key("p256")
     graph = {**bundles.CONTRACT_OF_TINY["graph"], "operators": {"ai.onnx": {"Add": {"14": ["?"]}}}}
     contract = {**bundles.CONTRACT_OF_TINY, "graph": graph}
     unknown = bundles.make(store, {CONTRACT: canonical.dump(contract)})

@@ -16,7 +16,7 @@ from packager.passport.contents import Judgement, describe_bundle
 from packager.passport.page import write_page
 from packager.passport.player import MODULE, WASM, list_parts
 from packager.store.store import Store
-from packager.trust.keys import generate
+from packager.trust.keys import generate_key
 from packager.trust.model import as_trust
 from packager.trust.verify import verify
 from tests.support import bundles, deployments
@@ -86,7 +86,7 @@ def test_a_bundle_that_nothing_was_said_of_is_said_so(facts: Any) -> None:
 
 def test_a_bundle_that_does_not_hold_says_why(store: Store) -> None:
     bundle = bundles.make(store)
-    key = generate("p256").public
+    key = generate_key("p256").public
     verification = verify(bundle, as_trust([key]))
     page = write_page(describe_bundle(bundle, Judgement(verification, keys=[key])))
     assert "✗ no" in page and verification.failure is not None

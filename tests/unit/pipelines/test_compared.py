@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from packager.errors import StepError
-from packager.pipelines.strings import strings
+from packager.pipelines.strings import draw_strings
 from packager.server.pipeline.pipeline import open_pipeline
 from packager.server.protocol.interface import Interface
 from tests.unit.pipelines.conftest import Made
@@ -93,8 +93,8 @@ def test_pairs_and_a_lower_top(classifier: Made, tmp_path: Path) -> None:
 
 
 def test_the_strings_are_the_same_everywhere() -> None:
-    found = list(strings(4000))
-    assert found == list(strings(4000)) and found[:500] == list(strings(500))
+    found = list(draw_strings(4000))
+    assert found == list(draw_strings(4000)) and found[:500] == list(draw_strings(500))
     assert len(set(found)) > 3900 and "" in found and any(len(text) >= 20000 for text in found)
     assert sum(any(0x0900 <= ord(character) < 0x0E00 for character in text) for text in found) > 300
 

@@ -20,7 +20,7 @@ import pytest
 import tritonclient.http
 
 from packager.errors import StepError
-from packager.pipelines.pictures import pictures
+from packager.pipelines.pictures import draw_pictures
 from packager.server.errors import RequestError
 from packager.server.pipeline.pipeline import Pipeline, open_pipeline
 from packager.server.protocol.interface import Interface
@@ -105,7 +105,7 @@ def test_bombs_and_what_is_no_picture(opened: Pipeline, data: bytes, status: int
 
 
 def test_mangled_files_are_an_answer_or_refused(opened: Pipeline) -> None:
-    draw, files = random.Random(0), [data for _, data in pictures(0)]
+    draw, files = random.Random(0), [data for _, data in draw_pictures(0)]
     for _ in range(600):
         data = bytearray(draw.choice(files))
         for _ in range(draw.randint(1, 20)):

@@ -33,9 +33,9 @@ FILES = ["config.json", "model.safetensors", "preprocessor_config.json"]
 )
 def test_the_head_says_the_task(head: str, files: list[str], task: str | None) -> None:
     config = json.dumps({"architectures": [head]}).encode()
-    assert propose.task("transformers", ".", files, lambda path: config) == task
+    assert propose.detect_task("transformers", ".", files, lambda path: config) == task
 
 
 @pytest.mark.parametrize("config", [b"", b"[]", b'{"architectures": 3}', b'{"architectures": []}', b"[" * 100_000])
 def test_a_hostile_configuration_says_nothing(config: bytes) -> None:
-    assert propose.task("transformers", ".", TEXT, lambda path: config) is None
+    assert propose.detect_task("transformers", ".", TEXT, lambda path: config) is None

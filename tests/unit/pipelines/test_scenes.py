@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from packager.errors import StepError
-from packager.pipelines.pictures import open_picture, pictures
+from packager.pipelines.pictures import draw_pictures, open_picture
 from packager.server.errors import RequestError
 from packager.server.pipeline import scenes
 from packager.server.pipeline.parts import Boxes
@@ -36,7 +36,7 @@ def opened(made: Made, out: Path, spec: Any) -> tuple[Any, Pipeline]:
 def test_boxes_of_pictures_of_several_sizes(detector: Made, tmp_path: Path) -> None:
     facts, pipeline = opened(detector, tmp_path / "out", {"task": "object-detection", "threshold": 0.25})
     assert facts["inputs"] > 100 and facts["largest"] < 0.01 and facts["rows"] >= 16 and facts["max_abs"] < 1e-5
-    files = dict(pictures(0))
+    files = dict(draw_pictures(0))
     data = [files[name] for name in ("64x64 RGB PNG", "97x131 RGB JPEG", "320x241 L PNG")]
     prepared = pipeline.prepare([{"image": item} for item in data])
     processor = transformers.AutoImageProcessor.from_pretrained(detector.source)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas
 import pytest
 
-from packager.pipelines.pictures import pictures
+from packager.pipelines.pictures import draw_pictures
 from packager.server import batch, config
 from tests.unit.pipelines.conftest import Made
 from tests.unit.pipelines.test_mlflow import model_of
@@ -25,7 +25,7 @@ from tests.unit.pipelines.test_sounds import wav
 
 pytestmark = pytest.mark.slow  # every task once more; each has quick tests of its own
 TEXTS = ["a small cat", "naïve 東京 🙂", "word " * 60]
-PICTURES = [data for name, data in pictures(0) if name in ("64x64 RGB PNG", "97x131 RGB JPEG", "320x241 L JPEG")]
+PICTURES = [data for name, data in draw_pictures(0) if name in ("64x64 RGB PNG", "97x131 RGB JPEG", "320x241 L JPEG")]
 SOUNDS = [wav(0.4 * np.sin(np.arange(12_000) / pitch)) for pitch in (3, 5, 9)]
 CASES: dict[str, tuple[Any, list[dict[str, Any]]]] = {
     "encoder": ("sentence-embedding", [{"text": TEXTS[0]}]),  # it pads on the left: a row changes with its company

@@ -41,7 +41,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PACKAGER_STORE", str(tmp_path / "store"))
     for name in ("release", "other"):
-        keys.save(keys.generate("p256"), tmp_path / f"{name}.pem", tmp_path / f"{name}.pub", None)
+        keys.save(keys.generate_key("p256"), tmp_path / f"{name}.pem", tmp_path / f"{name}.pub", None)
     key = keys.load_private(tmp_path / "release.pem", lambda: None)
     bundle = attest(sign(deployments.carrier(Store(tmp_path / "made")), key), slsa.PREDICATE, SOURCE, key)
     save(bundle, tmp_path / "tiny.tar")
@@ -318,7 +318,7 @@ def trust(place: Path) -> Callable[[], list[str]]:
     """Return what makes options of a trust file: `release` signs bundles, `other` is trusted besides."""
 
     def made() -> list[str]:
-        keys.save(keys.generate("p256"), place / "root.pem", place / "root.pub", None)
+        keys.save(keys.generate_key("p256"), place / "root.pem", place / "root.pub", None)
         root = ["--root-key", "root.pem"]
         start = ["trust", "init", "t.trust", "--name", "acme", "--days", "30", *root]
         for words in (

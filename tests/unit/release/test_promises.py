@@ -26,7 +26,7 @@ from packager.steps import _cases, export
 from tests.conftest import Run
 from tests.unit.exporters.test_described import convolved, saved
 
-HEAD = f"name: m\nversion: 1.0.0\nsource: m.onnx\npolicy: dev\nplatforms: [{platforms.here()}]\n"
+HEAD = f"name: m\nversion: 1.0.0\nsource: m.onnx\npolicy: dev\nplatforms: [{platforms.name_host()}]\n"
 
 
 def built(packager: Run, folder: Path, recipe: str = "") -> dict[str, Any]:

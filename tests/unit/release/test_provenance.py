@@ -26,8 +26,8 @@ RUN = slsa.Run("https://ci.example/w", "1.0", "urn:uuid:1", "2027-01-01T00:00:00
 
 
 def whole() -> dict[str, Any]:
-    facts = intoto.embedded(slsa.FACTS, canonical.dump({"name": "digits"}))
-    return slsa.predicate(
+    facts = intoto.embed_resource(slsa.FACTS, canonical.dump({"name": "digits"}))
+    return slsa.write_predicate(
         {"name": "digits"}, {"format": 2}, {"card.md": "sha256:" + "0" * 64}, [], RUN.to_json([facts])
     )
 
@@ -89,13 +89,13 @@ def test_drafts_are_signed_stay_in_the_store_and_survive_its_collector(store: St
     bundles.make(store)
     store.draft("tiny", "1.0.0", {slsa.PREDICATE: store.put(canonical.dump(whole())).digest})
     store.release()
-    collector.collect(store)
+    collector.collect_store(store)
     from packager.bundle.bundle import open_bundle
 
     bundle = open_bundle("tiny:1.0.0", lambda: store)
     assert read_drafts(bundle) == {slsa.PREDICATE: whole()}
     assert not bundle.referrers, "a draft does not travel"
-    key = keys.generate("p256")
+    key = keys.generate_key("p256")
     signed = sign(bundle, key)
     update_referrers(signed)
     kinds = [item.statement.predicate_type for item in verify(signed, [key.public]).evidence]

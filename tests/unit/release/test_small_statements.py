@@ -26,7 +26,7 @@ from tests.sigstore import Sigstore
 from tests.support import bundles, pki
 from tests.support.tampering import no_store
 
-KEY = keys.generate("p256")
+KEY = keys.generate_key("p256")
 HOLDER = pki.root().signer()
 OUTPUTS = {"outputs.safetensors": bytes(range(256)) * 12_000, "outputs.json": b'{"inputs":[]}'}
 
@@ -43,7 +43,7 @@ def built(tmp_path: Path) -> Bundle:
     store = Store(tmp_path / "store")
     bundle = bundles.make(store)
     drafts = {
-        reference_outputs.PREDICATE: canonical.dump(reference_outputs.predicate(bundle.tree, OUTPUTS)),
+        reference_outputs.PREDICATE: canonical.dump(reference_outputs.state_outputs(bundle.tree, OUTPUTS)),
         cyclonedx.PREDICATE: canonical.dump({"bomFormat": "CycloneDX"}),
         slsa.PREDICATE: canonical.dump({"buildDefinition": {}}),
         "urn:scan": b"{}",
@@ -91,7 +91,7 @@ def test_missing_and_changed_evidence_is_noticed(built: Bundle, tmp_path: Path) 
 
 def test_outputs_inside_a_statement_are_still_read(built: Bundle) -> None:
     """As earlier versions signed them."""
-    predicate = reference_outputs.predicate(built.tree, {"outputs.json": b"{}"})
+    predicate = reference_outputs.state_outputs(built.tree, {"outputs.json": b"{}"})
     assert outputs_of(
         attest(
             sign(bundles.make(Store(built.medium.store.root / "other")), KEY),
@@ -147,7 +147,7 @@ def test_what_only_looks_signed_keeps_no_signature_away(built: Bundle, instance:
         new = signer.sign(intoto.Statement("urn:x", "x", "0" * 64, {}).to_bytes())
         document = json.loads(new.to_bytes())
         assert signer.repeats(dsse.parse(new.to_bytes()), new)
-        stranger = keys.generate("p256")
+        stranger = keys.generate_key("p256")
         forged = json.loads(json.dumps(document))
         forged["dsseEnvelope"]["signatures"][0]["sig"] = base64.b64encode(stranger.sign_bytes(b"x")).decode()
         assert not signer.repeats(dsse.parse(json.dumps(forged).encode()), new)

@@ -103,7 +103,7 @@ def test_a_signature_is_of_every_file(hub: StubHub) -> None:
 
 def test_a_publisher_s_signature_is_demanded_of_it(hub: StubHub, tmp_path: Path) -> None:
     """OpenSSF Model Signing over the repository, other formats of the weights included."""
-    key = keys.generate("p256")
+    key = keys.generate_key("p256")
     (tmp_path / "publisher.pub").write_bytes(key.public.pem)
     blobs = {path: Blob(f"sha256:{hashlib.sha256(data).hexdigest()}", len(data)) for path, data in FILES.items()}
     blobs.pop(".gitattributes")  # as every signer of this form does

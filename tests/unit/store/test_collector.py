@@ -44,27 +44,27 @@ def remembered(store: Store, number: int) -> str:
 
 
 def test_only_unused_blobs_are_deleted(store: Store) -> None:
-    key = keys.generate("p256")
+    key = keys.generate_key("p256")
     copy.update_referrers(sign(bundles.make(store), key))
     tree = remembered(store, 1)
     needed = collector.bundle_digests(store) | collector.step_digests(store)
     orphan = store.put(b"not in use at all").digest
     store = again(store)
     assert collector.measure_store(store).unneeded >= 17
-    freed = collector.collect(store)
+    freed = collector.collect_store(store)
     assert orphan not in digests(store)
     assert freed.size >= 17
     assert needed <= digests(store)
     assert store.has_tree(tree)
     bundle = bundles.read(bundles.StoredBundle(store, store.entry("tiny", "1.0.0"), "tiny"))
     assert verify(bundle, [key.public]).ok
-    assert collector.collect(again(store)) == collector.Freed(0, 0, 0)
+    assert collector.collect_store(again(store)) == collector.Freed(0, 0, 0)
 
 
 def test_steps_are_forgotten_on_request_only(store: Store) -> None:
     tree = remembered(store, 1)
-    assert collector.collect(again(store)).steps == 0
-    assert collector.collect(again(store), steps=True).steps == 1
+    assert collector.collect_store(again(store)).steps == 0
+    assert collector.collect_store(again(store), steps=True).steps == 1
     assert tree not in digests(store)
     assert remembered(again(store), 1) == tree
 
@@ -73,9 +73,9 @@ def test_leased_blobs_are_kept(store: Store) -> None:
     orphan = store.put(b"used").digest
     other = Store(store.root.parent)
     assert collector.measure_store(other).in_use >= 4
-    collector.collect(other)
+    collector.collect_store(other)
     assert orphan in digests(store)
-    collector.collect(again(store))
+    collector.collect_store(again(store))
     assert orphan not in digests(store)
 
 
@@ -84,7 +84,7 @@ def test_blob_in_a_lease_is_kept(store: Store) -> None:
     orphan = store.put(b"from an earlier process").digest
     seeing = again(store)
     assert seeing.has(orphan)
-    collector.collect(Store(store.root.parent))
+    collector.collect_store(Store(store.root.parent))
     assert seeing.get(orphan)
 
 
@@ -107,19 +107,19 @@ def test_environments_in_use_are_kept(store: Store) -> None:
     building = again(store)
     building.hold_environment("b2")
     assert collector.measure_store(building).environments == 400
-    freed = collector.collect(Store(store.root.parent))
+    freed = collector.collect_store(Store(store.root.parent))
     assert (freed.environments, freed.size >= 200) == (2, True)
     assert {path.name for path in lost.parent.iterdir()} == {"a1", "b2"}
-    assert collector.collect(again(building)).environments == 1
+    assert collector.collect_store(again(building)).environments == 1
     assert used.is_dir() and not held.exists()
-    assert collector.collect(Store(store.root.parent), steps=True).environments == 1
+    assert collector.collect_store(Store(store.root.parent), steps=True).environments == 1
     assert not list(lost.parent.iterdir()) and not list((store.root / "tmp").iterdir())
 
 
 def test_linked_environments_are_not_collected(store: Store, tmp_path: Path) -> None:
     (tmp_path / "shared" / "e1").mkdir(parents=True)
     (store.root / environments.TOOLCHAINS).symlink_to(tmp_path / "shared")
-    assert collector.collect(store).environments == 0
+    assert collector.collect_store(store).environments == 0
     assert (tmp_path / "shared" / "e1").is_dir()
 
 
@@ -151,14 +151,14 @@ def test_collecting_during_builds_breaks_none(tmp_path: Path) -> None:
     builds = [subprocess.Popen([*command, str(seed + n)], stderr=subprocess.PIPE, text=True) for n in range(3)]
     rounds = 0
     while any(build.poll() is None for build in builds):
-        collector.collect(store, steps=True)
+        collector.collect_store(store, steps=True)
         rounds += 1
     for build in builds:
         assert build.stderr
         assert build.wait() == 0, build.stderr.read()
         build.stderr.close()
     assert rounds > 3
-    collector.collect(store)
+    collector.collect_store(store)
     condition = collector.check(store)
     assert not condition.damaged
     assert not condition.incomplete
@@ -173,17 +173,17 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], check=False)
     store = Store(tmp_path / "s")
     assert len(digests(store)) == 1
-    collector.collect(store)
+    collector.collect_store(store)
     assert not digests(store)
 
 
 def test_partial_blobs_are_deleted_unless_being_received(store: Store) -> None:
     (store.root / "partial" / ("a" * 64)).write_bytes(b"half")
-    collector.collect(store)
+    collector.collect_store(store)
     assert not list((store.root / "partial").iterdir())
     with (store.root / "partial" / ("b" * 64)).open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        collector.collect(Store(store.root.parent))
+        collector.collect_store(Store(store.root.parent))
         assert list((store.root / "partial").iterdir())
 
 

@@ -26,7 +26,7 @@ from packager.trust.verify import verify
 from tests.support import bundles
 from tests.support.breadth import examples
 
-KEY = keys.generate("p256")
+KEY = keys.generate_key("p256")
 MB = 1 << 20
 
 

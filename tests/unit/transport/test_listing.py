@@ -24,7 +24,7 @@ from tests.support import bundles
 from tests.support.stub_registry import Stub, serving
 from tests.unit.transport.test_transfer import QUICK, name_of, opened, push
 
-KEY = keys.generate("p256")
+KEY = keys.generate_key("p256")
 DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 

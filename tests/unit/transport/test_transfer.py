@@ -30,7 +30,7 @@ from tests.support import bundles
 from tests.support.stub_registry import Stub, serving
 
 QUICK = Settings(patience=Patience(attempts=4, first=0.01, longest=0.05), jobs=2)
-KEY = keys.generate("p256")
+KEY = keys.generate_key("p256")
 PIECE = 1 << 20
 
 
@@ -317,7 +317,7 @@ def _attach(stub: Stub, manifest: bytes) -> None:
 
 
 def test_signing_in_a_registry_adds_to_what_is_there(bundle: Bundle, store: Store) -> None:
-    second = keys.generate("p384")
+    second = keys.generate_key("p384")
     with serving() as stub:
         push(stub, bundle)
         copy.update_referrers(sign(opened(stub), second))

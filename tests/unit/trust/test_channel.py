@@ -142,7 +142,7 @@ def test_over_http_and_on_the_command_line(tmp_path: Path, packager: Run) -> Non
         server.shutdown()
         server.server_close()
     assert (tmp_path / "installed").read_bytes() == (tmp_path / "t").read_bytes()
-    evil = keys.generate("p256")
+    evil = keys.generate_key("p256")
     content = edit.new_content("acme", [evil.public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
     publish(tmp_path / "channel", 2, file.write({**content, "serial": 2}, [evil]).to_bytes())
     folder = f"tuf+{(tmp_path / 'channel').as_uri()}#acme.trust"

@@ -15,7 +15,7 @@ from packager.trust import keys
 from packager.trust.model import KeySigner, Trust
 from packager.trust.verifiers import key as verifier
 
-KEY = keys.generate("p384")
+KEY = keys.generate_key("p384")
 PAYLOAD = intoto.Statement(intoto.MODEL_SIGNING_PREDICATE, "m", "0" * 64, {}).to_bytes()
 
 
@@ -59,7 +59,7 @@ def test_embedded_key_is_not_trusted() -> None:
 
     signed = dsse.parse(document(key_itself))
     with pytest.raises(UntrustedSignerError):
-        verifier.verify(signed, Trust((KeySigner("other", keys.generate("p384").public),)), None)
+        verifier.verify(signed, Trust((KeySigner("other", keys.generate_key("p384").public),)), None)
 
 
 @pytest.mark.parametrize("entries", [[{}], {}, "", None, 7])

@@ -19,18 +19,18 @@ from packager.trust import keys
 
 @pytest.mark.parametrize("curve", ["p256", "p384"])
 def test_sign_and_verify(curve: str, tmp_path: Path) -> None:
-    key = keys.generate(curve)
+    key = keys.generate_key(curve)
     keys.save(key, tmp_path / "k.pem", tmp_path / "k.pub", b"secret")
     signed = keys.load_private(tmp_path / "k.pem", lambda: b"secret").sign(b"payload")
     assert keys.load_public(tmp_path / "k.pub").verifies(signed)
-    assert not keys.generate(curve).public.verifies(signed)
+    assert not keys.generate_key(curve).public.verifies(signed)
     assert not key.public.verifies(dsse.SignedStatement(b"Payload", signed.signature, signed.material))
     assert key.sign(b"payload") == signed, "signatures are deterministic"
     assert dsse.parse(signed.to_bytes()) == signed
 
 
 def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
-    key = keys.generate("p256")
+    key = keys.generate_key("p256")
     keys.save(key, tmp_path / "k.pem", tmp_path / "k.pub", None)
     with pytest.raises(UsageError, match="exists"):
         keys.save(key, tmp_path / "k.pem", tmp_path / "other.pub", None)
@@ -68,7 +68,7 @@ def test_no_key_at_all(tmp_path: Path, data: bytes) -> None:
 
 
 def good() -> dict[str, canonical.JSON]:
-    document: dict[str, canonical.JSON] = json.loads(keys.generate("p256").sign(b"{}").to_bytes())
+    document: dict[str, canonical.JSON] = json.loads(keys.generate_key("p256").sign(b"{}").to_bytes())
     return document
 
 
@@ -101,5 +101,5 @@ def test_the_encoding_that_is_signed_is_the_published_one() -> None:
     """Example of the DSSE specification, with our payload type."""
     payload = b"hello world"
     kind = dsse.IN_TOTO
-    assert dsse.pae(payload) == f"DSSEv1 {len(kind)} {kind} 11 hello world".encode()
+    assert dsse.encode_payload(payload) == f"DSSEv1 {len(kind)} {kind} 11 hello world".encode()
     assert base64.b64decode(good()["dsseEnvelope"]["payload"]) == b"{}"

@@ -34,7 +34,7 @@ FACTS = "urn:packager:facts:v1"
 def folder(tmp_path: Path) -> Path:
     """Two key pairs, an unsigned bundle as a file and in a store, with what its build left there."""
     for name in ("release", "test"):
-        keys.save(keys.generate("p256"), tmp_path / f"{name}.pem", tmp_path / f"{name}.pub", None)
+        keys.save(keys.generate_key("p256"), tmp_path / f"{name}.pem", tmp_path / f"{name}.pub", None)
     store = Store(tmp_path / "store")
     bundle = bundles.make(store)
     left = {kind: store.put(canonical.dump({"of": kind})).digest for kind in (slsa.PREDICATE, FACTS)}
@@ -121,7 +121,7 @@ def test_a_wrong_passphrase_and_no_key_are_two_messages(folder: Path, packager: 
 def test_old_encrypted_forms_have_the_same_messages(tmp_path: Path) -> None:
     from cryptography.hazmat.primitives import serialization
 
-    pem = keys.generate("p256").key.private_bytes(
+    pem = keys.generate_key("p256").key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.TraditionalOpenSSL,
         serialization.BestAvailableEncryption(b"right"),
@@ -269,7 +269,7 @@ def test_foreign_provenance_is_not_signed_as_ours(folder: Path, packager: Run) -
     assert read_drafts(stranger) == {}
     with pytest.raises(UsageError, match="is left to be signed"):
         with_drafts(stranger)
-    assert {kind for _, _, kind in list_statements(sign(stranger, keys.generate("p256")))}.isdisjoint(
+    assert {kind for _, _, kind in list_statements(sign(stranger, keys.generate_key("p256")))}.isdisjoint(
         {slsa.PREDICATE, FACTS}
     )
 
@@ -278,7 +278,7 @@ def test_foreign_provenance_is_not_signed_as_ours(folder: Path, packager: Run) -
 
 
 def content(*entries: tuple[keys.PrivateKey, dict[str, str]], require: bool = False) -> model.Trust:
-    made = edit.new_content("acme", [keys.generate("p256").public], 1, pki.NOW + 99 * pki.DAY)
+    made = edit.new_content("acme", [keys.generate_key("p256").public], 1, pki.NOW + 99 * pki.DAY)
     for key, times in entries:
         made = edit.with_signer(made, "release", {"key": key.public.pem.decode(), **times})
     if require:
@@ -291,7 +291,7 @@ def moment(days: int) -> str:
 
 
 def test_one_name_may_have_several_keys_each_with_its_time(folder: Path) -> None:
-    old, new = keys.generate("p256"), keys.generate("p384")
+    old, new = keys.generate_key("p256"), keys.generate_key("p384")
     found = content((old, {"until": moment(1)}), (new, {"from": moment(-1)}), require=True)
     bundle = open_bundle("tiny:1.0.0", lambda: Store(folder / "store"))
     for key in (old, new):
@@ -302,7 +302,7 @@ def test_one_name_may_have_several_keys_each_with_its_time(folder: Path) -> None
 
 
 def test_one_key_may_count_in_two_spans(folder: Path) -> None:
-    key = keys.generate("p256")
+    key = keys.generate_key("p256")
     found = content((key, {"until": moment(-5)}), (key, {"from": moment(-1), "until": moment(1)}))
     bundle = sign(open_bundle("tiny:1.0.0", lambda: Store(folder / "store")), key)
     for days, ok in ((-9, True), (-3, False), (0, True), (5, False)):
@@ -348,7 +348,7 @@ def test_keys_of_a_name_on_the_command_line(folder: Path, packager: Run) -> None
 
 
 def test_an_empty_list_of_keys_is_refused() -> None:
-    made = edit.new_content("acme", [keys.generate("p256").public], 1, dt.datetime.now(dt.UTC))
+    made = edit.new_content("acme", [keys.generate_key("p256").public], 1, dt.datetime.now(dt.UTC))
     for value in ([], [[]], ["x"]):
         with pytest.raises((ValueError, NegativeAnswerError)):
             model.parse(canonical.dump({**made, "signers": {"release": value}}))

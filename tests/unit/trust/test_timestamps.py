@@ -105,7 +105,7 @@ def test_garbage_is_a_value_error(data: bytes) -> None:
 
 @given(st.integers(0, 2**80))
 def test_integers_round_trip(number: int) -> None:
-    value = der.parse(der.integer(number)).of(der.INTEGER)
+    value = der.parse(der.write_integer(number)).of(der.INTEGER)
     assert int.from_bytes(value.content, signed=True) == number
 
 

@@ -30,7 +30,7 @@ from tests.conftest import Run
 from tests.support import pki
 
 NOW = dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
-ROOT, SECOND, RELEASE = (keys.generate(curve) for curve in ("p256", "p384", "p256"))
+ROOT, SECOND, RELEASE = (keys.generate_key(curve) for curve in ("p256", "p384", "p256"))
 SCHEMA = json.loads(model.build_schema())
 
 
