@@ -49,10 +49,10 @@ def write_models(folder: Path, names: list[str]) -> None:
         x, y = (helper.make_tensor_value_info(port, 1, ["batch", number + 2]) for port in "xy")
         graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), own / "m.onnx")
-        here = platforms.here()
+        here = platforms.name_host()
         text = f"name: {name}\nversion: 1.0.0\nsource: ./m.onnx\npolicy: dev\nplatforms: [{here}]\n"
         (own / "bundle.yaml").write_text(text)
-    keys.save(keys.generate("p256"), folder / "release.pem", folder / "release.pub", None)
+    keys.save(keys.generate_key("p256"), folder / "release.pem", folder / "release.pub", None)
 
 
 @dataclass
