@@ -22,11 +22,11 @@ def check(value: JSON, schema: Mapping[str, JSON], where: str) -> Iterator[str]:
         return
     if "type" in schema and not _is(value, schema["type"]):
         yield f"`{where}` is not of type {schema['type']}"
-    elif "enum" in schema and value not in schema["enum"]:
+    elif "enum" in schema and not any(_is_same(value, choice) for choice in schema["enum"]):
         yield f"`{where}` is none of {', '.join(map(str, schema['enum']))}"
     elif isinstance(value, str) and not re.search(schema.get("pattern", ""), value):
         yield f"`{where}` does not look like {schema['pattern']}"
-    elif isinstance(value, int | float) and value < schema.get("minimum", value):
+    elif isinstance(value, int | float) and not isinstance(value, bool) and value < schema.get("minimum", value):
         yield f"`{where}` is below {schema['minimum']}"
     elif isinstance(value, list):
         yield from _items(value, schema, where)
@@ -59,6 +59,11 @@ def _members(value: Mapping[str, JSON], schema: Mapping[str, JSON], where: str) 
             yield f"`{where}` has the unknown member `{name:.60}`"
         elif isinstance(others, dict):
             yield from check(member, others, f"{where}.{name}")
+
+
+def _is_same(value: JSON, choice: JSON) -> bool:
+    """Tell whether a value is a choice of an `enum`, all of which are scalars; in JSON `true` is not 1."""
+    return value == choice and isinstance(value, bool) == isinstance(choice, bool)
 
 
 def _is(value: JSON, kinds: JSON) -> bool:
