@@ -10,7 +10,7 @@ as they are here. `Conformance` lists those of its `conform.py` likewise. Beside
     probe.py         what measures a version: a `Prober`
     versions.json, kernels.json    what is known of its versions (`packager.contract.runtime_tables`)
 
-A function of either with a parameter `tables` is given what is known of runtimes where it is asked, which may be more
+A function of either with a parameter `tables` is given what is known of runtimes where it is called, which may be more
 than ships: `tables(name)` is a `Table` of `packager.contract.runtime_tables`, `load_shipped` from there its default.
 
 They are found beside the package, wherever it is installed: an entry point in the group `packager.runtimes` is enough.

@@ -195,7 +195,7 @@ def measure_drift(
     from packager.errors import UsageError
     from packager.release import proofs
 
-    asked = drift.read_thresholds(thresholds)
+    limits = drift.read_thresholds(thresholds)
     statements = [item.statement for item in verifier.require(bundle, on_event)] if verifier else None
     known = proofs.find_distributions(bundle, statements)
     if known is None:
@@ -204,7 +204,7 @@ def measure_drift(
             f"{who} on which data `{bundle.name}:{bundle.version}` was measured",
             hint="name rows under `evaluation` or `samples` in the recipe, build and sign: so distributions travel",
         )
-    return drift.measure_drift(known, data, columns or {}, asked)
+    return drift.measure_drift(known, data, columns or {}, limits)
 
 
 def upgrade_bundle(

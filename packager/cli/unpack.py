@@ -46,7 +46,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "signature_checked": judge is not None,
         "model_signing": signatures,
     }
-    checked = "signature checked" if judge else "signature not asked for"
+    checked = "signature checked" if judge else "signature not demanded"
     rows = [f"unpacked {bundle.name}:{bundle.version} to {args.directory} ({format_size(bundle.size)}, {checked})"]
     for path in signatures:
         rows.append(f"also: model_signing verify key --public_key PUB --signature {path} {args.directory}")

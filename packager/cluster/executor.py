@@ -31,7 +31,7 @@ _AGAIN = "release again: what was done is remembered, and is not done again"
 class ClusterExecutor:
     """Has a cluster perform actions of one model: `ask` sends a request and what a node needs, and returns the answer.
 
-    `needs` are those of the release file; GPUs and their type are asked for by steps that run on a GPU alone.
+    `needs` are those of the release file; GPUs and their type are requested for steps that run on a GPU alone.
     """
 
     ask: Callable[[JSON], JSON]

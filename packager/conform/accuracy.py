@@ -45,23 +45,23 @@ class Evaluation:
 class Accuracy:
     """The rows of a site as tensors, written once; `of` measures one cell."""
 
-    def __init__(self, asked: Evaluation, bundle: Bundle, files: Path, folder: Path, program: Program) -> None:
+    def __init__(self, wanted: Evaluation, bundle: Bundle, files: Path, folder: Path, program: Program) -> None:
         """Read the rows. Raises UsageError for a bundle without an evaluation, StepError for rows that do not fit."""
-        if not asked.facts:
+        if not wanted.facts:
             raise UsageError(
                 f"nothing says how `{bundle.name}:{bundle.version}` is evaluated",
                 hint="its recipe needs `evaluation`, and its provenance has to travel with it (and be trusted)",
             )
-        if not asked.data.is_file():
-            raise UsageError(f"`{asked.data}` does not exist")
-        self._facts, self._program, self._folder = asked.facts, program, folder
-        first = next(iter(asked.facts.values()))
+        if not wanted.data.is_file():
+            raise UsageError(f"`{wanted.data}` does not exist")
+        self._facts, self._program, self._folder = wanted.facts, program, folder
+        first = next(iter(wanted.facts.values()))
         spec = {"label": first["label"], "metric": first["metric"], "slices": first["columns"]}
         spec |= {"output": first["output"]} if first["output"] else {}
         self._outputs = [port["name"] for port in bundle.contract.document["interface"]["outputs"]]
         data = folder / "data"
         data.mkdir(parents=True)
-        shutil.copyfile(asked.data, data / asked.data.name)
+        shutil.copyfile(wanted.data, data / wanted.data.name)
         self._rows = self._open(data, bundle, files, spec)
         with (folder / _INPUTS).open("w") as sink:
             for _, feeds in self._rows.feeds():

@@ -91,8 +91,8 @@ def test_operators(
     `target` is one of the contract's that the runtime runs. Network, unless cached. Raises NegativeAnswerError where
     the version cannot be tested here.
     """
-    asked = [RuntimeSelection(runtime, f"=={version}")]
-    (planned,) = plan_cells({"runs-on": {}, "targets": {"-": target}}, asked, settings.tables)
+    selection = [RuntimeSelection(runtime, f"=={version}")]
+    (planned,) = plan_cells({"runs-on": {}, "targets": {"-": target}}, selection, settings.tables)
     if planned.reason:
         raise NegativeAnswerError(f"{runtime} {version} cannot be tested here: {planned.reason}")
     python = environments.ensure_environment(

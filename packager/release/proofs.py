@@ -101,17 +101,17 @@ def find_evaluations(bundle: Bundle, statements: Iterable[Statement] | None = No
     return found
 
 
-def _evaluation(measured: JSON, asked: JSON) -> dict[str, JSON]:
-    """Return what was measured with what the recipe asked for. Raises ValueError, KeyError, TypeError for others."""
+def _evaluation(measured: JSON, wanted: JSON) -> dict[str, JSON]:
+    """Return what was measured with what the recipe demanded. Raises ValueError, KeyError, TypeError for others."""
     limit = measured.get("slice-bound")
     return {
         **{key: str(measured[key]) for key in ("metric", "data")},
         **_reached(measured),
         "bound": float(measured["bound"]),
         "slice_bound": None if limit is None else float(limit),
-        "label": str(asked["label"]),
-        "output": str(asked["output"]) if "output" in asked else None,
-        "columns": [str(name) for name in asked.get("slices", ())],
+        "label": str(wanted["label"]),
+        "output": str(wanted["output"]) if "output" in wanted else None,
+        "columns": [str(name) for name in wanted.get("slices", ())],
         "slices": [
             {**{key: str(item[key]) for key in ("column", "value")}, **_reached(item)} for item in measured["slices"]
         ],

@@ -52,7 +52,7 @@ class Channel:
         return future.result()
 
     def cancel(self) -> None:
-        """Give up what was asked: its answers are no longer waited for."""
+        """Give up a request: its answers are no longer waited for."""
         with self._lock:
             left, self._asked = self._asked, {}
         for future in left.values():

@@ -17,7 +17,7 @@ Reply = Callable[[JSON], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Request:
     """A request under work: by which process and under which number there, and since when."""
 
     process: object
@@ -32,7 +32,7 @@ class Relay:
 
     def __init__(self, gateway: Gateway, on_event: OnEvent) -> None:
         self._gateway, self._on_event = gateway, on_event
-        self._asked: dict[int, _Asked] = {}
+        self._requests: dict[int, _Request] = {}
         self._count = 0
 
     @property
@@ -44,30 +44,30 @@ class Relay:
         """Pass a request of a process on; the answer goes to `reply`."""
         label = f"{model}: {message['perform']['request']['label']}"
         self._count += 1
-        self._asked[self._count] = _Asked(process, message["number"], label, time.monotonic(), reply)
+        self._requests[self._count] = _Request(process, message["number"], label, time.monotonic(), reply)
         self._on_event(Started(label))
         self._gateway.send({"id": self._count, "label": label, **message["perform"]})
 
     def read(self) -> None:
         """Hand out the answers that are there. Raises SourceError where the gateway has ended."""
         for message in self._gateway.read():
-            asked = self._asked.get(message["id"])
-            if asked is None:
+            request = self._requests.get(message["id"])
+            if request is None:
                 continue  # its process is gone
             if "note" in message:
                 self._on_event(Warned(escape.line(message["note"])))
                 continue
-            del self._asked[message["id"]]
-            seconds = time.monotonic() - asked.began
-            self._on_event(Finished(asked.label, seconds))
-            asked.reply({"number": asked.number, "performed": message["answer"]})
+            del self._requests[message["id"]]
+            seconds = time.monotonic() - request.began
+            self._on_event(Finished(request.label, seconds))
+            request.reply({"number": request.number, "performed": message["answer"]})
 
     def drop(self, process: object) -> None:
-        """Cancel what a process asked for: it is gone, or one of its steps failed."""
-        numbers = [number for number, asked in self._asked.items() if asked.process is process]
+        """Cancel what a process waits for: it is gone, or one of its steps failed."""
+        numbers = [number for number, request in self._requests.items() if request.process is process]
         for number in numbers:
-            asked = self._asked.pop(number)
-            self._on_event(Finished(asked.label, time.monotonic() - asked.began))
+            request = self._requests.pop(number)
+            self._on_event(Finished(request.label, time.monotonic() - request.began))
         if numbers:
             self._gateway.send({"cancel": numbers})
 

@@ -4,7 +4,7 @@
     oci://host/name      blobs by digest; a manifest `tree-HEX` for each tree, so that no garbage collection takes them
     s3://bucket/folder   `blobs/sha256/HEX`; `file:///folder` is the same on a file system that all machines see
 
-A blob is sent once, whoever needs it, and every reader hashes what it gets: what lies there needs no trust. Records of
+A blob is sent once for all readers, and every reader hashes what it gets: what lies there needs no trust. Records of
 trees are blobs too. Nothing is deleted here.
 """
 

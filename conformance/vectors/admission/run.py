@@ -5,7 +5,7 @@
     python conformance/vectors/admission/run.py HOST:PORT       uses a registry without TLS that is there
 
 Each bundle here is an OCI layout in a tar, with its signatures. They are pushed to `HOST/admission/NAME/tiny:1.0.0`,
-and every tool of `expected.json` that is on PATH is asked. The exit status is 1 if one says something else.
+and every tool of `expected.json` that is on PATH is run. The exit status is 1 if one says something else.
 """
 
 from __future__ import annotations
