@@ -57,6 +57,8 @@ def test_the_contract_names_columns_and_classes(churn: Path) -> None:
 
 
 def test_the_same_digest_from_another_store(registered: Project, churn: Path, tmp_path: Path) -> None:
+    registered.write(RECIPE.format(name="churn", source="churn@champion"))
+    registered.run("lock")
     digest = registered.run("inspect", "churn:1.0.0", "--json")["digest"]
     again = Project(registered.folder, tmp_path / "store").run("build", "--locked", "--json")
     assert again["digest"] == digest

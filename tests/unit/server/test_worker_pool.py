@@ -54,6 +54,13 @@ def pids() -> list[int]:
     return found
 
 
+@pytest.fixture(autouse=True)
+def _alone() -> None:
+    """Begin without workers of a test before, which may still be starting when their pool closes."""
+    gc.collect()
+    until(lambda: not pids())
+
+
 def loaded(pool: WorkerPool) -> list[int]:
     """The workers of `pool` that have their model."""
     return [worker.pid for worker in pool._living.copy()]
@@ -301,7 +308,7 @@ def test_constant_kills_under_constant_runs_lose_nothing(tmp_path: Path) -> None
         answers = [threads.submit(run_one, number) for number in range(6)]
         for _ in range(6):
             time.sleep(0.3)
-            os.kill(pids()[0], signal.SIGKILL)
+            os.kill(loaded(pool)[0], signal.SIGKILL)
             until(lambda: len(pool._living) == 3, 60)
         stop.set()
         assert sum(answer.result(60) for answer in answers) > 500
@@ -313,7 +320,7 @@ def test_pool_without_workers_refuses_runs(tmp_path: Path, monkeypatch: pytest.M
     with workers(path, 1) as pool:
         weights = path.with_name("model.onnx")
         weights.rename(path.with_name("away"))
-        os.kill(pids()[0], signal.SIGKILL)
+        os.kill(loaded(pool)[0], signal.SIGKILL)
         until(lambda: not pool.alive)
         with pytest.raises(RequestError, match="no process that runs the model is alive") as caught:
             pool.run({"x": np.ones((1, 8), np.float32)})
