@@ -60,8 +60,8 @@ def _texts(tokenizer: Any, reference: Path) -> JSON:
     wanted = canonical.load((reference / "texts.json").read_bytes(), limit=_LIMIT)
     found = strings.found_texts(tokenizer.encode, tokenizer.decode, wanted["count"], wanted["special"])
     named = [
-        f"{compare.shown(text)} as {made}"
-        for text, made in zip(strings.strings(wanted["count"], tokens=wanted["special"]), found, strict=True)
+        f"{compare.show_text(text)} as {made}"
+        for text, made in zip(strings.draw_strings(wanted["count"], tokens=wanted["special"]), found, strict=True)
     ]
     theirs = [
         own if made == source else own.removesuffix(made) + source

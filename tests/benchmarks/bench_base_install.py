@@ -16,7 +16,7 @@ import sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from tests.support import bundles
 from packager.transport import copy as transport; from packager.trust import keys; from packager.release.sign import sign; from packager.store.store import Store
-out = Path(sys.argv[2]); key = keys.generate("p256"); keys.save(key, out / "k.pem", out / "k.pub", None)
+out = Path(sys.argv[2]); key = keys.generate_key("p256"); keys.save(key, out / "k.pem", out / "k.pub", None)
 transport.save(sign(bundles.make(Store(out / "store")), key), out / "tiny.bundle.tar")
 """
 
