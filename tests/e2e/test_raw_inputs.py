@@ -14,7 +14,7 @@ from tests.e2e.conftest import Project
 from tests.support.raw_client import Client
 
 ROOT = Path(__file__).parents[2]
-_WRITE = "import sys; from pathlib import Path; from tests.unit.pipelines.conftest import write_classifier as w; w(Path(sys.argv[1]))"
+_WRITE = "import sys; from pathlib import Path; from tests.support.raw_models import write_classifier as w; w(Path(sys.argv[1]))"
 RECIPE = """
 name: moods
 version: 1.0.0

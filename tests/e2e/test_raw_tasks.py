@@ -12,7 +12,8 @@ import pytest
 
 from tests.e2e.conftest import Project, tool
 from tests.e2e.test_raw_inputs import served
-from tests.unit.pipelines.conftest import Made, detector, pair, reader, segmenter, spectral  # noqa: F401 - fixtures
+from tests.support.raw_models import Made
+from tests.unit.pipelines.conftest import detector, pair, reader, segmenter, spectral  # noqa: F401 - fixtures
 from tests.unit.pipelines.test_ways import CASES, plain
 
 pytestmark = pytest.mark.slow

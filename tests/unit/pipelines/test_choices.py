@@ -12,7 +12,7 @@ import pytest
 from packager.server.errors import RequestError
 from packager.server.pipeline.pipeline import open_pipeline
 from packager.server.protocol.interface import Interface
-from tests.unit.pipelines.conftest import Made
+from tests.support.raw_models import Made
 from tests.unit.pipelines.test_images import jpeg
 from tests.unit.pipelines.test_served import serving
 

@@ -15,7 +15,7 @@ from packager.errors import StepError
 from packager.pipelines.strings import draw_strings
 from packager.server.pipeline.pipeline import open_pipeline
 from packager.server.protocol.interface import Interface
-from tests.unit.pipelines.conftest import Made
+from tests.support.raw_models import Made
 
 
 @pytest.fixture

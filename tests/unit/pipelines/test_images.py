@@ -25,7 +25,7 @@ from packager.server.errors import RequestError
 from packager.server.pipeline.pipeline import Pipeline, open_pipeline
 from packager.server.protocol.interface import Interface
 from tests.support.raw_client import Client
-from tests.unit.pipelines.conftest import Made
+from tests.support.raw_models import Made
 from tests.unit.pipelines.test_served import serving
 
 SPEC = {"task": "image-classification", "top": 2}

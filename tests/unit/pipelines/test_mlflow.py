@@ -19,8 +19,8 @@ from packager.deploy import server_files
 from packager.server import batch, config
 from packager.server.pipeline.document import digest_of
 from tests.support.deployments import rendered
+from tests.support.raw_models import Made
 from tests.unit.deploy.test_mlflow import bundle_of
-from tests.unit.pipelines.conftest import Made
 
 TEXTS = ["a small cat", "", "naïve 東京 🙂", "word " * 60]
 CASES = {

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.raw_models import Made
 from tests.support.tools import tool
-from tests.unit.pipelines.conftest import Made
 from tests.unit.pipelines.test_images import jpeg
 from tests.unit.pipelines.test_served import serving
 

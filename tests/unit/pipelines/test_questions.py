@@ -16,7 +16,7 @@ from packager.server.pipeline.parts import Passages
 from packager.server.pipeline.pipeline import Pipeline, open_pipeline
 from packager.server.pipeline.text import Tokens
 from packager.server.protocol.interface import Interface
-from tests.unit.pipelines.conftest import Made, made
+from tests.support.raw_models import Made, made
 from tests.unit.pipelines.test_served import serving
 
 SPEC = {"task": "question-answering", "max-length": 32}

@@ -19,7 +19,7 @@ import pytest
 
 from packager.deploy import server_files
 from packager.server.pipeline.document import digest_of
-from tests.unit.pipelines.conftest import Made
+from tests.support.raw_models import Made
 from tests.unit.pipelines.test_images import jpeg
 
 BUNDLE = f"sha256:{'1' * 64}"

@@ -22,7 +22,7 @@ from packager.server.pipeline import scenes
 from packager.server.pipeline.parts import Boxes
 from packager.server.pipeline.pipeline import Pipeline, open_pipeline
 from packager.server.protocol.interface import Interface
-from tests.unit.pipelines.conftest import BODY, NAMED, Made, seen
+from tests.support.raw_models import BODY, NAMED, Made, seen
 from tests.unit.pipelines.test_images import jpeg
 from tests.unit.pipelines.test_served import serving
 

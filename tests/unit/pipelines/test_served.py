@@ -25,7 +25,7 @@ from packager.server.pipeline.document import digest_of
 from packager.server.pipeline.pipeline import open_pipeline
 from packager.server.protocol.interface import Interface
 from tests.support.raw_client import Client
-from tests.unit.pipelines.conftest import Made
+from tests.support.raw_models import Made
 
 TEXTS = ["a small cat", "", "naïve 東京 🙂", "word " * 500]
 

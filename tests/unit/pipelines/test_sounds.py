@@ -17,7 +17,7 @@ from packager.errors import StepError
 from packager.server.errors import RequestError
 from packager.server.pipeline.pipeline import Pipeline, open_pipeline
 from packager.server.protocol.interface import Interface
-from tests.unit.pipelines.conftest import BODY, NAMED, Made, heard
+from tests.support.raw_models import BODY, NAMED, Made, heard
 from tests.unit.pipelines.test_served import serving
 
 SPEC = {"task": "audio-classification"}

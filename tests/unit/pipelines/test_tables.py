@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from packager.steps import export
-from tests.unit.pipelines.conftest import LEVEL, Made
+from tests.support.raw_models import LEVEL, Made
 from tests.unit.pipelines.test_run import installation, run
 from tests.unit.pipelines.test_served import serving
 

@@ -17,7 +17,7 @@ import pytest
 
 from packager.pipelines.pictures import draw_pictures
 from packager.server import batch, config
-from tests.unit.pipelines.conftest import Made
+from tests.support.raw_models import Made
 from tests.unit.pipelines.test_mlflow import model_of
 from tests.unit.pipelines.test_run import installation, run
 from tests.unit.pipelines.test_served import serving
