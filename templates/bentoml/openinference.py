@@ -7,6 +7,7 @@ knows paths.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -19,15 +20,20 @@ from starlette.routing import Route
 from packager.server.config import Config
 from packager.server.errors import RequestError, quote
 from packager.server.http import bodies
+from packager.server.pipeline.parts import RAW_INPUTS, names_raw
 from packager.server.protocol import protocol
 
 Compute: TypeAlias = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+Opened: TypeAlias = Callable[[], Any]
 MAX_BODY = 64 << 20
 
 
-def application(config: Config, record: dict[str, Any], compute: Compute) -> Starlette:
-    """Return the application for one model; `compute` turns arrays by name into arrays by name."""
-    server = _Server(config, record, compute)
+def application(config: Config, record: dict[str, Any], compute: Compute, opened: Opened = lambda: None) -> Starlette:
+    """Return the application for one model; `compute` turns arrays by name into arrays by name.
+
+    `opened` returns the pipeline that makes tensors of raw inputs, or None.
+    """
+    server = _Server(config, record, compute, opened)
     routes = [
         Route("/v2", server.describe_server),
         Route("/v2/health/live", server.live),
@@ -46,8 +52,9 @@ def application(config: Config, record: dict[str, Any], compute: Compute) -> Sta
 class _Server:
     """The answers."""
 
-    def __init__(self, config: Config, record: dict[str, Any], compute: Compute) -> None:
-        self._config, self._record, self._compute = config, record, compute
+    def __init__(self, config: Config, record: dict[str, Any], compute: Compute, opened: Opened) -> None:
+        self._config, self._record, self._compute, self._opened = config, record, compute, opened
+        self._named = config.pipeline is not None and not {t.name for t in config.interface.inputs} & set(RAW_INPUTS)
         self._limit: int = record["values"].get("server.max_body", MAX_BODY)
 
     async def describe_server(self, request: Request) -> Response:
@@ -86,12 +93,24 @@ class _Server:
         coding = bodies.content_encoding({name.lower(): value for name, value in request.headers.items()})
         body = bodies.inflate(await _body(request, self._limit), coding, self._limit)
         length = protocol.header_length(request.headers.get("inference-header-content-length"), len(body))
-        question = protocol.parse(body, length, config.interface)
-        reply = protocol.render(question, await self._compute(dict(question.feeds)), config.name, config.version)
+        if self._named and names_raw(body[: len(body) if length is None else length]):
+            question, results = await self._answer_raw(body, length)
+        else:
+            question = protocol.parse(body, length, config.interface)
+            results = await self._compute(dict(question.feeds))
+        reply = protocol.render(question, results, config.name, config.version)
         if reply.header_length is None:
             return Response(reply.body, media_type="application/json")
         headers = {"inference-header-content-length": str(reply.header_length)}
         return Response(reply.body, headers=headers, media_type="application/octet-stream")
+
+    async def _answer_raw(self, body: bytes, length: int | None) -> tuple[Any, dict[str, Any]]:
+        """Return a request with raw inputs and the tensors of its answer. Raises RequestError."""
+        pipeline = self._opened()
+        question = protocol.parse(body, length, pipeline.interface)
+        prepared = await asyncio.to_thread(pipeline.prepare, pipeline.rows(question.feeds))
+        results = await self._compute(dict(prepared.feeds))
+        return question, await asyncio.to_thread(pipeline.tensors, results, prepared)
 
     def _unknown(self, request: Request) -> Response | None:
         """Refuse another model or version than the one that is here."""

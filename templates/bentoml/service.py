@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A BentoML service around the model beside this file: typed `/predict` in adaptive batches, and the protocol `/v2`.
 
+With a pipeline `/predict` takes rows as people have them, as in `packager serve`; one request is one run.
+
 `deployment.json` says which bundle this is, with which knobs, and every file with its digest; a file that differs is
 an error at the start. `serve.json` is the interface that both APIs keep to, by the same code as `packager serve`.
 """
@@ -45,7 +47,7 @@ def annotation(tensor: Tensor) -> Any:
         kind: Any = str
         for _ in shape:
             kind = list[kind]
-        return kind
+        return Annotated[kind, BeforeValidator(shaped(shape))] if shape == (1,) else kind
     if not shape:
         return PLAIN[np.dtype(tensor.dtype).kind]
     fixed = tuple(shape) if all(isinstance(size, int) for size in shape) else None
@@ -57,6 +59,7 @@ def shaped(shape: tuple[int | str, ...]) -> Callable[[Any], Any]:
     """Return a check of the sizes: BentoML itself would reshape whatever has as many elements."""
 
     def check_sizes(value: Any) -> Any:
+        value = [value] if shape == (1,) and np.ndim(value) == 0 else value  # a cell of a table
         got = np.shape(value)
         fits = len(got) == len(shape) and all(
             size == expected for size, expected in zip(got, shape, strict=True) if isinstance(expected, int)
@@ -84,6 +87,11 @@ class Runs:
 
     def __init__(self) -> None:
         self.session = session.load(CONFIG, KNOBS.get("runtime.threads", 1))
+        self.pipeline = None
+        if CONFIG.pipeline is not None:
+            from packager.server.pipeline import pipeline  # needs packages that only bundles with a pipeline lock
+
+            self.pipeline = pipeline.open_checked(CONFIG.pipeline.path, CONFIG.pipeline.digest, INTERFACE)
         session.warm_up(self.session, WarmUpInputs.of(CONFIG))
 
     def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
@@ -109,6 +117,16 @@ class Runs:
         check(feeds)
         results = self.run(feeds)
         return answer_of({tensor.name: results[tensor.name] for tensor in INTERFACE.outputs})
+
+    def raw(self, rows: list[Any]) -> list[Any]:
+        """Answer rows as people have them. Raises BadInput."""
+        try:
+            prepared = self.pipeline.prepare(rows)
+            return self.pipeline.answers(self.run(prepared.feeds), prepared)
+        except RequestError as error:
+            if error.status >= 500:
+                raise
+            raise BadInput(error.message) from None
 
 
 def groups(values: list[list[Any]]) -> Iterator[list[int]]:
@@ -179,10 +197,24 @@ BATCHING = {
     "max_latency_ms": KNOBS.get("bentoml.max_latency", 10_000),
 }
 
-if BATCHED:
+if CONFIG.pipeline is not None:
 
     @bentoml.service(**OPTIONS)
     class Model:
+        """The model of the bundle and its pipeline; one request is one run."""
+
+        def __init__(self) -> None:
+            self.runs = Runs()
+
+        @bentoml.api
+        def predict(self, rows: list[dict[str, Any] | str]) -> list[Any]:
+            """Answer rows, in their order: files are base64."""
+            return self.runs.raw(rows)
+
+elif BATCHED:
+
+    @bentoml.service(**OPTIONS)
+    class Model:  # type: ignore[no-redef]
         """The model of the bundle; rows of several requests run together."""
 
         def __init__(self) -> None:
@@ -213,4 +245,9 @@ async def compute(feeds: dict[str, Any]) -> dict[str, Any]:
     return await asyncio.to_thread(bentoml.get_current_service().runs.run, feeds)
 
 
-bentoml.asgi_app(application(CONFIG, RECORD, compute), path="/")(Model)
+def opened() -> Any:
+    """Return the pipeline of this worker, None for a bundle that takes tensors."""
+    return bentoml.get_current_service().runs.pipeline
+
+
+bentoml.asgi_app(application(CONFIG, RECORD, compute, opened), path="/")(Model)

@@ -2,8 +2,10 @@
 """A bundle as a Bento: a directory for `bentoml build`, whose model part BentoML imports as a model of its own.
 
     bentofile.yaml     for `bentoml build`; name, labels and packages
-    service.py         a typed `/predict` with adaptive batching, and `/v2` beside it (openinference.py)
+    service.py         a typed `/predict` with adaptive batching, and `/v2` beside it (openinference.py); where the
+                       bundle has a pipeline, `/predict` takes rows as people have them, a request in a run of its own
     packager/…         the protocol and the sessions of `packager serve`
+    bundle/pipeline/   what makes tensors of raw rows, where the bundle has it
     model/             the graph and its weights as `bentoml models import --input-format folder` reads them
     deployment.json    which bundle, which knobs, and the digests that the service checks at its start
 
@@ -52,11 +54,11 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
         raise UsageError(
             f"`{target}` is for {runtime}, which a Bento does not run", hint="choose another with --target"
         )
-    copied = _deployment.select_blobs(bundle, _model(bundle, target))
+    placed = {**_model(bundle, target), **{f"bundle/{path}": path for path in server_files.list_pipeline(bundle)}}
+    copied = _deployment.select_blobs(bundle, placed)
     program = {path: data for path, data in server_files.list_program(runtime).items() if path.startswith("packager/")}
     config = canonical.load(server_files.build_config(bundle, target), limit=1 << 20)
     config["artefact"] = f"model/{_GRAPH}"
-    config.pop("pipeline", None)  # a Bento takes tensors
     made = {
         **program,
         "service.py": _deployment.read_template("bentoml/service.py"),
@@ -96,7 +98,7 @@ def _bentofile(bundle: Bundle, values: Resolved) -> JSON:
         "name": bundle.name,
         "description": f"{bundle.name} {bundle.version}, bundle {bundle.digest}",
         "labels": labels,
-        "include": ["*.py", "*.json", "requirements.txt", "packager/**", "model/**"],
+        "include": ["*.py", "*.json", "requirements.txt", "packager/**", "model/**", "bundle/**"],
         "python": {"requirements_txt": "requirements.txt", "lock_packages": False},
     }
 

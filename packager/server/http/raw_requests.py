@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,6 +25,7 @@ from packager.server.execution.engine import Engine
 from packager.server.http import bodies, multipart, page
 from packager.server.http.responses import JSON_FIELDS, Response, Route, json_response
 from packager.server.http.waiting import parse_timeout, wait_result
+from packager.server.pipeline.parts import RAW_INPUTS, names_raw
 from packager.server.pipeline.rows import Table, read_csv
 from packager.server.protocol import protocol
 from packager.server.protocol.protocol import Body, Request
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from packager.server.pipeline.pipeline import Pipeline
     from packager.server.pipeline.prepared import Prepared
 
-_MEMBERS = ("text", "image", "audio", "question", "context")
-_NAMED = re.compile(rb'"name"\s*:\s*"(%s)"' % "|".join(_MEMBERS).encode())
 _INLINE_SEARCH = 2**17  # bytes that are searched on the event loop: some microseconds
 _BINARY = ("content-type", "application/octet-stream")
 _TOP = 2**20
@@ -64,7 +62,7 @@ class RawRequests:
         self._engine, self._body_timeout, self._page = engine, body_timeout, page
         names = {tensor.name for tensor in engine.config.interface.inputs}
         self.offered = engine.config.pipeline is not None
-        self._named = self.offered and not names & set(_MEMBERS)
+        self._named = self.offered and not names & set(RAW_INPUTS)
 
     def routes(self) -> dict[str, Route]:
         """Return the routes by path."""
@@ -146,9 +144,9 @@ class RawRequests:
         length = protocol.header_length(header_length, len(body))
         document = memoryview(body)[: len(body) if length is None else length]
         if len(document) <= _INLINE_SEARCH:
-            return _NAMED.search(document) is not None
+            return names_raw(document)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._engine.pool, _NAMED.search, document) is not None
+        return await loop.run_in_executor(self._engine.pool, names_raw, document)
 
     async def infer(
         self, body: Body, header_length: str | None, lease: Lease, proto: HTTPProtocol, deadline: float | None

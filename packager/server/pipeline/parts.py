@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -64,6 +65,15 @@ RAW: Mapping[Task, Literal["text", "image", "audio"]] = {
     "zero-shot-image-classification": "image",
 }
 """The part of a document that says what a row is; a row of the last task has texts as well."""
+
+RAW_INPUTS = ("text", "image", "audio", "question", "context")
+"""The inputs of the Open Inference Protocol that are raw."""
+_NAMED = re.compile(rb'"name"\s*:\s*"(%s)"' % "|".join(RAW_INPUTS).encode())
+
+
+def names_raw(document: bytes | memoryview) -> bool:
+    """Return whether the JSON of a request names a raw input."""
+    return _NAMED.search(document) is not None
 
 
 @dataclass(frozen=True, slots=True)
