@@ -14,7 +14,7 @@ import torch
 import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from packager.pipelines.strings import strings
+from packager.pipelines.strings import draw_strings
 from packager.steps import export, pipeline
 
 SIZES = {
@@ -27,7 +27,7 @@ SIZES = {
 LEVEL = {"opset": 18, "ir": 8, "seed": 0}
 BOUNDS = {"atol": 1e-5, "rtol": 1e-4}
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-_TEXTS = [text for text in strings(1500, seed=7) if len(text) < 2000]
+_TEXTS = [text for text in draw_strings(1500, seed=7) if len(text) < 2000]
 
 
 def word_piece() -> tokenizers.Tokenizer:
