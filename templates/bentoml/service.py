@@ -20,7 +20,7 @@ import numpy as np
 from bentoml.exceptions import BadInput
 from bentoml.validators import TensorSchema
 from openinference import application
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from packager.server import config
 from packager.server.errors import RequestError
@@ -71,14 +71,27 @@ def shaped(shape: tuple[int | str, ...]) -> Callable[[Any], Any]:
     return check_sizes
 
 
-def record(title: str, tensors: tuple[Tensor, ...]) -> type[BaseModel]:
+def record(title: str, tensors: tuple[Tensor, ...], **validators: Any) -> type[BaseModel]:
     """Return a model with one field per tensor; names of tensors need not be names of Python's."""
     fields = {f"port_{place}": (annotation(tensor), Field(alias=tensor.name)) for place, tensor in enumerate(tensors)}
     settings = ConfigDict(arbitrary_types_allowed=True, serialize_by_alias=True, validate_by_name=True)
-    return create_model(title, __config__=settings, **fields)  # type: ignore[call-overload,no-any-return]
+    return create_model(  # type: ignore[call-overload,no-any-return]
+        title, __config__=settings, __validators__=validators, **fields
+    )
 
 
-Row = record("Row", INTERFACE.inputs)
+def check_row(row: Any) -> Any:
+    """Hold a row against the contract while its request is read: later it runs with rows of other requests."""
+    if BATCHED:
+        try:
+            least = INTERFACE.measured_range(str(INTERFACE.inputs[0].shape[0])).minimum or 1
+            feed([[getattr(row, f"port_{place}") for place in range(len(INTERFACE.inputs))]] * least)
+        except BadInput as error:
+            raise ValueError(error.message) from None
+    return row
+
+
+Row = record("Row", INTERFACE.inputs, check_row=model_validator(mode="after")(check_row))
 Answer = record("Answer", INTERFACE.outputs)
 
 
@@ -146,7 +159,7 @@ def array_of(value: Any, tensor: Tensor) -> Any:
 
 
 def feed(rows: list[list[Any]]) -> dict[str, Any]:
-    """Stack rows to one batch and hold it against the contract. Raises BadInput."""
+    """Stack rows to one batch and hold it against the contract, as each row was. Raises BadInput."""
     feeds = {
         tensor.name: np.stack([array_of(row[place], tensor) for row in rows])
         for place, tensor in enumerate(INTERFACE.inputs)

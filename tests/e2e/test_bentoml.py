@@ -86,6 +86,15 @@ def test_it_serves_typed_batches_and_the_protocol(bento: Path, tmp_path: Path) -
         assert (status, "`batch` of 1 to 16, got 17" in reason) == (400, True)
 
 
+def test_a_bad_row_fails_its_own_request_alone(bento: Path, tmp_path: Path) -> None:
+    """Rows of several requests run together, and the contract is held against each before."""
+    rows = [np.full((1, 8, 8), 0.5 if number % 4 else 7, np.float32).tolist() for number in range(64)]
+    with bentos_served.served(bento, "cnn:1.2.3", tmp_path) as (url, _), ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda row: post(f"{url}/predict", {"rows": [{"image": row}]}), rows))
+    assert [status for status, _ in answers] == [200 if number % 4 else 400 for number in range(64)]
+    assert "image" in answers[0][1] and "7" in answers[0][1], answers[0][1]
+
+
 def test_it_is_a_model_of_bentoml_too(bento: Path, tmp_path: Path) -> None:
     executable = bentos_served.python(bento)
     done = subprocess.run(
