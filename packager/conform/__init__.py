@@ -31,6 +31,7 @@ from packager.conform import cells, generation, knob_trials, programs
 from packager.conform.accuracy import Accuracy, Evaluation
 from packager.conform.cells import PlannedCell, RuntimeSelection
 from packager.conform.operators import Coverage
+from packager.contract import host
 from packager.contract.runtime_tables import Tables, load_shipped
 from packager.deploy import conversation, install
 from packager.deploy.install import Index
@@ -462,19 +463,11 @@ def describe_host() -> JSON:
     """Return facts of the host that measurements depend on, and none that name a person or machine."""
     import platform
 
-    model = next((row.partition(":")[2].strip() for row in _cpuinfo() if row.startswith("model name")), "")
     return {
         "system": platform.system(),
         "kernel": platform.release().split("-")[0],
         "machine": platform.machine(),
-        "cpu": model,
+        "cpu": host.name_processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
     }
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return []

@@ -28,6 +28,7 @@ Ask = Callable[[Sequence[str]], str]  # runs a program; empty when it is not the
 _SERVERS = ("bentoml", "mlserver", "kserve")  # tested and known, but not built for: they have no plug-in
 _QUERY = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader,nounits")
 _PATIENCE = 20  # seconds for a program that talks to a driver
+_ARM = ("aarch64", "arm64")
 
 
 def describe(name: str, disk: Path, ask: Ask | None = None) -> Site:
@@ -86,7 +87,12 @@ def _version(name: str) -> str | None:
 
 def read_processor() -> tuple[str, tuple[str, ...]]:
     """Return the machine and the feature flags of its CPU, as Linux names them."""
-    return platform.machine(), _features(Path("/proc/cpuinfo"))
+    return platform.machine(), list_features(platform.machine(), _read_cpuinfo())
+
+
+def name_processor() -> str:
+    """Return the kernel's name of the CPU; on Arm, where it has none, the numbers of its maker and part."""
+    return find_name(platform.machine(), _read_cpuinfo())
 
 
 def has_locale(name: str) -> bool:
@@ -101,14 +107,32 @@ def has_locale(name: str) -> bool:
     return bool(found)
 
 
-def _features(cpuinfo: Path) -> tuple[str, ...]:
-    """Return the CPU's feature flags as Linux names them; none where the kernel does not say."""
+def list_features(machine: str, cpuinfo: str) -> tuple[str, ...]:
+    """Return a CPU's feature flags in the text of `/proc/cpuinfo`; none where it does not say.
+
+    An emulator may show the CPU that it runs on: only the row that the kernel of `machine` writes counts.
+    """
+    return tuple(sorted(set(_find_row(cpuinfo, "Features" if machine in _ARM else "flags").split())))
+
+
+def find_name(machine: str, cpuinfo: str) -> str:
+    """Return the name of a CPU in the text of `/proc/cpuinfo`; empty where it does not say."""
+    if machine not in _ARM:
+        return _find_row(cpuinfo, "model name")
+    maker, part = (_find_row(cpuinfo, f"CPU {word}") for word in ("implementer", "part"))
+    return f"implementer {maker}, part {part}" if maker and part else ""
+
+
+def _find_row(cpuinfo: str, name: str) -> str:
+    rows = (row.partition(":") for row in cpuinfo.splitlines())
+    return next((value.strip() for key, _, value in rows if key.strip() == name), "")
+
+
+def _read_cpuinfo() -> str:
     try:
-        rows = cpuinfo.read_text().splitlines()
+        return Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:
-        return ()
-    line = next((row for row in rows if row.startswith(("flags", "Features"))), "")
-    return tuple(sorted(set(line.partition(":")[2].split())))
+        return ""
 
 
 def _gpus(answer: str) -> list[tuple[Device, str]]:

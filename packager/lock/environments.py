@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -72,7 +73,7 @@ def pythons_for(
             "--python-version",
             python,
             "--python-platform",
-            "linux",
+            f"{platform.machine()}-unknown-linux-gnu",
             "--no-python-downloads",
         ]
         done = subprocess.run(
@@ -95,7 +96,9 @@ def environment_directory(requirements: Sequence[str], python: str, cache: Path)
 
 
 def _identity(requirements: Sequence[str], python: str) -> bytes:
-    return canonical.dump({"form": _FORM, "python": python, "requirements": sorted({*requirements})})
+    """Return what decides the content. One cache may serve machines of several architectures, each with its wheels."""
+    machine = {} if platform.machine() == "x86_64" else {"machine": platform.machine()}  # the first ones named none
+    return canonical.dump({"form": _FORM, "python": python, "requirements": sorted({*requirements}), **machine})
 
 
 def _build(

@@ -257,3 +257,33 @@ def test_the_page_is_self_contained_and_escapes() -> None:
     assert page == compatpage.render_page(
         "net", "1.0.0", "sha256:0", cells, reached, preflight.suggest_steps(promise, reached)
     )
+
+
+ARM = """processor\t: 0
+BogoMIPS\t: 243.75
+Features\t: fp asimd atomics asimddp i8mm
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU part\t: 0xd4f
+"""
+X86 = """processor\t: 0
+model name\t: AMD EPYC 9654
+flags\t\t: fpu avx2 avx512_vnni
+"""
+
+
+@pytest.mark.parametrize(
+    ("machine", "shown", "features", "name"),
+    [
+        ("x86_64", X86, ("avx2", "avx512_vnni", "fpu"), "AMD EPYC 9654"),
+        ("aarch64", ARM, ("asimd", "asimddp", "atomics", "fp", "i8mm"), "implementer 0x41, part 0xd4f"),
+        ("aarch64", X86, (), ""),
+        ("x86_64", "", (), ""),
+    ],
+    ids=["x86-64", "Arm", "Arm emulated on x86-64", "silent"],
+)
+def test_a_processor_is_what_its_own_kernel_says(
+    machine: str, shown: str, features: tuple[str, ...], name: str
+) -> None:
+    assert host.list_features(machine, shown) == features
+    assert host.find_name(machine, shown) == name

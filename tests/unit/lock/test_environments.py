@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,3 +60,37 @@ def test_one_that_lost_its_interpreter_is_built_anew(tmp_path: Path) -> None:
         ).returncode
         == 0
     )
+
+
+def test_machines_of_two_architectures_that_share_a_cache_share_no_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home directory on a network: the same interpreter's path, and other wheels behind the same requirements."""
+    names = set()
+    for machine in ("x86_64", "aarch64"):
+        monkeypatch.setattr(platform, "machine", lambda machine=machine: machine)
+        names.add(environments.environment_directory(WANTED, "/usr/bin/python3", tmp_path))
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(("machine", "found"), [("x86_64", ("3.11",)), ("aarch64", ())])
+def test_pythons_are_those_of_this_machines_wheels(
+    machine: str, found: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index with one wheel, for x86-64."""
+    page = tmp_path / "simple" / "native"
+    page.mkdir(parents=True)
+    wheel = make_wheel(page / "native-1.0-cp311-cp311-manylinux_2_17_x86_64.whl")
+    (page / "index.html").write_text(f'<a href="{wheel.name}">{wheel.name}</a>')
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    variables = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "UV_DEFAULT_INDEX": page.parent.as_uri()}
+    assert environments.pythons_for(["native==1.0"], ["3.11"], variables) == found
+
+
+def make_wheel(path: Path) -> Path:
+    name = "native-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}/METADATA", "Metadata-Version: 2.1\nName: native\nVersion: 1.0\n")
+        archive.writestr(f"{name}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: false\n")
+        archive.writestr(f"{name}/RECORD", "")
+    return path
