@@ -85,8 +85,15 @@ def check_toolchain(wanted: Mapping[str, str]) -> None:
         if found != version:
             raise StepError(
                 f"toolchain differs from the lock: expected {name} {version}, got {found}",
-                hint=f'install it (`pip install "{name}=={version}"`), or accept this host with `packager lock`',
+                hint=f"{_say_how_to_have(name, version)}, or accept this host with `packager lock`",
             )
+
+
+def _say_how_to_have(name: str, version: str) -> str:
+    """Return the remedy for a tool of another version; a processor and an interpreter are not packages."""
+    if name == "machine":
+        return f"build on a machine of `{version}`"
+    return f"run it with Python {version}" if name == "python" else f'install it (`pip install "{name}=={version}"`)'
 
 
 def host_version(name: str, extra: str = "build") -> str:
