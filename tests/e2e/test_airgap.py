@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import CNN_RECIPE, Project, tool
+from tests.support.debian import SUITE, find_mirror
 
 pytestmark = pytest.mark.slow
-SUITE = "bookworm"
 PYTHON = "linux_x86_64-cp311"  # what that release of Debian ships
 UID = 1000
 
@@ -73,17 +73,17 @@ def root_filesystem() -> Path:
         done, partial = cache / f"rootfs-{SUITE}", cache / f"rootfs-{SUITE}.partial"
         if not done.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
-            command = [debootstrap, "--variant=minbase", "--include=python3,python3-venv", SUITE, partial, *_mirror()]
+            command = [
+                debootstrap,
+                "--variant=minbase",
+                "--include=python3,python3-venv",
+                SUITE,
+                partial,
+                *find_mirror(),
+            ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             partial.rename(done)
     return done
-
-
-def _mirror() -> list[str]:
-    """Return the address that apt has for Debian here; none, and debootstrap takes its own default."""
-    command = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    return [site for site in listed if re.fullmatch(r"https?://\S+/debian/?", site)][:1]
 
 
 @pytest.fixture(scope="module")
