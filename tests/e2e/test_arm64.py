@@ -48,20 +48,6 @@ wait $server
 
 
 @pytest.fixture(scope="module")
-def project(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The CNN, built and signed here, locked for both architectures and with the wheels of arm64."""
-    made = Project(tmp_path_factory.mktemp("arm64") / "project", built.store)
-    shutil.copytree(built.folder, made.folder)
-    platforms = f"platforms: [{PYTHON}, linux_x86_64-cp311]\nvendor: [{PYTHON}]\n"
-    made.write(CNN_RECIPE.replace("1.2.3", "6.4.0") + platforms)
-    made.run("lock")
-    made.run("build", "--locked")
-    made.run("sign", "cnn:6.4.0", "--key", "release.pem", "-o", "cnn.bundle.tar")
-    made.run("unpack", "cnn.bundle.tar", "tree", "--key", "release.pub")
-    return made
-
-
-@pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     """The emulated machine with packager's base install, from the index's wheels for arm64."""
     made = arm64.prepare(tmp_path_factory.mktemp("machine"))
@@ -74,6 +60,21 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     subprocess.run([*command, *platforms, "--dest", wheels, f"{wheel}[conform]"], check=True)
     run(made, "python3 -m venv tool")
     run(made, f"{PIP} model-packager")
+    return made
+
+
+@pytest.fixture(scope="module")
+def project(machine: Machine, built: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The CNN, built and signed here, locked for both architectures and with the wheels of arm64; not without a machine."""
+    assert machine.root.is_dir()
+    made = Project(tmp_path_factory.mktemp("arm64") / "project", built.store)
+    shutil.copytree(built.folder, made.folder)
+    platforms = f"platforms: [{PYTHON}, linux_x86_64-cp311]\nvendor: [{PYTHON}]\n"
+    made.write(CNN_RECIPE.replace("1.2.3", "6.4.0") + platforms)
+    made.run("lock")
+    made.run("build", "--locked")
+    made.run("sign", "cnn:6.4.0", "--key", "release.pem", "-o", "cnn.bundle.tar")
+    made.run("unpack", "cnn.bundle.tar", "tree", "--key", "release.pub")
     return made
 
 
