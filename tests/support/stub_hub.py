@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
+
+from tests.support.hub_servers import Handler, serve_hub
 
 TOKEN = "hf_verysecrettoken"
 NAME = "acme/tiny"
@@ -67,13 +67,8 @@ class StubHub:
         return row
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     hub: StubHub
-    who: str
-
-    def log_message(self, *_: object) -> None:
-        return
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -88,7 +83,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.who == "cdn":
             self._bytes(path)
         elif self.hub.gated and self.headers.get("authorization") != f"Bearer {TOKEN}":
-            self._send(401, b"", **{"X-Error-Code": "GatedRepo"})
+            self.send_answer(401, b"", **{"X-Error-Code": "GatedRepo"})
         elif path == f"/api/models/{self.hub.name}":
             self._about("main")
         elif path.startswith(f"/api/models/{self.hub.name}/revision/"):
@@ -96,7 +91,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif f"/{self.hub.name}/resolve/" in path:
             self._file(path)
         else:
-            self._send(401, b"", **{"X-Error-Code": "RepoNotFound"})
+            self.send_answer(401, b"", **{"X-Error-Code": "RepoNotFound"})
 
     def _away(self, path: str) -> bool:
         return path.rpartition("/")[2] in self.hub.large
@@ -104,16 +99,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _about(self, revision: str) -> None:
         found = self.hub.answer or self.hub.about(revision)
         if found is None:
-            self._send(404, b"", **{"X-Error-Code": "RevisionNotFound"})
+            self.send_answer(404, b"", **{"X-Error-Code": "RevisionNotFound"})
         else:
-            self._send(200, found, **{"Content-Type": "application/json"})
+            self.send_answer(200, found, **{"Content-Type": "application/json"})
 
     def _file(self, path: str) -> None:
         commit, _, name = path.partition("/resolve/")[2].partition("/")
         files = self.hub.commits.get(self.hub.revisions.get(commit, commit))
         if files is None or name not in files:
             code = "RevisionNotFound" if files is None else "EntryNotFound"
-            self._send(404, b"", **{"X-Error-Code": code})
+            self.send_answer(404, b"", **{"X-Error-Code": code})
             return
         about = {"X-Repo-Commit": commit, "ETag": f'"{object_id(files[name])}"'}
         if name in self.hub.large:
@@ -121,54 +116,31 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 "X-Linked-Etag": f'"{hashlib.sha256(files[name]).hexdigest()}"',
                 "X-Linked-Size": str(len(files[name])),
             }
-            self._send(302, b"", Location=f"{self.hub.cdn}/blobs/{commit}/{name}?Signature=verysecret", **about)
+            self.send_answer(302, b"", Location=f"{self.hub.cdn}/blobs/{commit}/{name}?Signature=verysecret", **about)
         else:
-            self._send(200, self.hub.served.get(name, files[name]), **about)
+            self.send_answer(200, self.hub.served.get(name, files[name]), **about)
 
     def _bytes(self, path: str) -> None:
         commit, _, name = path.removeprefix("/blobs/").partition("/")
         data = self.hub.served.get(name, self.hub.commits[commit][name])
         start = int((self.headers.get("range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
         if start > len(data) or (start and start == len(data)):
-            self._send(416, b"")
+            self.send_answer(416, b"")
         else:
-            self._send(206 if start else 200, data[start:])
+            self.send_answer(206 if start else 200, data[start:])
 
     def _fault(self, path: str, fault: int | tuple[int, dict[str, str]]) -> None:
         if isinstance(fault, tuple):
-            self._send(fault[0], b"\x1b[31mits own words", **fault[1])
+            self.send_answer(fault[0], b"\x1b[31mits own words", **fault[1])
             return
         name = path.rpartition("/")[2]
         data = next(files[name] for files in self.hub.commits.values() if name in files)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data[:fault])
-        self.close_connection = True
-
-    def _send(self, status: int, data: bytes, **headers: str) -> None:
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(data)), **headers}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
+        self.break_off(data, fault)
 
 
 @contextlib.contextmanager
 def stub_hub() -> Iterator[StubHub]:
     """Run a hub, and its CDN on another port."""
     hub = StubHub()
-    servers = [
-        http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub, "who": who}))
-        for who in ("hub", "cdn")
-    ]
-    hub.url, hub.cdn = (f"http://127.0.0.1:{server.server_port}" for server in servers)
-    for server in servers:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serve_hub(hub, _Handler):
         yield hub
-    finally:
-        for server in servers:
-            server.shutdown()
-            server.server_close()

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.hub_servers import Handler, serve_hub
 
 TOKEN = "ms-verysecrettoken"
 NAME = "acme/tiny"
@@ -51,13 +51,8 @@ class StubModelScope:
         return {**row, "IsLFS": path in self.large, "Revision": hashlib.sha1(data).hexdigest(), "CommittedDate": 1}
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     hub: StubModelScope
-    who: str
-
-    def log_message(self, *_: object) -> None:
-        return
 
     def do_GET(self) -> None:
         sent = (self.headers.get(name) for name in ("authorization", "cookie", "range"))
@@ -71,57 +66,35 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif self.who == "cdn":
             self._send_part(self._find(query) or b"")
         elif self.hub.private and self.headers.get("authorization") != f"Bearer {TOKEN}":
-            self._send(404, b'{"Code": 10010205001, "Message": "record not found"}')
+            self.send_answer(404, b'{"Code": 10010205001, "Message": "record not found"}')
         elif split.path == f"/api/v1/models/{NAME}/repo/files" and query["Revision"] in self.hub.revisions:
-            self._send(200, self.hub.answer or self.hub.listing(query["Revision"]))
+            self.send_answer(200, self.hub.answer or self.hub.listing(query["Revision"]))
         elif split.path == f"/api/v1/models/{NAME}/repo" and (found := self._find(query)) is not None:
             if redirected:
-                self._send(302, b"", Location=f"{self.hub.cdn}/blob?{split.query}&Signature=verysecret")
+                self.send_answer(302, b"", Location=f"{self.hub.cdn}/blob?{split.query}&Signature=verysecret")
             else:
-                self._send(200, found)
+                self.send_answer(200, found)
         else:
-            self._send(404, b'{"Code": 10010205001, "Message": "record not found"}')
+            self.send_answer(404, b'{"Code": 10010205001, "Message": "record not found"}')
 
     def _find(self, query: dict[str, str]) -> bytes | None:
         return self.hub.revisions.get(query["Revision"], {}).get(query["FilePath"])
 
     def _send_part(self, data: bytes) -> None:
         start = int((self.headers.get("range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
-        self._send(206 if start else 200, data[start:])
+        self.send_answer(206 if start else 200, data[start:])
 
     def _fail(self, query: dict[str, str], fault: int | tuple[int, dict[str, str]]) -> None:
         if isinstance(fault, tuple):
-            self._send(fault[0], b"\x1b[31mits own words", **fault[1])
+            self.send_answer(fault[0], b"\x1b[31mits own words", **fault[1])
             return
         data = self._find(query) or b""
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data[:fault])
-        self.close_connection = True
-
-    def _send(self, status: int, data: bytes, **headers: str) -> None:
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(data)), "Content-Type": "application/json", **headers}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(data)
+        self.break_off(data, fault)
 
 
 @contextlib.contextmanager
 def run_stub() -> Iterator[StubModelScope]:
     """Run a hub, and its CDN on another port."""
     hub = StubModelScope()
-    servers = [
-        http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub, "who": who}))
-        for who in ("hub", "cdn")
-    ]
-    hub.url, hub.cdn = (f"http://127.0.0.1:{server.server_port}" for server in servers)
-    for server in servers:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serve_hub(hub, _Handler):
         yield hub
-    finally:
-        for server in servers:
-            server.shutdown()
-            server.server_close()

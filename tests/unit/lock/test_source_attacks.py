@@ -101,7 +101,7 @@ def test_no_attack_is_locked(makers: Makers, tmp_path: Path, thing: str, kind: s
 @pytest.mark.parametrize("thing", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_verb_locks_no_attack(makers: Makers, packager: Run, tmp_path: Path, thing: str, kind: str) -> None:
-    """Whoever signs: `lock` ends with the exit code of its reason, one sentence and a remedy, and writes no lock."""
+    """For every convention `lock` ends with the exit code of its reason, one sentence and a remedy, and no lock."""
     reasons = set()
     for case in Cell(makers, thing, kind).cases():
         here = tmp_path / case.name
