@@ -21,14 +21,14 @@ from packager.events import OnEvent, ignore
 if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle
     from packager.canonical import JSON
-    from packager.conform import Endpoint
     from packager.conform.accuracy import Evaluation
+    from packager.conform.settings import Endpoint
     from packager.trust.keys import PublicKey
     from packager.trust.signers import Signer
     from packager.trust.verifier import Verifier
     from packager.workspace import Workspace
 else:
-    __getattr__ = lazily(__name__, {"Endpoint": "packager.conform"})
+    __getattr__ = lazily(__name__, {"Endpoint": "packager.conform.settings"})
 
 __all__ = [
     "Endpoint",
@@ -85,7 +85,8 @@ def run_conformance(
     """
     import tempfile
 
-    from packager.conform import Settings, verified
+    from packager.conform import verified
+    from packager.conform.settings import Settings
     from packager.deploy.install import Index
 
     with tempfile.TemporaryDirectory(prefix="packager-conform-") as place:

@@ -120,9 +120,9 @@ def explain_unmoved_source(project: Project, lock: Lock, *, resolve: bool = True
 
 def measured_facts(result: BuildResult) -> JSON:
     """Return what a build measured as the predicate of a statement of type `urn:packager:facts:v1`. Raises nothing."""
-    from packager.policy import facts
+    from packager.policy import stated_facts
 
-    return facts.measurement_predicate(result.facts)
+    return stated_facts.write_measurements(result.facts)
 
 
 def save_misses(project: Project, result: BuildResult) -> Path | None:

@@ -152,11 +152,10 @@ def run_operator_tests(
     `operators` of the report has, by operator, `passed` and `skipped` (numbers) and `failed` (messages by test). Raises
     StepError where nothing runs, MissingToolError without pytest, NegativeAnswerError, SourceError.
     """
-    from packager import conform
-    from packager.conform import operators
+    from packager.conform import operators, programs
 
     settings = operators.Installed(
-        conform.find_suite(),
+        programs.find_suite(),
         workspace.caches / "environments",
         dict(workspace.variables),
         _python(python),

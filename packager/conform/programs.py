@@ -1,16 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run programs of the suite in a separate session, up to a time limit, and leave no process of theirs running."""
+"""Find the suite and run its programs in a separate session, up to a time limit, leaving no process running."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from packager.errors import MissingToolError
+
 _TAIL = 3000
+
+
+def find_suite() -> Path:
+    """Return the directory that has to be on the path of suite and adapters. Raises MissingToolError without pytest."""
+    for tool in ("pytest", "numpy"):
+        if importlib.util.find_spec(tool) is None:
+            raise MissingToolError(tool, "conform")
+    return Path(importlib.import_module("packager.conformance").__path__[0])
 
 
 def run(

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias, get_args
 from packager import canonical, escape
 from packager.bundle.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
-from packager.conform import FORMAT, operators
+from packager.conform import operators
 from packager.errors import IntegrityError, UsageError
 from packager.formats import dsse
 from packager.formats.intoto import Statement
@@ -25,6 +25,7 @@ from packager.trust.keys import PublicKey
 from packager.trust.model import as_trust
 from packager.types import check_digest
 
+FORMAT = 1
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
 Outcome: TypeAlias = Literal["pass", "fail", "skip"]  # of a cell
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)

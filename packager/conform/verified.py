@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from packager import conform
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
-from packager.conform import Endpoint, Settings, cells, results
+from packager.conform import cells, results, run
+from packager.conform.settings import Endpoint, Settings
 from packager.contract.runtime_tables import Tables
 from packager.errors import UsageError
 from packager.events import OnEvent, Warned, ignore
@@ -36,9 +36,9 @@ def run_conformance(
     checks, stated = _check(bundle, verifier, on_event)
     settings = replace(settings, stated=stated)
     if endpoint is not None:
-        result = conform.conform_endpoint(bundle, endpoint, settings, on_event)
+        result = run.run_suite_on_endpoint(bundle, endpoint, settings, on_event)
     else:
-        result = conform.conform(bundle, _plan(bundle, runtimes, adapter, settings.tables), settings, on_event)
+        result = run.run_suite(bundle, _plan(bundle, runtimes, adapter, settings.tables), settings, on_event)
     found: dict[str, JSON] = {**result, "integrity": checks}
     found["verdict"] = results.summarise_cells(found)
     return found

@@ -9,20 +9,25 @@ none that are used here, so that form differs only in its version.
 
 from __future__ import annotations
 
-import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
-
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
 
 from packager import canonical
 from packager.canonical import JSON
 from packager.formats import platforms
-from packager.formats.model_cards import Metric, ModelCard
-from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
+from packager.formats.cyclonedx_card import describe_card, list_terms
+from packager.formats.cyclonedx_libraries import (
+    describe_libraries,
+    list_needed,
+    write_hash,
+    write_licence,
+    write_property,
+    write_purl,
+)
+from packager.formats.model_cards import ModelCard
+from packager.formats.wheel_locks import Dependencies
 from packager.types import Blob
 
 PREDICATE = "https://cyclonedx.org/bom"  # of a statement that repeats the SBOM
@@ -30,16 +35,6 @@ DEFAULT_VERSION = "1.6"
 VERSIONS = ("1.6", "1.7")
 _NAMESPACE = uuid.UUID("0e8b7f9c-6f0e-5d1b-9a55-2f6c3a1d7e44")  # ours; never changes: serial numbers depend on it
 _URI = ":/?#[]@!$&'()*+,;=%"  # what RFC 3986 reserves, and escapes
-_SECTION_OF = {  # term of SPDX's AI profile to the section of a card that is about it
-    "energyConsumption": "environmental impact",
-    "hyperparameter": "hyperparameters",
-    "informationAboutApplication": "application",
-    "informationAboutTraining": "training procedure",
-    "metricDecisionThreshold": "decision threshold",
-    "modelDataPreprocessing": "preprocessing",
-    "modelExplainability": "explainability",
-}
-_ENERGY = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(kWh|MWh|Wh|MJ|J)\b")
 _ROLES = {
     "model/": "graph",
     "targets/": "artefact",
@@ -89,7 +84,7 @@ def describe(
     graph of each target; `toolchain` is tool to version. Equal arguments give equal bytes.
     """
     vendored = {path.rpartition("/")[2]: path for path, _ in files if path.endswith(".whl")}
-    libraries = _libraries(locked, vendored)
+    libraries = describe_libraries(locked, vendored)
     data = [_dataset(item) for item in _all_datasets(model)]
     parts = [_file(path, blob, model, targets) for path, blob in files if not path.endswith(".whl")]
     body: dict[str, JSON] = {
@@ -145,12 +140,6 @@ def _measured_metrics(target: str, facts: Mapping[str, JSON]) -> Iterator[JSON]:
                 yield {"type": facts["metric"], "value": f"{item[key]:.6g}", "slice": where}
 
 
-def write_purl(name: str, version: str, file: str | None = None) -> str:
-    """Return the package URL of a distribution, or of one file of it."""
-    plain = f"pkg:pypi/{name}@{quote(version, safe='')}"
-    return f"{plain}?file_name={quote(file, safe='')}" if file else plain
-
-
 def _metadata(model: Model) -> JSON:
     """Return the metadata; the tool has no version, because no byte of a bundle depends on that."""
     value: dict[str, JSON] = {
@@ -161,23 +150,9 @@ def _metadata(model: Model) -> JSON:
     if model.authors:
         value["authors"] = [{"name": name} for name in model.authors]
         value["supplier"] = {"name": model.authors[0]}
-    if model.declared and (rows := _terms(model.declared)):
+    if model.declared and (rows := list_terms(model.declared)):
         value["properties"] = [{"name": f"spdx:{name}", "value": text} for name, text in rows]
     return value
-
-
-def _terms(card: ModelCard) -> list[tuple[str, str]]:
-    """Return what a card declares in terms of SPDX's AI profile that CycloneDX has no member for, sorted."""
-    found = dict(card.terms)
-    for term, section in _SECTION_OF.items():
-        if text := card.sections.get(section):
-            found.setdefault(term, text)
-    energy = _ENERGY.search(card.sections.get("environmental impact", ""))
-    if energy:
-        found |= {"energyQuantity": energy[1], "energyUnit": energy[2]}
-    if card.results:
-        found["metric"] = ", ".join(dict.fromkeys(item.kind for item in card.results))
-    return sorted(found.items())
 
 
 def _model(model: Model) -> JSON:
@@ -197,9 +172,9 @@ def _model(model: Model) -> JSON:
         "purl": model.reference,
         "name": model.name,
         "version": model.version,
-        "modelCard": {"modelParameters": parameters, **_declared(model.declared)},
+        "modelCard": {"modelParameters": parameters, **describe_card(model.declared)},
         "pedigree": {"ancestors": [_ancestor(model), *_bases(model.declared)]},
-        **_licensed(model.licence, None),
+        **write_licence(model.licence, None),
     }
     if model.description:
         component["description"] = model.description
@@ -218,43 +193,6 @@ def _references(model: Model) -> Iterator[JSON]:
         yield {"type": "distribution", "url": quote(model.origin, safe=_URI), "comment": "the pinned source"}
     for kind, address in model.declared.links if model.declared else ():
         yield {"type": kind, "url": address, "comment": "declared by the model card"}
-
-
-def _declared(card: ModelCard | None) -> dict[str, JSON]:
-    """Return what a card declares, where CycloneDX has a member for it, and the rest as properties of ours."""
-    if card is None:
-        return {}
-    value: dict[str, JSON] = {}
-    if card.results:
-        value["quantitativeAnalysis"] = {"performanceMetrics": [_metric(item) for item in card.results]}
-    if considerations := _considerations(card):
-        value["considerations"] = considerations
-    rows = [("language", text) for text in card.languages] + [("tag", text) for text in card.tags]
-    rows += [
-        ("library", card.library or ""),
-        ("emissions", card.emissions or ""),
-        ("licence", card.licence_words or ""),
-    ]
-    if properties := [_property(f"declared:{name}", text) for name, text in rows if text]:
-        value["properties"] = properties
-    return value
-
-
-def _metric(item: Metric) -> JSON:
-    part = " ".join(text for text in (item.dataset, item.split) if text)
-    return {"type": item.kind, "value": item.value, **({"slice": part} if part else {})}
-
-
-def _considerations(card: ModelCard) -> dict[str, JSON]:
-    use, beyond = card.sections.get("intended use"), card.sections.get("out-of-scope use")
-    value: dict[str, JSON] = {}
-    if use:
-        value["useCases"] = [use]
-    if limits := [text for text in (card.sections.get("limitations"), beyond) if text]:
-        value["technicalLimitations"] = limits
-    if risks := card.sections.get("risks"):
-        value["ethicalConsiderations"] = [{"name": risks}]
-    return value
 
 
 def _bases(card: ModelCard | None) -> list[JSON]:
@@ -287,9 +225,9 @@ def _ancestor(model: Model) -> JSON:
         "name": model.origin,
         "description": "the registered model that the graph was exported from",
         "properties": [
-            _property("kind", model.kind),
-            _property("tree", model.origin_digest),
-            *([_property("signed-by", model.publisher)] if model.publisher else []),
+            write_property("kind", model.kind),
+            write_property("tree", model.origin_digest),
+            *([write_property("signed-by", model.publisher)] if model.publisher else []),
         ],
     }
 
@@ -318,9 +256,9 @@ def _dataset(item: Mapping[str, str]) -> JSON:
         "bom-ref": _dataset_reference(item),
         "name": item["name"],
         "data": [about],
-        **_licensed(item.get("license"), None),
+        **write_licence(item.get("license"), None),
     }
-    return {**value, "hashes": [_sha256(item["digest"])]} if "digest" in item else value
+    return {**value, "hashes": [write_hash(item["digest"])]} if "digest" in item else value
 
 
 def _file(path: str, blob: Blob, model: Model, targets: Mapping[str, str]) -> JSON:
@@ -330,89 +268,16 @@ def _file(path: str, blob: Blob, model: Model, targets: Mapping[str, str]) -> JS
         role = "model card"
     elif path.endswith((".bin", ".safetensors")):
         role = "weights"
-    properties = [_property("role", role), _property("size", str(blob.size))]
-    properties += [_property("target", name) for name, graph in sorted(targets.items()) if graph == path]
+    properties = [write_property("role", role), write_property("size", str(blob.size))]
+    properties += [write_property("target", name) for name, graph in sorted(targets.items()) if graph == path]
     return {
         "type": "file",
         "bom-ref": f"file:{path}",
         "name": path,
-        "hashes": [_sha256(blob.digest)],
+        "hashes": [write_hash(blob.digest)],
         "properties": properties,
-        **_licensed(model.licence, None),
+        **write_licence(model.licence, None),
     }
-
-
-def _sha256(digest: str) -> JSON:
-    return {"alg": "SHA-256", "content": digest.removeprefix("sha256:")}
-
-
-def _property(name: str, value: str) -> JSON:
-    return {"name": f"packager:{name}", "value": value}
-
-
-def _licensed(expression: str | None, words: str | None) -> dict[str, JSON]:
-    if expression:
-        return {"licenses": [{"expression": expression, "acknowledgement": "declared"}]}
-    return {"licenses": [{"license": {"name": words, "acknowledgement": "declared"}}]} if words else {}
-
-
-def _libraries(locked: Dependencies, vendored: Mapping[str, str]) -> list[JSON]:
-    """Return one component per distribution, its wheels inside; sorted by package URL."""
-    wheels: dict[str, dict[str, tuple[Wheel, list[str]]]] = {}
-    for sets in locked.wheels.values():
-        for platform, listed in sets.items():
-            for wheel in listed:
-                rows = wheels.setdefault(wheel.pin, {})
-                rows.setdefault(wheel.file, (wheel, []))[1].append(platform)
-    found = [_library(rows, locked.about[pin], vendored, locked.yanked.get(pin)) for pin, rows in wheels.items()]
-    return sorted(found, key=lambda component: str(component["purl"]))
-
-
-def _library(
-    rows: Mapping[str, tuple[Wheel, list[str]]],
-    about: DistributionMetadata,
-    vendored: Mapping[str, str],
-    yanked: str | None,
-) -> JSON:
-    first = next(iter(rows.values()))[0]
-    reference = write_purl(first.name, first.version)
-    component: dict[str, JSON] = {
-        "type": "library",
-        "bom-ref": reference,
-        "purl": reference,
-        "name": first.name,
-        "version": first.version,
-        "components": [_wheel(wheel, names, about, vendored) for _, (wheel, names) in sorted(rows.items())],
-        **_licensed(about.license, about.license_text),
-    }
-    if about.summary:
-        component["description"] = about.summary
-    if about.author:
-        component["authors"] = [{"name": about.author}]
-        component["supplier"] = {"name": about.author}
-    if about.homepage:
-        component["externalReferences"] = [{"type": "website", "url": about.homepage}]
-    if yanked is not None:
-        component["properties"] = [_property("yanked", yanked or "no reason given")]
-    return component
-
-
-def _wheel(wheel: Wheel, names: Iterable[str], about: DistributionMetadata, vendored: Mapping[str, str]) -> JSON:
-    reference = write_purl(wheel.name, wheel.version, wheel.file)
-    properties = [_property("platform", name) for name in sorted(set(names))]
-    if wheel.file in vendored:
-        properties.append(_property("path", vendored[wheel.file]))
-    component: dict[str, JSON] = {
-        "type": "file",
-        "bom-ref": reference,
-        "name": wheel.file,
-        "hashes": [_sha256(wheel.sha256)],
-        "properties": properties,
-        **_licensed(about.license, about.license_text),
-    }
-    if wheel.url:
-        component["externalReferences"] = [{"type": "distribution", "url": wheel.url, "hashes": component["hashes"]}]
-    return component
 
 
 def _dependencies(model: Model, parts: Sequence[JSON], locked: Dependencies) -> list[JSON]:
@@ -422,26 +287,13 @@ def _dependencies(model: Model, parts: Sequence[JSON], locked: Dependencies) -> 
         for platform, wheels in sets.items():
             environment = platforms.parse(platform).environment()
             here = {wheel.name: write_purl(wheel.name, wheel.version) for wheel in wheels}
-            edges[model.reference] |= _targets(locked.requirements[runtime], here, environment)
+            edges[model.reference] |= list_needed(locked.requirements[runtime], here, environment)
             for wheel in wheels:
                 known = edges.setdefault(here[wheel.name], set())
-                known |= _targets(locked.about[wheel.pin].requires, here, environment)
+                known |= list_needed(locked.about[wheel.pin].requires, here, environment)
     for part in parts:
         edges.setdefault(part["bom-ref"], set())
     return [{"ref": ref, **({"dependsOn": sorted(to)} if to else {})} for ref, to in sorted(edges.items())]
-
-
-def _targets(lines: Iterable[str], here: Mapping[str, str], environment: Mapping[str, str]) -> set[str]:
-    """Return the distributions that these requirements need on a platform; unlocked ones are unused extras."""
-    found = set()
-    for line in lines:
-        try:
-            requirement = Requirement(line)
-        except InvalidRequirement:
-            continue  # metadata from before PEP 508; its requirement is locked nevertheless
-        if requirement.marker is None or requirement.marker.evaluate(dict(environment)):
-            found |= {here[name] for name in [canonicalize_name(requirement.name)] if name in here}
-    return found
 
 
 def _formulation(model: Model, targets: Mapping[str, str], toolchain: Mapping[str, str]) -> JSON:
@@ -462,5 +314,5 @@ def _formulation(model: Model, targets: Mapping[str, str], toolchain: Mapping[st
 
 
 def _properties(locked: Dependencies) -> list[JSON]:
-    rows = [_property(f"runtime:{name}", " ".join(sets)) for name, sets in sorted(locked.wheels.items())]
-    return rows + [_property("index", address) for address in locked.indexes]
+    rows = [write_property(f"runtime:{name}", " ".join(sets)) for name, sets in sorted(locked.wheels.items())]
+    return rows + [write_property("index", address) for address in locked.indexes]

@@ -20,36 +20,17 @@ from packager import canonical
 from packager.bundle.bundle import CARD, CONTRACT, MAX_RECORD, SBOM, Bundle
 from packager.canonical import JSON
 from packager.contract import contract
-from packager.errors import MalformedError, NegativeAnswerError, PackagerError, StepError, UsageError
-from packager.formats import cyclonedx, model_cards, secrets, slsa
+from packager.errors import MalformedError, PackagerError, StepError, UsageError
+from packager.formats import cyclonedx_libraries, model_cards, secrets
 from packager.graph import check
-from packager.policy import advisories, completeness, vex
-from packager.sandbox.sandbox import LEVELS, LIMITS, USERS
+from packager.policy import advisories, completeness, stated_facts, vex
 from packager.trust.evidence import Evidence
 from packager.types import Blob, Tree
 
 FORMAT = 1
-MEASUREMENTS = "urn:packager:facts:v1"
-"""Predicate type of the facts of a build, as `packager build --facts` writes them."""
-PROVENANCE = slsa.PREDICATE
-TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
-CONFORMANCE = "urn:packager:conformance:v1"
-SCAN = "urn:packager:scan:v1"
-"""Predicate type of the scan results of a bundle's source."""
-MEASURED = ("nondeterministic", "targets")
-
-_OURS = slsa.BUILD_TYPE
 MAX_GRAPH = 256 << 20  # bytes of an ONNX file that is read whole; weights beyond are external data
 _ENGINES = (".engine",)
 _YANKED = "packager:yanked"
-_OBJECTIVES = {
-    "p50_ms": "p50_ms",
-    "p99_ms": "p99_ms",
-    "at_rps": "throughput_rps",
-    "cold_start_s": "cold_start_seconds",
-    "memory": "resident_bytes",
-}
-"""Names of objectives in a contract, and of what the conformance suite measures for them."""
 _MALFORMED = (KeyError, TypeError, AttributeError, ValueError, IndexError)
 _HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}(?:\s|$)")
 _PICKLE = re.compile(rb"\x80[\x02\x03][}\]c(XKMq]|\x80[\x04\x05]\x95")
@@ -104,7 +85,7 @@ def of_bundle(
     """
     content = Content(bundle.name, bundle.version, bundle.tree, bundle.medium.open_file)
     accepted = () if evidence is None else tuple(evidence)
-    stated = {} if evidence is None else _statement_sections(accepted)
+    stated = {} if evidence is None else stated_facts.list_sections(accepted)
     found = _vulnerabilities(content, accepted, known) if known and "vulnerabilities" in wanted else {}
     return {**_head(content, "bundle", today), **_file_sections(content, wanted), **stated, **found}
 
@@ -290,115 +271,7 @@ _SECTIONS: Mapping[str, Callable[[Content], JSON]] = {
 }
 
 
-# sections from statements
-
-
-def _statement_sections(evidence: Sequence[Evidence]) -> dict[str, JSON]:
-    return {
-        "statements": [_statement(item) for item in evidence],
-        "provenance": [_provenance(item) for item in evidence if item.statement.predicate_type == PROVENANCE],
-        "conformance": [
-            {"signer": item.attested.signer, "cells": [_cell(cell) for cell in cells]}
-            for item in evidence
-            if (cells := _cells(item)) is not None
-        ],
-        "confinement": [row for item in evidence if (row := _confinement(item)) is not None],
-        "scans": [_scan(item) for item in evidence if item.statement.predicate_type == SCAN],
-        **_measured(evidence),
-    }
-
-
-def _statement(item: Evidence) -> JSON:
-    time = item.attested.time
-    return {
-        "type": item.statement.predicate_type,
-        "signer": item.attested.signer,
-        "identity": item.attested.identity,
-        "time": f"{time:%Y-%m-%dT%H:%M:%SZ}" if time else None,
-        "digest": item.digest,
-    }
-
-
-def _provenance(item: Evidence) -> JSON:
-    """Read SLSA v1 provenance; a member that is not where the format has it counts as absent."""
-    predicate = item.statement.predicate
-    definition, details = _member(predicate, "buildDefinition"), _member(predicate, "runDetails")
-    listed = _rows(definition.get("resolvedDependencies"))
-    return {
-        "signer": item.attested.signer,
-        "builder": _text(_member(details, "builder").get("id")),
-        "type": _text(definition.get("buildType")),
-        "sources": [uri for row in listed if (uri := _text(row.get("uri")))],
-        "publishers": list_publishers(item),
-    }
-
-
-def list_publishers(item: Evidence) -> list[JSON]:
-    """Return the sources that provenance names, each with its verified signer, None where none was demanded."""
-    listed = _rows(_member(item.statement.predicate, "buildDefinition").get("resolvedDependencies"))
-    return [_publisher(row) for row in listed if row.get("name") == "source" and _text(row.get("uri"))]
-
-
-def _publisher(row: Mapping[str, JSON]) -> JSON:
-    """Return a source with its verified signer, None where none was demanded."""
-    signed = _member(_member(row, "annotations"), "signed")
-    return {"source": row["uri"], "signer": _text(signed.get("signer")), "form": _text(signed.get("form"))}
-
-
-def _confinement(item: Evidence) -> JSON:
-    """Return how the workers of one of our builds were confined, by its provenance; None for any other statement."""
-    predicate = item.statement.predicate
-    if item.statement.predicate_type != PROVENANCE or _member(predicate, "buildDefinition").get("buildType") != _OURS:
-        return None
-    try:
-        stated = slsa.parse(predicate).confinement or {}
-    except ValueError:
-        stated = {}
-    level, user, limits = stated.get("level"), stated.get("user"), stated.get("limits")
-    return {
-        "signer": item.attested.signer,
-        "level": level if level in LEVELS else "unknown",
-        "seccomp": stated.get("seccomp") is True,
-        "landlock": stated.get("landlock") is True,
-        "user": user if user in USERS else "root",
-        "limits": limits if limits in LIMITS else "process",
-    }
-
-
-def _scan(item: Evidence) -> JSON:
-    """Return the scan results of the source. The schema refuses a predicate of another form."""
-    predicate = item.statement.predicate if isinstance(item.statement.predicate, dict) else {}
-    return {**predicate, "signer": item.attested.signer}
-
-
-def _member(value: JSON, name: str) -> Mapping[str, JSON]:
-    member = value.get(name) if isinstance(value, dict) else None
-    return member if isinstance(member, dict) else {}
-
-
-def _rows(value: JSON) -> list[Mapping[str, JSON]]:
-    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
-
-
-def _text(value: JSON) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _cells(item: Evidence) -> list[Mapping[str, JSON]] | None:
-    """Return the cells of a conformance result about this bundle, or None for any other statement."""
-    result = _member(item.statement.predicate, CONFORMANCE)
-    digest = _member(result, "bundle").get("digest")
-    if item.statement.predicate_type != TEST_RESULT or digest != f"sha256:{item.statement.subject_sha256}":
-        return None
-    return _rows(result.get("cells"))
-
-
-def _cell(cell: Mapping[str, JSON]) -> JSON:
-    measures = _member(cell, "measures")
-    seen = {**measures, **{f"{name}_ms": value for name, value in _member(measures, "latency_ms").items()}}
-    words = {key: str(cell.get(key)) for key in ("target", "runtime", "version", "device", "outcome")}
-    got = {name: seen.get(measure) for name, measure in _OBJECTIVES.items()}
-    return {**words, "measures": {name: value for name, value in got.items() if isinstance(value, int | float)}}
+# advisories about the locked packages
 
 
 def _vulnerabilities(content: Content, evidence: Sequence[Evidence], folder: Path) -> dict[str, JSON]:
@@ -421,41 +294,9 @@ def _vulnerabilities(content: Content, evidence: Sequence[Evidence], folder: Pat
 
 def _vex_claim(hit: advisories.Hit, claims: Sequence[tuple[str, vex.Claim]]) -> JSON:
     """Return the claim that a hit does not apply; None without one, or where another claim contradicts it."""
-    ids, purl = frozenset({hit.id, *hit.aliases}), cyclonedx.write_purl(hit.package, hit.version)
+    ids, purl = frozenset({hit.id, *hit.aliases}), cyclonedx_libraries.write_purl(hit.package, hit.version)
     matching = [(signer, claim) for signer, claim in claims if claim.covers(ids, purl)]
     if not matching or not all(claim.harmless for _, claim in matching):
         return None
     signer, claim = matching[0]
     return {"signer": signer, "status": claim.status, "reason": claim.reason}
-
-
-def _measured(evidence: Sequence[Evidence]) -> dict[str, JSON]:
-    """Return the build's measurements as trusted signers state them. Raises NegativeAnswerError where two differ."""
-    found = [item.statement.predicate for item in evidence if item.statement.predicate_type == MEASUREMENTS]
-    found += [facts for item in evidence if (facts := _embedded(item)) is not None]
-    distinct = {canonical.dump(_kept(value)): _kept(value) for value in found}
-    if len(distinct) > 1:
-        raise NegativeAnswerError(
-            f"trusted signers contradict each other about what the build measured, in {len(distinct)} ways",
-            hint="`packager inspect` lists the statements; revoke the key that made the wrong one",
-        )
-    return next(iter(distinct.values()), {})
-
-
-def _embedded(item: Evidence) -> JSON:
-    """Return the measurements inside provenance; None for another statement or without any."""
-    if item.statement.predicate_type != PROVENANCE:
-        return None
-    try:
-        return slsa.parse(item.statement.predicate).facts
-    except ValueError:
-        return None  # by another builder, whose provenance has no measurements
-
-
-def _kept(value: JSON) -> dict[str, JSON]:
-    return {name: value[name] for name in MEASURED if isinstance(value, dict) and name in value}
-
-
-def measurement_predicate(facts: Mapping[str, JSON]) -> JSON:
-    """Return the facts of a build that must be attested, because the bundle's files do not show them."""
-    return {"format": FORMAT, **_kept(dict(facts))}

@@ -194,11 +194,11 @@ def _parse_image(item: Evidence) -> _MadeOf:
 
 def _sources(verified: Verification, trust: Trust) -> Iterable[Mapping[str, JSON]]:
     """Yield the sources that trusted provenance of our builds names, each once."""
-    from packager.policy import facts
+    from packager.policy import stated_facts
 
     seen = []
     for item in evidence.statements_of_type(verified.evidence, trust, slsa.PREDICATE):
-        for row in facts.list_publishers(item):
+        for row in stated_facts.list_publishers(item):
             if row not in seen:
                 seen.append(row)
                 yield row

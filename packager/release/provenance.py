@@ -20,12 +20,12 @@ from packager.bundle.readers import StoredBundle
 from packager.canonical import JSON
 from packager.errors import UsageError
 from packager.events import Warned
-from packager.formats import cyclonedx, distributions, reference_outputs, slsa
+from packager.formats import cyclonedx, cyclonedx_libraries, distributions, reference_outputs, slsa
 from packager.formats.intoto import describe_resource, embed_resource
 from packager.formats.wheel_locks import Wheel
 from packager.lock import source_trust
 from packager.lock.lock import Lock
-from packager.policy import facts
+from packager.policy import stated_facts
 from packager.recipe.recipe import Recipe
 from packager.release.sign import MAX_PREDICATE, MAX_STATED
 from packager.store.store import Store
@@ -52,7 +52,7 @@ def keep(recipe: Recipe, lock: Lock, built: Built, bundle: Bundle, runner: Runne
         slsa.PREDICATE: canonical.dump(made),
         reference_outputs.PREDICATE: canonical.dump(reference_outputs.state_outputs(bundle.tree, given)),
         cyclonedx.PREDICATE: store.get(sbom.digest) if sbom else b"",
-        facts.SCAN: canonical.dump(_unsigned(built.facts["scans"][0])),
+        stated_facts.SCAN: canonical.dump(_unsigned(built.facts["scans"][0])),
     }
     if built.distributions is not None:
         predicates[distributions.PREDICATE] = canonical.dump(built.distributions.to_json())
@@ -135,13 +135,13 @@ def _tools(lock: Lock) -> Iterator[JSON]:
 
         for pin in project_locks.parse(lock.environment.requirements.encode(), "requirements.txt").pins:
             digest, *others = sorted(pin.hashes)  # the lock accepts any of them
-            address = cyclonedx.write_purl(pin.name, pin.version)
+            address = cyclonedx_libraries.write_purl(pin.name, pin.version)
             yield describe_resource(pin.name, f"sha256:{digest}", uri=address, role="toolchain", others=others)
     for name, version in sorted(lock.toolchain.items()):
         if name in ("python", "machine"):
             yield describe_resource(f"{name} {version}", role="toolchain")
         elif lock.environment is None:
-            yield describe_resource(name, uri=cyclonedx.write_purl(name, version), role="toolchain")
+            yield describe_resource(name, uri=cyclonedx_libraries.write_purl(name, version), role="toolchain")
 
 
 def _wheels(lock: Lock) -> Iterator[JSON]:
@@ -151,12 +151,12 @@ def _wheels(lock: Lock) -> Iterator[JSON]:
         for wheel in (wheel for wheels in sets.values() for wheel in wheels):
             users.setdefault(wheel, set()).add(runtime)
     for wheel in sorted(users, key=lambda wheel: (wheel.file, wheel.sha256)):
-        address = wheel.url or cyclonedx.write_purl(wheel.name, wheel.version, wheel.file)
+        address = wheel.url or cyclonedx_libraries.write_purl(wheel.name, wheel.version, wheel.file)
         yield describe_resource(wheel.file, f"sha256:{wheel.sha256}", uri=address, runtimes=sorted(users[wheel]))
 
 
 def _measured(built: Built) -> Iterator[JSON]:
-    yield embed_resource(slsa.FACTS, canonical.dump(facts.measurement_predicate(built.facts)))
+    yield embed_resource(slsa.FACTS, canonical.dump(stated_facts.write_measurements(built.facts)))
     yield embed_resource("verdict.json", canonical.dump(built.verdict.to_json()))
     for row in built.facts["confinement"]:
         yield embed_resource(

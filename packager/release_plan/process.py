@@ -23,8 +23,9 @@ from packager.actions.runner import Executor
 from packager.canonical import JSON
 from packager.events import Event
 from packager.files import hold_lock, write_atomically
-from packager.release_plan import tasks
+from packager.release_plan import problems, tasks
 from packager.release_plan.channel import Channel
+from packager.release_plan.context import Share, WorkerContext
 from packager.release_plan.journal import Journal
 from packager.release_plan.plan import stopped_row
 from packager.release_plan.release_file import Model
@@ -39,17 +40,17 @@ def main() -> None:
     os.dup2(2, 1)  # what anything prints is no answer
     signal.signal(signal.SIGTERM, _end)
     jobs = os.fdopen(os.dup(0), "rb")
-    context = json.loads(jobs.readline())
-    _end_with(context["driver"])
+    order = json.loads(jobs.readline())
+    _end_with(order["driver"])
     channel = Channel(jobs, answers)
-    room = _room(context, channel)
+    context = _open_context(order, channel)
     for value in channel.models():
         model = Model.from_json(value)
         try:
-            row = tasks.release_model(model, room)
+            row = tasks.release_model(model, context)
         except Exception as error:  # whatever it is, the other models go on
-            row = stopped_row(model, tasks.describe_bug(error))
-        room.store.release()
+            row = stopped_row(model, problems.describe_bug(error))
+        context.store.release()
         channel.tell({"row": row.to_json()})
 
 
@@ -64,11 +65,11 @@ def _end_with(driver: int) -> None:
         sys.exit(1)
 
 
-def _room(context: Mapping[str, JSON], channel: Channel) -> tasks.Room:
+def _open_context(order: Mapping[str, JSON], channel: Channel) -> WorkerContext:
     workspace = replace(
-        Workspace.default(Path(context["store"]), jobs=context["steps"]),
-        registry_ca=context["registry_ca"] and Path(context["registry_ca"]),
-        plain_http=context["plain_http"],
+        Workspace.default(Path(order["store"]), jobs=order["steps"]),
+        registry_ca=order["registry_ca"] and Path(order["registry_ca"]),
+        plain_http=order["plain_http"],
     )
     store = workspace.open_store()
 
@@ -76,20 +77,20 @@ def _room(context: Mapping[str, JSON], channel: Channel) -> tasks.Room:
         if event is None:
             channel.tell({"task": task})
 
-    return tasks.Room(
+    return WorkerContext(
         workspace,
         store,
-        Journal(Path(context["journal"])),
-        Path(context["base"]),
-        Path(context["environments"]),
-        {uri: value.encode("latin-1") for uri, value in context["secrets"].items()},
-        frozenset(context["again"]),
-        context["dry"],
-        context["until"],
-        share_below(Path(context["shared"])),
-        context["builder"],
+        Journal(Path(order["journal"])),
+        Path(order["base"]),
+        Path(order["environments"]),
+        {uri: value.encode("latin-1") for uri, value in order["secrets"].items()},
+        frozenset(order["again"]),
+        order["dry"],
+        order["until"],
+        share_below(Path(order["shared"])),
+        order["builder"],
         tell,
-        _executors(context["cluster"], channel, workspace) if context["cluster"] else None,
+        _executors(order["cluster"], channel, workspace) if order["cluster"] else None,
     )
 
 
@@ -104,7 +105,7 @@ def _executors(place: JSON, channel: Channel, workspace: Workspace) -> Callable[
     return lambda model: ClusterExecutor(channel.ask, channel.cancel, shared, there, model.settings.resources)
 
 
-def share_below(folder: Path) -> tasks.Share:
+def share_below(folder: Path) -> Share:
     """Return what keeps answers in files of a folder that the processes of one release share; each is found once."""
 
     def share(key: JSON, find: Callable[[], JSON]) -> JSON:

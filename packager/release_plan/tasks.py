@@ -12,98 +12,44 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote_plus
 
 from packager import canonical
-from packager.actions.runner import Executor
 from packager.build.build import Built
 from packager.build.project import Project
 from packager.bundle.bundle import Bundle, open_bundle
 from packager.canonical import JSON
-from packager.errors import IntegrityError, LockError, PackagerError, StepError, UsageError
+from packager.errors import IntegrityError, LockError, PackagerError, UsageError
 from packager.events import Cached, Event, Finished, Started, Warned, ignore
 from packager.lock.lock import Lock
 from packager.os_errors import translate
 from packager.policy import engine, facts
 from packager.release import builder, building, provenance
-from packager.release_plan.journal import Journal
-from packager.release_plan.plan import TASKS, ModelRow, Problem, TaskRow, skip_task, tasks_of
+from packager.release_plan.context import WorkerContext
+from packager.release_plan.plan import ModelRow, Problem, TaskRow, skip_task, tasks_of
+from packager.release_plan.problems import GateError, describe_bug, describe_error, refuse_by
 from packager.release_plan.release_file import Conform, Model, Promote, fill_address
 from packager.store.entries import StoreEntry
-from packager.store.store import Store
 from packager.transport.push import Pushed, push_bundle
-from packager.trust.signers import Signer, open_signer
-from packager.types import Verdict
-from packager.workspace import Workspace
 
-Share = Callable[[JSON, Callable[[], JSON]], JSON]
-"""Answers that hold for a whole release: a key, and how to find what is not known yet."""
 _PUSHES = 4  # blobs of one bundle that are sent at a time
 _WARNINGS = 20  # of one model that its row keeps
-_DETAILS = 20  # findings or lines of a log of one problem
 _LOCAL = "urn:packager:verifier:local"
-_BUG = 70
 
 
-class _NoError(Exception):
-    """A gate ran to its end and said no."""
-
-    def __init__(self, message: str, details: Iterator[str]) -> None:
-        super().__init__(message)
-        self.details = tuple(line for line, _ in zip(details, range(_DETAILS), strict=False))
-
-
-@dataclass
-class Room:
-    """What the models of one worker process share: workspace, store, journal, signers and profiles, opened once.
-
-    `again` are tasks that run whatever is remembered, `until` is the last task, `dry` means that nothing runs. `tell`
-    hears which task begins.
-    """
-
-    workspace: Workspace
-    store: Store
-    journal: Journal
-    base: Path  # the directory of the release file
-    environments: Path  # where the conformance suite keeps environments
-    secrets: Mapping[str, bytes] = field(default_factory=dict)  # by the URI of a signer
-    again: frozenset[str] = frozenset()
-    dry: bool = False
-    until: str = TASKS[-1]
-    share: Share | None = None
-    builder: str | None = None
-    tell: Callable[[str, Event | None], None] = lambda task, event: None
-    executor: Callable[[Model], Executor] | None = None  # where steps of a model run; None: on this machine
-    _profiles: dict[str, engine.Profile] = field(default_factory=dict)
-    _signers: dict[str, Signer] = field(default_factory=dict)
-
-    def profile(self, name: str) -> engine.Profile:
-        """Return a policy profile, read once."""
-        if name not in self._profiles:
-            self._profiles[name] = engine.load_profile(name, Path())
-        return self._profiles[name]
-
-    def signer(self, uri: str) -> Signer:
-        """Return a signer, opened once; but one whose certificate lasts minutes, each time."""
-        if uri not in self._signers or uri.startswith("keyless:"):
-            self._signers[uri] = open_signer(uri, lambda: self.secrets.get(uri), self.workspace.clock())
-        return self._signers[uri]
-
-
-def release_model(model: Model, room: Room) -> ModelRow:
+def release_model(model: Model, context: WorkerContext) -> ModelRow:
     """Perform the tasks of one model, or plan them; whatever goes wrong is in its row."""
-    return _Tasks(model, room).perform()
+    return _Tasks(model, context).perform()
 
 
 class _Tasks:
     """One model under work: its project, the outcomes of its tasks so far, and what the build left in memory."""
 
-    def __init__(self, model: Model, room: Room) -> None:
-        self.model, self.room, self.settings = model, room, model.settings
+    def __init__(self, model: Model, context: WorkerContext) -> None:
+        self.model, self.context, self.settings = model, context, model.settings
         self.outcomes: dict[str, Mapping[str, JSON]] = {}
         self.cached = self.sent = 0
         self.warnings: list[str] = []
@@ -114,7 +60,7 @@ class _Tasks:
     def perform(self) -> ModelRow:
         rows: list[TaskRow] = []
         bad: TaskRow | None = None
-        for name in tasks_of(self.settings, self.room.until):
+        for name in tasks_of(self.settings, self.context.until):
             planned = next((row.task for row in rows if row.state == "planned"), None)
             if bad is not None:
                 rows.append(skip_task(name, bad))
@@ -145,16 +91,16 @@ class _Tasks:
         )
 
     def _attempt(self, name: str) -> TaskRow:
-        started, began = time.monotonic(), self.room.workspace.clock().timestamp()
+        started, began = time.monotonic(), self.context.workspace.clock().timestamp()
         try:
             row = self._lock() if name == "lock" else self._remembered(name)
-        except _NoError as no:
-            return TaskRow(name, "no", str(no), _since(started), Problem(1, str(no), None, no.details), began)
+        except GateError as error:
+            return TaskRow(name, "no", str(error), _since(started), Problem(1, str(error), None, error.details), began)
         except PackagerError as error:
-            return TaskRow(name, "failed", error.message, _since(started), problem_of(error), began)
+            return TaskRow(name, "failed", error.message, _since(started), describe_error(error), began)
         except (OSError, RuntimeError, MemoryError) as error:
             found = translate(error) if isinstance(error, OSError | RuntimeError) else None
-            problem = problem_of(found) if found else describe_bug(error)
+            problem = describe_error(found) if found else describe_bug(error)
             return TaskRow(name, "failed", problem.message, _since(started), problem, began)
         except Exception as error:
             return TaskRow(name, "failed", str(error), _since(started), describe_bug(error), began)
@@ -163,7 +109,7 @@ class _Tasks:
     # the lock: what is on disk says whether it holds
 
     def _lock(self) -> TaskRow:
-        again = "lock" in self.room.again and self.settings.lock == "renew"
+        again = "lock" in self.context.again and self.settings.lock == "renew"
         try:
             self.locked = self.project.read_lock()
             if not again:
@@ -173,7 +119,7 @@ class _Tasks:
             if self.settings.lock == "check":
                 raise
             reason = stale.message
-        if self.room.dry:
+        if self.context.dry:
             return TaskRow("lock", "planned", reason)
         self._begin()
         self.locked = self.project.make_lock()
@@ -184,18 +130,18 @@ class _Tasks:
     def _remembered(self, name: str) -> TaskRow:
         chosen = getattr(self.settings, name)
         inputs: JSON = getattr(self, f"_{name}_inputs")(chosen)
-        known = self.room.journal.recall(self.model.name, name, inputs)
+        known = self.context.journal.recall(self.model.name, name, inputs)
         lost = self._lost(name, known.outcome) if known else None
-        if known and not lost and name not in self.room.again:
+        if known and not lost and name not in self.context.again:
             self.outcomes[name] = known.outcome
             return TaskRow(name, "unchanged", "the inputs are those of the last time")
         reason = lost or self._changed(name, inputs, known is not None)
-        if self.room.dry:
+        if self.context.dry:
             return TaskRow(name, "planned", reason)
         self._begin()
         started = time.monotonic()
         outcome: Mapping[str, JSON] = getattr(self, f"_{name}")(chosen, inputs)
-        self.room.journal.remember(self.model.name, name, inputs, outcome, _since(started))
+        self.context.journal.remember(self.model.name, name, inputs, outcome, _since(started))
         self.outcomes[name] = outcome
         return TaskRow(name, "done", reason)
 
@@ -203,7 +149,7 @@ class _Tasks:
         """Say why a task runs."""
         if known:
             return "it is to run again"
-        before = self.room.journal.last_inputs(self.model.name, name)
+        before = self.context.journal.last_inputs(self.model.name, name)
         if before is None:
             return "it did not run to its end before"
         changed = [_WORDS.get(key, key) for key in inputs if inputs[key] != before.get(key)]
@@ -211,7 +157,7 @@ class _Tasks:
 
     def _lost(self, name: str, outcome: Mapping[str, JSON]) -> str | None:
         """Return why a remembered outcome no longer holds, or None."""
-        entry = self.room.store.named(self.model.name, self.model.version)
+        entry = self.context.store.named(self.model.name, self.model.version)
         if name == "build" and (entry is None or entry.manifest != outcome["digest"]):
             return "the store no longer has the bundle"
         if name == "sign" and (entry is None or not set(outcome["statements"]) <= set(entry.referrers)):
@@ -219,7 +165,7 @@ class _Tasks:
         return None
 
     def _begin(self) -> None:
-        self.room.tell(self.task, None)
+        self.context.tell(self.task, None)
 
     def _hear(self, event: Event) -> None:
         match event:
@@ -228,16 +174,16 @@ class _Tasks:
             case Warned(message):
                 self.warnings.append(message)
             case Started() | Finished():
-                self.room.tell(self.task, event)
+                self.context.tell(self.task, event)
 
     # what tasks share
 
     @functools.cached_property
     def project(self) -> Project:
-        workspace = self.room.workspace
+        workspace = self.context.workspace
         opened = Project.open(
             Path(self.model.recipe),
-            lambda: self.room.store,
+            lambda: self.context.store,
             variables=workspace.variables,
             registries=workspace.registry_settings,
             clock=workspace.clock,
@@ -247,9 +193,9 @@ class _Tasks:
         ).vendoring(self.settings.vendor)
         if (opened.recipe.name, opened.recipe.version) != (self.model.name, self.model.version):
             raise UsageError(f"recipe `{self.model.recipe}` changed while it was released", hint="release again")
-        if self.room.executor:
-            opened.runner.executor = self.room.executor(self.model)
-        return replace(opened, here=replace(opened.here, share=self.room.share))
+        if self.context.executor:
+            opened.runner.executor = self.context.executor(self.model)
+        return replace(opened, here=replace(opened.here, share=self.context.share))
 
     @functools.cached_property
     def lock(self) -> Lock:
@@ -258,7 +204,7 @@ class _Tasks:
     @property
     def entry(self) -> StoreEntry:
         """The entry of the bundle that is released. Raises UsageError where it is not the one that was built."""
-        found = self.room.store.entry(self.model.name, self.model.version)
+        found = self.context.store.entry(self.model.name, self.model.version)
         built = self.outcomes.get("build")
         if built and built["digest"] != found.manifest:
             raise UsageError(
@@ -275,12 +221,12 @@ class _Tasks:
     def _digest(self) -> str | None:
         if built := self.outcomes.get("build"):
             return str(built["digest"])
-        known = None if self.settings.build else self.room.store.named(self.model.name, self.model.version)
+        known = None if self.settings.build else self.context.store.named(self.model.name, self.model.version)
         return known.manifest if known else None
 
     def _bundle(self) -> Bundle:
         digest = self.entry.manifest
-        bundle = open_bundle(f"{self.model.name}:{self.model.version}", lambda: self.room.store)
+        bundle = open_bundle(f"{self.model.name}:{self.model.version}", lambda: self.context.store)
         if bundle.digest != digest:
             raise IntegrityError(f"`{bundle.name}:{bundle.version}` changed while it was opened", subject=digest)
         return bundle
@@ -288,7 +234,7 @@ class _Tasks:
     def _claim(self, purpose: str, digest: str, about: JSON = None) -> JSON:
         """Give a purpose of this name and version away to a digest, once and for all; return what was said then."""
         name, version = self.model.name, self.model.version
-        claimed, said = self.room.journal.claim(name, version, purpose, digest, about)
+        claimed, said = self.context.journal.claim(name, version, purpose, digest, about)
         if claimed != digest:
             raise UsageError(
                 f"`{name}:{version}` was released before as another bundle: {claimed} ({purpose})",
@@ -298,7 +244,7 @@ class _Tasks:
 
     @property
     def _today(self) -> str:
-        return self.room.workspace.clock().date().isoformat()
+        return self.context.workspace.clock().date().isoformat()
 
     # build
 
@@ -311,9 +257,9 @@ class _Tasks:
         }
 
     def _build(self, chosen: bool, inputs: JSON) -> Mapping[str, JSON]:
-        self.built = building.build_bundle(self.project, self.lock, builder=self.room.builder)
+        self.built = building.build_bundle(self.project, self.lock, builder=self.context.builder)
         if self.built.bundle is None:
-            raise _no("no bundle was made", self.built.verdict)
+            raise refuse_by("no bundle was made", self.built.verdict)
         made = self.built.bundle
         return {"digest": made.digest, "size": made.size}
 
@@ -321,20 +267,20 @@ class _Tasks:
 
     def _policy_inputs(self, chosen: str) -> JSON:
         """The day is among them: waivers and advisories are dated."""
-        profile = self.room.profile(chosen)
+        profile = self.context.profile(chosen)
         return {"bundle": self.entry.manifest, "profile": profile.digest, "day": self._today}
 
     def _policy(self, chosen: str, inputs: JSON) -> Mapping[str, JSON]:
         """Judge what the build measured by another profile than the recipe's; a build that ran before runs nothing."""
-        profile, bundle = self.room.profile(chosen), self._bundle()
-        built = self.built or building.build_bundle(self.project, self.lock, builder=self.room.builder)
+        profile, bundle = self.context.profile(chosen), self._bundle()
+        built = self.built or building.build_bundle(self.project, self.lock, builder=self.context.builder)
         if built.bundle is None:
-            raise _no("no bundle was made", built.verdict)
+            raise refuse_by("no bundle was made", built.verdict)
         content = facts.Content(bundle.name, bundle.version, bundle.tree, bundle.medium.open_file)
-        day = self.room.workspace.clock().date()
+        day = self.context.workspace.clock().date()
         verdict = engine.judge(profile, facts.of_build(content, built.facts, profile.facts, day), day)
         if not verdict.ok:
-            raise _no(f"profile `{profile.name}` says no", verdict)
+            raise refuse_by(f"profile `{profile.name}` says no", verdict)
         return {"verdict": verdict.to_json()}
 
     # conform
@@ -348,30 +294,30 @@ class _Tasks:
         }
 
     def _conform(self, chosen: Conform, inputs: JSON) -> Mapping[str, JSON]:
-        from packager import conform
-        from packager.conform import cells, results
+        from packager.conform import cells, results, run
+        from packager.conform.settings import Settings
         from packager.deploy.install import Index
         from packager.trust.verify import check_files
 
         bundle = self._bundle()
-        wanted, tables = [cells.parse_selection(text) for text in chosen.runtimes], self.room.workspace.tables
+        wanted, tables = [cells.parse_selection(text) for text in chosen.runtimes], self.context.workspace.tables
         plan = cells.plan_cells(bundle.contract.document, wanted, tables)
         checks = {"signature": "not checked", "files": check_files(bundle, ignore)}
         with tempfile.TemporaryDirectory(prefix="packager-conform-") as place:
-            settings = conform.Settings(
+            settings = Settings(
                 work=Path(place) / "work",
-                cache=self.room.environments,
+                cache=self.context.environments,
                 level=chosen.level,
-                index=Index(None, self.room.workspace.served_environments),
-                environment=dict(self.room.workspace.variables),
+                index=Index(None, self.context.workspace.served_environments),
+                environment=dict(self.context.workspace.variables),
                 tables=tables,
             )
-            found = {**conform.conform(bundle, plan, settings, self._hear), "integrity": checks}
+            found = {**run.run_suite(bundle, plan, settings, self._hear), "integrity": checks}
         verdict = results.summarise_cells(found)
         found["verdict"] = verdict
         if not verdict["ok"] or (chosen.strict and (verdict["unproven"] or verdict["known"])):
-            raise _NoError(
-                results.render_summary(found), iter([*verdict["failed"], *verdict["unproven"], *verdict["known"]])
+            raise GateError(
+                results.render_summary(found), [*verdict["failed"], *verdict["unproven"], *verdict["known"]]
             )
         return {"result": found}
 
@@ -386,7 +332,7 @@ class _Tasks:
         }
         try:
             wanted = [cells.parse_selection(text) for text in chosen.runtimes]
-            return tuple(cell.name for cell in cells.plan_cells(promise, wanted, self.room.workspace.tables))
+            return tuple(cell.name for cell in cells.plan_cells(promise, wanted, self.context.workspace.tables))
         except PackagerError:
             return ()  # the task itself says so
 
@@ -405,7 +351,7 @@ class _Tasks:
         from packager.release.sign import sign
         from packager.transport import copy
 
-        signer, bundle = self.room.signer(chosen), self._bundle()
+        signer, bundle = self.context.signer(chosen), self._bundle()
         self._claim("sign", bundle.digest)
         signed, tested = sign(bundle, signer), self.outcomes.get("conform")
         if tested:
@@ -422,7 +368,7 @@ class _Tasks:
 
     def _called(self, uri: str) -> str:
         """Return a signer as the release file names it: the same in every checkout."""
-        base = f"{self.room.base}/"
+        base = f"{self.context.base}/"
         return uri.replace(base, "").replace(quote_plus(base), "")
 
     # push
@@ -443,7 +389,7 @@ class _Tasks:
         return {"reference": pushed.reference, "sent": pushed.sent}
 
     def _send(self, bundle: Bundle, address: str) -> Pushed:
-        pushed = push_bundle(bundle, address, self.room.workspace.registry_settings, self._hear, jobs=_PUSHES)
+        pushed = push_bundle(bundle, address, self.context.workspace.registry_settings, self._hear, jobs=_PUSHES)
         self.sent += pushed.sent
         return pushed
 
@@ -453,7 +399,7 @@ class _Tasks:
         return {
             "bundle": self.entry.manifest,
             "stage": chosen.stage,
-            "profile": self.room.profile(chosen.profile).digest,
+            "profile": self.context.profile(chosen.profile).digest,
             "trust": _digest_of(Path(chosen.trust)),
             "signer": self._called(chosen.sign),
             "address": self.settings.push and self._address(self.settings.push),
@@ -464,20 +410,20 @@ class _Tasks:
         from packager.transport import copy
         from packager.trust.verifier import Verifier
 
-        workspace, bundle = self.room.workspace, self._bundle()
+        workspace, bundle = self.context.workspace, self._bundle()
         now = workspace.clock()
         verifier = Verifier.from_trust_file(Path(chosen.trust), now, workspace.seen)
         seen = verifier.verify(bundle, ignore)
         seen.raise_for_failure()
-        named, _ = builder.identify(self.room.builder, workspace.variables)
-        profile = self.room.profile(chosen.profile)
+        named, _ = builder.identify(self.context.builder, workspace.variables)
+        profile = self.context.profile(chosen.profile)
         purpose = f"promote {canonical.sha256(canonical.dump(inputs))}"  # the time of the first attempt stays
         at = str(self._claim(purpose, bundle.digest, builder.format_time(now)))
         gate = promote.Gate(chosen.stage, _LOCAL if named == builder.LOCAL else named, profile, at)
         verdict = promote.judge(gate, bundle, seen.evidence, verifier.trust, now.date())
         if not verdict.ok:
-            raise _no(f"the gate of `{chosen.stage}` says no", verdict)
-        stated = copy.attach(promote.attach_summary(bundle, gate, seen.evidence, self.room.signer(chosen.sign)))
+            raise refuse_by(f"the gate of `{chosen.stage}` says no", verdict)
+        stated = copy.attach(promote.attach_summary(bundle, gate, seen.evidence, self.context.signer(chosen.sign)))
         if self.settings.push:
             self._send(stated, self._address(self.settings.push))
         return {"stage": chosen.stage, "verdict": verdict.to_json()}
@@ -498,24 +444,6 @@ _WORDS = {
     "stage": "the stage",
     "trust": "the trust file",
 }
-
-
-def problem_of(error: PackagerError) -> Problem:
-    """Return an error as data, with the end of the log of a step that died."""
-    log = error.log.splitlines()[-_DETAILS:] if isinstance(error, StepError) and error.log else []
-    return Problem(error.code, error.message, error.hint, tuple(log))
-
-
-def describe_bug(error: BaseException) -> Problem:
-    """Return an exception that is no error of ours as data."""
-    lines = "".join(traceback.format_exception(error)).splitlines()[-_DETAILS:]
-    return Problem(_BUG, f"this is a bug in packager: {type(error).__name__}: {error}", None, tuple(lines))
-
-
-def _no(message: str, verdict: Verdict) -> _NoError:
-    errors = [item for item in verdict.findings if item.level == "error"]
-    first = f": {errors[0].message}" if errors else ""
-    return _NoError(f"{message}{first}", (f"{item.level}: {item.message}" for item in verdict.findings))
 
 
 def _digest_of(path: Path) -> str:

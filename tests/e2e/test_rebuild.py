@@ -20,7 +20,7 @@ from onnx import ModelProto
 from packager.bundle.bundle import CONTRACT, RECORD, SBOM, Bundle, open_bundle
 from packager.canonical import dump
 from packager.formats import intoto, reference_outputs, slsa
-from packager.policy import facts
+from packager.policy import stated_facts
 from packager.release import rebuild
 from packager.release.sign import attest, read_drafts, sign
 from packager.store.store import Store
@@ -163,7 +163,7 @@ def test_it_is_complete(built: Project) -> None:
         slsa.PREDICATE,
         reference_outputs.PREDICATE,
         "https://cyclonedx.org/bom",
-        facts.SCAN,
+        stated_facts.SCAN,
     }
 
 

@@ -16,7 +16,7 @@ from sklearn.preprocessing import Binarizer, KBinsDiscretizer
 from sklearn.tree import DecisionTreeRegressor
 
 from packager import exporters
-from packager.exporters._tables import critical, ranges
+from packager.exporters._tables import critical, critical_columns
 from tests.matrix.fuzz_tables import Made, registered
 from tests.unit.exporters.conftest import opened
 
@@ -45,7 +45,7 @@ def test_leaves_are_entered_by_both_sides_of_every_threshold(model: object, kind
 def test_values_stand_where_a_step_turns_to_its_next_formula(step: object) -> None:
     model = make_pipeline(step, LogisticRegression()).fit(ROWS, ANSWER > -1)
     edges = [[0.75]] * 2 if isinstance(step, Binarizer) else [own.tolist() for own in model[0].bin_edges_]
-    wanted = ranges.critical_columns(model, 2)
+    wanted = critical_columns.critical_columns(model, 2)
     assert all(set(own) <= set(values) for own, values in zip(edges, wanted, strict=True))
 
 

@@ -16,7 +16,7 @@ from spdx_python_model.bindings import v3_0_1
 
 from packager.canonical import sha256
 from packager.errors import UsageError
-from packager.formats import cyclonedx, spdx, spdx3
+from packager.formats import cyclonedx, cyclonedx_libraries, spdx, spdx3
 from packager.formats.model_cards import read_card
 from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
 from packager.policy import completeness
@@ -134,8 +134,8 @@ def test_every_wheel_and_file_is_there_with_its_hash() -> None:
 
 def test_edges_follow_the_markers_of_each_platform() -> None:
     edges = {row["ref"]: set(row.get("dependsOn", [])) for row in made()["dependencies"]}
-    one, two = cyclonedx.write_purl("numpy", "2.4.6"), cyclonedx.write_purl("numpy", "2.5.5")
-    assert edges[cyclonedx.write_purl("onnxruntime", "1.31.1")] == {one, two}
+    one, two = cyclonedx_libraries.write_purl("numpy", "2.4.6"), cyclonedx_libraries.write_purl("numpy", "2.5.5")
+    assert edges[cyclonedx_libraries.write_purl("onnxruntime", "1.31.1")] == {one, two}
     assert edges["pkg:pypi/torch@2.9.0%2Bcu128"] == {one}, "its marker excludes the other platform"
     assert {"pkg:pypi/torch@2.9.0%2Bcu128", "file:model/model.onnx"} <= edges["pkg:generic/m@1.0.0%2Bbuild"]
     assert one not in edges["pkg:generic/m@1.0.0%2Bbuild"], "only what is asked for directly"

@@ -11,7 +11,7 @@ import pytest
 
 from packager import canonical
 from packager.bundle.bundle import CONTRACT
-from packager.conform import FORMAT, results
+from packager.conform import results
 from packager.formats import slsa
 from packager.passport.contents import Judgement, describe_bundle
 from packager.passport.dossier import FORMS, Gap, Sentence, write_dossier
@@ -166,7 +166,15 @@ def test_statements_of_strangers_are_in_no_answer(store: Store) -> None:
         "identity": {},
     }
     about = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
-    result = {"format": FORMAT, "bundle": about, "level": 1, "reference": {}, "host": {}, "seconds": 1, "cells": [cell]}
+    result = {
+        "format": results.FORMAT,
+        "bundle": about,
+        "level": 1,
+        "reference": {},
+        "host": {},
+        "seconds": 1,
+        "cells": [cell],
+    }
     forged = theirs.sign(results.build_statement(result, bundle).to_bytes())
     bundle = attach(with_signed(bundle, forged, results.PREDICATE), None)
     assert proofs.list_proofs(bundle), "read without a check, it would be believed"

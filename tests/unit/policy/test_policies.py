@@ -25,7 +25,7 @@ from packager.errors import NegativeAnswerError, UsageError
 from packager.files import make_staging
 from packager.formats import secrets
 from packager.formats.intoto import Statement
-from packager.policy import docs, engine, facts, report, testing, waivers
+from packager.policy import docs, engine, facts, report, stated_facts, testing, waivers
 from packager.policy import schema as factschema
 from packager.policy.engine import Profile, RuleSettings
 from packager.trust.evidence import Evidence
@@ -288,10 +288,10 @@ def test_statements_of_trusted_signers_are_facts(bundle: Bundle) -> None:
         "runDetails": {"builder": {"id": "https://ci"}},
     }
     evidence = [
-        said(facts.TEST_RESULT, {facts.CONFORMANCE: result}, bundle),
-        said(facts.PROVENANCE, slsa, bundle),
-        said(facts.PROVENANCE, ["strange"], bundle),
-        said(facts.MEASUREMENTS, {"format": 1, "nondeterministic": [], "name": "ignored"}, bundle),
+        said(stated_facts.TEST_RESULT, {stated_facts.CONFORMANCE: result}, bundle),
+        said(stated_facts.PROVENANCE, slsa, bundle),
+        said(stated_facts.PROVENANCE, ["strange"], bundle),
+        said(stated_facts.MEASUREMENTS, {"format": 1, "nondeterministic": [], "name": "ignored"}, bundle),
     ]
     found = facts.of_bundle(bundle, evidence, EVERYTHING, DAY)
     SCHEMA.validate(found)
@@ -302,14 +302,16 @@ def test_statements_of_trusted_signers_are_facts(bundle: Bundle) -> None:
     ]
     assert found["nondeterministic"] == []
     assert found["name"] == "tiny"
-    other = said(facts.MEASUREMENTS, {"format": 1, "nondeterministic": ["Multinomial"]}, bundle, "boss")
+    other = said(stated_facts.MEASUREMENTS, {"format": 1, "nondeterministic": ["Multinomial"]}, bundle, "boss")
     with pytest.raises(NegativeAnswerError, match="contradict each other"):
         facts.of_bundle(bundle, [*evidence, other], EVERYTHING, DAY)
 
 
 def test_a_conformance_result_about_another_bundle_proves_nothing(bundle: Bundle) -> None:
     result = {"bundle": {"digest": "sha256:" + "0" * 64}, "cells": []}
-    found = facts.of_bundle(bundle, [said(facts.TEST_RESULT, {facts.CONFORMANCE: result}, bundle)], EVERYTHING, DAY)
+    found = facts.of_bundle(
+        bundle, [said(stated_facts.TEST_RESULT, {stated_facts.CONFORMANCE: result}, bundle)], EVERYTHING, DAY
+    )
     assert found["conformance"] == []
 
 

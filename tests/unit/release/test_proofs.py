@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from packager.bundle.bundle import Bundle
-from packager.conform import FORMAT, results
+from packager.conform import results
 from packager.formats import intoto
 from packager.formats.intoto import Statement
 from packager.release import proofs
@@ -45,7 +45,15 @@ def result(bundle: Bundle, **outcomes: str) -> Any:
         for version, outcome in outcomes.items()
     ]
     about = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
-    return {"format": FORMAT, "bundle": about, "level": 5, "reference": {}, "host": {}, "seconds": 1, "cells": cells}
+    return {
+        "format": results.FORMAT,
+        "bundle": about,
+        "level": 5,
+        "reference": {},
+        "host": {},
+        "seconds": 1,
+        "cells": cells,
+    }
 
 
 def attached(bundle: Bundle, statement: Statement, signer: Signer) -> Bundle:

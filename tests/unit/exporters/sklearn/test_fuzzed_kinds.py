@@ -26,7 +26,7 @@ from sklearn.preprocessing import (
 )
 
 from packager.exporters._sklearn.critical import refuse_rounding, tied_rows
-from packager.exporters._tables import critical, ranges
+from packager.exporters._tables import critical, critical_columns
 from tests.matrix.fuzz_tables import Made, judged, registered
 from tests.matrix.test_models import registered as save
 from tests.matrix.verdicts import drawn, judge
@@ -91,7 +91,7 @@ def test_a_row_in_the_middle_of_two_centres_is_a_tie(tmp_path: Path) -> None:
 def test_an_inverse_that_raises_gives_no_values_and_no_crash() -> None:
     given = np.random.default_rng(0).standard_normal((200, 2))
     model = make_pipeline(KBinsDiscretizer(4, encode="ordinal"), PCA(2), LinearRegression()).fit(given, given[:, 0])
-    assert len(ranges.critical_columns(model, 2)) == 2
+    assert len(critical_columns.critical_columns(model, 2)) == 2
 
 
 def test_neighbours_behind_sparse_text_are_measured(tmp_path: Path) -> None:
