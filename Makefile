@@ -10,6 +10,8 @@ QUICK  := tests/test_plugins.py tests/test_documentation.py tests/unit/test_erro
 T      ?= tests
 K      ?=
 SHUFFLE ?=
+# Processes of a test run: tests wait about as long as they compute. Each may hold 2 GB.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PINS   := -c tests/constraints.txt
 # pip knows this machine's package index and wheels; uv is told the same, because it does not read pip's settings.
 LINKS  = $(shell $(1)/python -m pip config get global.find-links 2>/dev/null)
@@ -79,13 +81,13 @@ quick: $(READY)
 	$(BIN)/python -m pytest -n 2 -q -m 'not slow' $(QUICK)
 
 test: $(READY) lint ## lint and all tests but the slow matrices (T=path, K=filter, SHUFFLE=seed)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow' $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')
 
 test-times: $(READY) ## the tests of `make test`, with the processor time of each (T=path)
-	$(BIN)/python -m pytest -p tests.support.times -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' $(T)
+	$(BIN)/python -m pytest -p tests.support.times -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow' $(T)
 
 test-all: $(READY) lint ## every test
-	PACKAGER_TEST_STARTS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')
+	PACKAGER_TEST_STARTS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')
 
 attacks: $(READY) ## the attacks as an ordinary user, with bubblewrap and without it (as root)
 	$(BIN)/python -m tests.attacks.as_user $(T:tests=tests/attacks) -m 'not slow'

@@ -48,6 +48,7 @@ def test_the_exit_code_is_five_and_the_path_is_named(built: Project, forms: Path
         shutil.rmtree(copy)
 
 
+@pytest.mark.slow  # a small bundle holds it by default
 def test_the_single_file(built: Project, tmp_path: Path) -> None:
     path = Path(shutil.copy(built.folder / "cnn.bundle.tar", tmp_path / "cnn.bundle.tar"))
     size = path.stat().st_size

@@ -56,6 +56,7 @@ def test_the_contract_names_columns_and_classes(churn: Path) -> None:
     ]
 
 
+@pytest.mark.slow  # of a network it holds by default
 def test_the_same_digest_from_another_store(registered: Project, churn: Path, tmp_path: Path) -> None:
     registered.write(RECIPE.format(name="churn", source="churn@champion"))
     registered.run("lock")

@@ -30,3 +30,10 @@ def first_of_each(rows: Iterable[Row], kind: Callable[[Row], object]) -> list[An
         found.append(pytest.param(row, marks=[pytest.mark.slow] if kind(row) in seen else []))
         seen.add(kind(row))
     return found
+
+
+def some_of(rows: Iterable[str], *chosen: str) -> list[Any]:
+    """Return names as parameters of a test of which only the chosen ones run by default."""
+    found = [pytest.param(row, marks=[] if row in chosen else [pytest.mark.slow]) for row in rows]
+    assert sum(not row.marks for row in found) == len(chosen), "a chosen name is not among the rows"
+    return found

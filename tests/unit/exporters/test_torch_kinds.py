@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from packager.errors import StepError
+from tests.support.breadth import some_of
 from tests.unit.exporters.conftest import opened
 
 AUTO = torch.export.Dim.AUTO
@@ -63,7 +64,9 @@ EXACT = {
 }
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize(
+    "name", some_of(EXACT, "seconds of milliseconds", "weekday", "remainder with the dividend's sign", "larger")
+)
 def test_integers_are_exact_whatever_their_size(tmp_path: Path, name: str) -> None:
     source = opened(saved(tmp_path, Whole(EXACT[name]), torch.ones(4, 5, dtype=torch.int64)))
     ((expected, got),) = answers(source, {source.interface.inputs[0].name: WIDE})
@@ -164,7 +167,10 @@ def test_a_trace_in_training_mode_is_named(tmp_path: Path) -> None:
         opened(tmp_path, inputs={"x": {"dtype": "float32", "shape": ["batch", 8]}})
 
 
-@pytest.mark.parametrize("name", ["linear", "val_0", "layer.weight", "output", "x", "größe 你好", "a/b:0", "add"])
+NAMES = ["linear", "val_0", "layer.weight", "output", "x", "größe 你好", "a/b:0", "add"]
+
+
+@pytest.mark.parametrize("name", some_of(NAMES, "val_0", "layer.weight", "größe 你好"))
 def test_no_name_of_an_input_breaks_the_graph(tmp_path: Path, name: str) -> None:
     saved(tmp_path, Half(), torch.randn(3, 8))
     source = opened(tmp_path, inputs={name: {"dtype": "float32", "shape": ["batch", 8]}})
