@@ -10,7 +10,7 @@ from importlib import metadata
 _SECONDS = 20
 
 
-def capabilities() -> tuple[str, ...]:
+def list_capabilities() -> tuple[str, ...]:
     """Return the compute capability of every GPU, as `sm_86`; none where there is no driver or no device."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
@@ -24,12 +24,12 @@ def capabilities() -> tuple[str, ...]:
     return tuple(f"sm_{row.replace('.', '')}" for row in rows if row.replace(".", "").isdigit())
 
 
-def obstacle(distributions: tuple[str, ...], capability: str | None = None) -> str | None:
+def find_obstacle(distributions: tuple[str, ...], capability: str | None = None) -> str | None:
     """Return why what runs on a GPU (of one compute capability) cannot run here, or None.
 
     `distributions` are those of which one must be installed.
     """
-    found = capabilities()
+    found = list_capabilities()
     if not found:
         return "this host has no NVIDIA GPU"
     if capability is not None and capability not in found:

@@ -14,7 +14,7 @@ _LETTERS = {"ok": "o", "lacks": "x", "fails": "x"}
 _COMMON = {"float32", "int64", "int32", "int8", "uint8", "bool", "string"}
 
 
-def kernels(measured: Mapping[str, Kernels]) -> JSON:
+def tabulate_kernels(measured: Mapping[str, Kernels]) -> JSON:
     """Return the `kernels` of a table. `measured` maps versions, oldest first, to what each probe did there.
 
     A probe that loads nowhere and that no version refuses for the lack of a kernel may be a bad question: left out.
@@ -27,7 +27,7 @@ def kernels(measured: Mapping[str, Kernels]) -> JSON:
     return _value(list(measured), patterns)
 
 
-def extended(known: JSON, version: str, outcomes: Kernels) -> JSON:
+def extend_kernels(known: JSON, version: str, outcomes: Kernels) -> JSON:
     """Return the `kernels` of a table with one more version at the end; what it says of the others stays."""
     before = {
         f"{domain} {operator} {since} {types}".rstrip(): pattern
@@ -73,7 +73,7 @@ def complete(outcomes: Kernels, newest: int) -> int:
     return min((since - 1 for since in lost if since <= newest), default=newest)
 
 
-def text(value: JSON) -> str:
+def format_kernels(value: JSON) -> str:
     """Write kernels with one operator on a line, so that a change of the table can be reviewed."""
     domains = []
     for domain, operators in value["operators"].items():

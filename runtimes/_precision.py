@@ -51,7 +51,7 @@ _DELICATE = (
 """What loses most in fp16: it sums many values, divides by small ones, or grows fast. `mixed` leaves it in fp32."""
 
 
-def half(model: Any, *, mixed: bool) -> Any:
+def convert_to_half(model: Any, *, mixed: bool) -> Any:
     """Return `model` in fp16; with `mixed`, operators that lose accuracy there stay fp32. Raises StepError.
 
     The runtime's own converter does it; repaired is what it leaves: repeated casts and unsorted nodes.
@@ -147,7 +147,7 @@ def _reads(node: Any) -> Iterator[str]:
             yield from filter(None, message.input)
 
 
-def clipped(model: Any) -> int:
+def count_clipped(model: Any) -> int:
     """Count the finite float constants that fp16 cannot hold."""
     onnx, numpy = canonicalise.import_onnx(), importlib.import_module("numpy")
     count = 0

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from packager.runtimes._trials import Trial, arrays
+from packager.runtimes._trials import Trial, pack_arrays
 
 from packager.graph import canonicalise
 
@@ -134,7 +134,7 @@ class Probe:
         return f"{self.domain or 'ai.onnx'} {self.operator} {self.since} {self.types}".rstrip()
 
 
-def every() -> list[Probe]:
+def list_probes() -> list[Probe]:
     """Return all probes that this version of `onnx` knows, sorted."""
     schemas = [
         s for s in canonicalise.import_onnx().defs.get_all_schemas_with_history() if s.domain in ("", "ai.onnx.ml")
@@ -191,7 +191,7 @@ def _needed_outputs(schema: Any) -> list[Any]:
     return [part for part in schema.outputs if part.option != optional]
 
 
-def model(probe: Probe, *, optional: bool, rank: int | None) -> bytes:
+def serialise_graph(probe: Probe, *, optional: bool, rank: int | None) -> bytes:
     """Return the serialised graph of a probe."""
     onnx = canonicalise.import_onnx()
     if probe.operator in _FLOW:
@@ -200,11 +200,11 @@ def model(probe: Probe, *, optional: bool, rank: int | None) -> bytes:
     bound = dict(part.split("=", 1) for part in probe.types.split(";")) if probe.types else {}
     sources = [part for part in schema.inputs if optional or part.option != schema.FormalParameterOption.Optional]
     inputs = [
-        (f"i{n}", proto(bound.get(p.type_str) or canonicalise.type_name(p.type_str), rank))
+        (f"i{n}", make_type(bound.get(p.type_str) or canonicalise.type_name(p.type_str), rank))
         for n, p in enumerate(sources)
     ]
     outputs = [
-        (f"o{n}", proto(bound.get(p.type_str) or canonicalise.type_name(p.type_str), None))
+        (f"o{n}", make_type(bound.get(p.type_str) or canonicalise.type_name(p.type_str), None))
         for n, p in enumerate(_needed_outputs(schema))
     ]
     node = onnx.helper.make_node(probe.operator, [n for n, _ in inputs], [n for n, _ in outputs], domain=probe.domain)
@@ -248,21 +248,21 @@ def _flow(probe: Probe) -> bytes:
     return data
 
 
-def proto(name: str, rank: int | None) -> Any:
+def make_type(name: str, rank: int | None) -> Any:
     helper = canonicalise.import_onnx().helper
     kind, _, inner = name.partition("(")
     inner = inner.removesuffix(")")
     if not inner:
-        return helper.make_tensor_type_proto(number(name), None if rank is None else [2] * rank)
+        return helper.make_tensor_type_proto(find_type_number(name), None if rank is None else [2] * rank)
     if kind == "seq":
-        return helper.make_sequence_type_proto(proto(inner, None))
+        return helper.make_sequence_type_proto(make_type(inner, None))
     if kind == "optional":
-        return helper.make_optional_type_proto(proto(inner, None))
+        return helper.make_optional_type_proto(make_type(inner, None))
     key, value = inner.split(",", 1)
-    return helper.make_map_type_proto(number(key), proto(value, None))
+    return helper.make_map_type_proto(find_type_number(key), make_type(value, None))
 
 
-def number(name: str) -> int:
+def find_type_number(name: str) -> int:
     return int(getattr(canonicalise.import_onnx().TensorProto, canonicalise.ONNX_NAMES.get(name, name).upper()))
 
 
@@ -282,7 +282,7 @@ def _attributes(schema: Any, bound: Mapping[str, str]) -> list[Any]:
         )
     for name, attribute in schema.attributes.items():
         if name in _TYPE_ATTRIBUTES and (result := bound.get(schema.outputs[0].type_str)):
-            given[name] = number(result.removeprefix("seq(").removesuffix(")"))
+            given[name] = find_type_number(result.removeprefix("seq(").removesuffix(")"))
         elif name == "value" and schema.name in ("Constant", "ConstantOfShape"):
             given[name] = _tensor(bound[schema.outputs[0].type_str])
         elif attribute.required and name not in given:
@@ -291,7 +291,7 @@ def _attributes(schema: Any, bound: Mapping[str, str]) -> list[Any]:
 
 
 def _tensor(name: str) -> Any:
-    tensor = canonicalise.import_onnx().TensorProto(data_type=number(name), dims=[1], name="value")
+    tensor = canonicalise.import_onnx().TensorProto(data_type=find_type_number(name), dims=[1], name="value")
     if name == "string":
         tensor.string_data.append(b"a")
     else:
@@ -305,7 +305,7 @@ def _guess(kind: str) -> Any:
     return guesses.get(kind, _tensor("float32"))
 
 
-def gates() -> dict[tuple[str, int], bytes]:
+def make_gate_graphs() -> dict[tuple[str, int], bytes]:
     """Return a trivial graph for every operator set (`ai.onnx`, `ai.onnx.ml`) and IR version (`ir`) there may be.
 
     Some are newer than this `onnx` knows: a runtime says itself up to which it reads.
@@ -320,7 +320,7 @@ def gates() -> dict[tuple[str, int], bytes]:
 def trivial_run() -> Trial:
     """Return a graph that every version runs, with its input: wheels built for another numpy crash on arrays."""
     numpy = importlib.import_module("numpy")
-    return Trial(_trivial({"": 13}, IR), arrays({"x": numpy.ones((1, 2), "float32")}))
+    return Trial(_trivial({"": 13}, IR), pack_arrays({"x": numpy.ones((1, 2), "float32")}))
 
 
 def _trivial(opsets: Mapping[str, int], ir: int) -> bytes:

@@ -57,7 +57,7 @@ def typed(inputs: Mapping[str, Path], params: Mapping[str, JSON]) -> Iterator[Pa
         yield source
         return
     with tempfile.TemporaryDirectory() as folder:
-        model = _precision.half(canonicalise.read(source, infer=True), mixed=params["precision"] == "mixed")
+        model = _precision.convert_to_half(canonicalise.read(source, infer=True), mixed=params["precision"] == "mixed")
         canonicalise.write(canonicalise.canonicalise(model, opset=params["opset"], ir=params["ir"]), Path(folder))
         yield Path(folder) / canonicalise.FILE
 

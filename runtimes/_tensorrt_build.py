@@ -110,7 +110,7 @@ def _add_profile(builder: Any, network: Any, config: Any, interface: Any) -> Non
         return
     profile = builder.create_optimization_profile()
     for port in interface["inputs"]:
-        shapes = ([_length(axis, ranges, pick) for axis in port["shape"]] for pick in (min, middle, max))
+        shapes = ([_length(axis, ranges, pick) for axis in port["shape"]] for pick in (min, find_middle, max))
         profile.set_shape(port["name"], *map(tuple, shapes))
     if config.add_optimization_profile(profile) < 0:
         raise RefusedError("the ranges under `dynamic` make no valid optimisation profile")
@@ -120,7 +120,7 @@ def _length(axis: int | str, ranges: Mapping[str, tuple[int, int]], pick: Callab
     return axis if isinstance(axis, int) else pick(*ranges[axis])
 
 
-def middle(low: int, high: int) -> int:
+def find_middle(low: int, high: int) -> int:
     """Return the length between two that is as many times longer than the one as it is shorter than the other."""
     return min(high, max(low, round(math.sqrt(low * high))))
 

@@ -40,7 +40,7 @@ class Trial:
         return struct.pack(">QQQQ", *map(len, parts), round(self.tolerance * 1e6)) + b"".join(parts)
 
 
-def records(path: Path) -> Iterator[tuple[bytes, bytes, bytes, float]]:
+def read_trials(path: Path) -> Iterator[tuple[bytes, bytes, bytes, float]]:
     """Yield graph, inputs, expected outputs and tolerance of every trial in a file."""
     with path.open("rb") as file:
         while head := file.read(32):
@@ -48,14 +48,14 @@ def records(path: Path) -> Iterator[tuple[bytes, bytes, bytes, float]]:
             yield file.read(graph), file.read(feeds), file.read(expected), millionths / 1e6
 
 
-def arrays(named: Mapping[str, Any]) -> bytes:
+def pack_arrays(named: Mapping[str, Any]) -> bytes:
     """Return arrays as the bytes of an `.npz`."""
     file = io.BytesIO()
     importlib.import_module("numpy").savez(file, **named)
     return file.getvalue()
 
 
-def about(python: Path, program: Path) -> Any:
+def read_facts(python: Path, program: Path) -> Any:
     """Return the facts that a runtime's program reports of its environment, None if it cannot."""
     done = subprocess.run(
         [python, program, "--about"], capture_output=True, text=True, env=CLEAN, timeout=PATIENCE, check=False

@@ -37,12 +37,12 @@ def main(arguments: list[str]) -> int:
     measured = {version: measure(args.runtime, version) for version in args.versions}
     outcomes = {version: found for version, (_, found) in measured.items()}
     if args.anew:
-        kernels = _kernels.kernels(outcomes)
+        kernels = _kernels.tabulate_kernels(outcomes)
     else:
         kernels = json.loads((folder / "kernels.json").read_bytes())
         for version, found in outcomes.items():
-            kernels = _kernels.extended(kernels, version, found)
-    (folder / "kernels.json").write_text(_kernels.text(kernels))
+            kernels = _kernels.extend_kernels(kernels, version, found)
+    (folder / "kernels.json").write_text(_kernels.format_kernels(kernels))
     for version, (row, _) in measured.items():
         write_row(folder / "versions.json", version, row)
     return 0

@@ -20,7 +20,7 @@ from packager.exporters._tables import boosting
 from packager.exporters._tables import table as _table
 from packager.exporters._tables.boosting import Boosted
 from packager.exporters._trees import catboost
-from packager.exporters._trees.ensemble import thresholds
+from packager.exporters._trees.ensemble import list_thresholds
 
 TOOLCHAIN: tuple[str, ...] = (*boosting.TOOLCHAIN, "catboost")
 EXTRA = "catboost"
@@ -42,7 +42,7 @@ _RANKING = (
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the file: what MLflow names, else the only one at the root that begins as CatBoost's do."""
     if mlflow.MLMODEL in paths:
-        stated = str((mlflow.flavor("catboost", paths, read) or {}).get("data", ""))
+        stated = str((mlflow.read_flavor("catboost", paths, read) or {}).get("data", ""))
         return stated if stated in paths else None
     for endings, begins in (((".cbm", ".cb"), _is_binary), ((".json",), _is_json)):
         found = [path for path in paths if path.endswith(endings) and "/" not in path]
@@ -102,7 +102,7 @@ def _read(lib: Any, kind: str, path: Path) -> Any:
 def _stated_class(source: Path) -> str:
     """Return the class that MLflow recorded, empty without one."""
     paths = {mlflow.MLMODEL} if (source / mlflow.MLMODEL).is_file() else set()
-    flavor = mlflow.flavor("catboost", paths, lambda path: (source / path).read_bytes()) or {}
+    flavor = mlflow.read_flavor("catboost", paths, lambda path: (source / path).read_bytes()) or {}
     stated = str(flavor.get("model_type", ""))
     return stated if stated in _CLASSES else ""
 
@@ -127,7 +127,7 @@ def _candidates(table: _table.Table, examples: Mapping[str, Any] | None) -> dict
 
 
 def _critical(model: catboost.Model, known: Mapping[int, Any]) -> list[list[Any]]:
-    found: list[list[Any]] = list(map(list, thresholds(model.ensemble)))
+    found: list[list[Any]] = list(map(list, list_thresholds(model.ensemble)))
     for position, values in known.items():
         found[position] = list(values)
     return found

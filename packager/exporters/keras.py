@@ -30,7 +30,7 @@ _LONGEST = 64 << 20  # bytes of a configuration
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the file: anywhere in what MLflow wrote for keras or tensorflow, else the only one at the root."""
     if mlflow.MLMODEL in paths:
-        ours = mlflow.flavor("keras", paths, read) or mlflow.flavor("tensorflow", paths, read)
+        ours = mlflow.read_flavor("keras", paths, read) or mlflow.read_flavor("tensorflow", paths, read)
         found = [path for path in paths if path.endswith(".keras")] if ours else []
     else:
         found = [path for path in paths if path.endswith(".keras") and "/" not in path]

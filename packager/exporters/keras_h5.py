@@ -52,7 +52,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     if any(path.endswith(_BETTER) for path in paths):
         return None
     if mlflow.MLMODEL in paths:
-        ours = mlflow.flavor("keras", paths, read) or mlflow.flavor("tensorflow", paths, read)
+        ours = mlflow.read_flavor("keras", paths, read) or mlflow.read_flavor("tensorflow", paths, read)
         found = found if ours else []
     else:
         found = [path for path in found if "/" not in path]

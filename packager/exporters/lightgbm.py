@@ -25,7 +25,7 @@ LOOKS_FOR = "`model.lgb` or `model.skops` of MLflow's lightgbm, or one `.lgb` or
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the file: what MLflow names, else the only `.lgb` or LightGBM `.txt` at the root."""
     if mlflow.MLMODEL in paths:
-        table = mlflow.flavor("lightgbm", paths, read) or {}
+        table = mlflow.read_flavor("lightgbm", paths, read) or {}
         stated = str(table.get("data", ""))
         return stated if stated in paths and not stated.endswith(".pkl") else None
     found = [path for path in paths if path.endswith((".lgb", ".txt")) and "/" not in path]

@@ -47,7 +47,7 @@ _UNFIX = "export the source with a symbolic axis, then name it under `inputs`"
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the graph file: what MLflow names, else `model.onnx`, else the only `.onnx` at the root."""
-    table = mlflow.flavor("onnx", paths, read)
+    table = mlflow.read_flavor("onnx", paths, read)
     stated = str(table.get("data", "model.onnx")) if table else "model.onnx"
     if stated in paths:
         return stated

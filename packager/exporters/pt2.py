@@ -34,7 +34,7 @@ _UNFIX = (
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the archive: where MLflow puts it, else the only `.pt2` at the root."""
-    table = mlflow.flavor("pytorch", paths, read)
+    table = mlflow.read_flavor("pytorch", paths, read)
     if table is not None:
         inside = f"{table.get('model_data', 'data')}/model.pt2"
         return inside if inside in paths else None
@@ -49,7 +49,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> Program:
     with _torch.explain_export_error("opened"), _torch.silence_warnings():
         program = lib.export.load(str(source / payload))
     training.refuse(program, captured_here=False)
-    ports, outputs = mlflow.signature(source)
+    ports, outputs = mlflow.read_signature(source)
     if precision.is_half_program(lib, program):
         precision.widen_program(lib, program)
         options = precision.widen_options(options)

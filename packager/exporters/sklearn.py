@@ -25,7 +25,7 @@ LOOKS_FOR = "`model.skops` of MLflow's sklearn, or one `.skops` file"
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the archive: what MLflow names, else the only `.skops` at the root of what no other flavor claims."""
     if mlflow.MLMODEL in paths:
-        table = mlflow.flavor("sklearn", paths, read) or {}
+        table = mlflow.read_flavor("sklearn", paths, read) or {}
         stated = str(table.get("pickled_model", ""))
         return stated if stated.endswith(".skops") and stated in paths else None
     found = [path for path in paths if path.endswith(".skops") and "/" not in path]

@@ -24,7 +24,7 @@ LOOKS_FOR = "`model.pkl` of MLflow's sklearn or lightgbm, or one `.pkl` or `.job
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the pickle: what MLflow names, else the only `.pkl` or `.joblib` at the root."""
     if mlflow.MLMODEL in paths:
-        table = mlflow.flavor("sklearn", paths, read) or mlflow.flavor("lightgbm", paths, read) or {}
+        table = mlflow.read_flavor("sklearn", paths, read) or mlflow.read_flavor("lightgbm", paths, read) or {}
         stated = str(table.get("pickled_model") or table.get("data") or "")
         return stated if stated.endswith(".pkl") and stated in paths else None
     found = [path for path in paths if path.endswith((".pkl", ".joblib")) and "/" not in path]

@@ -23,7 +23,7 @@ LOOKS_FOR = "`metadata/part-00000…` of a Spark pipeline, in MLflow's spark or 
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the file that describes the pipeline: inside what MLflow names, else at the root."""
-    table = mlflow.flavor("spark", paths, read)
+    table = mlflow.read_flavor("spark", paths, read)
     if mlflow.MLMODEL in paths and table is None:
         return None
     folder = f"{table.get('model_data', 'sparkml')}/" if table else ""

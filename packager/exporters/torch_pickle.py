@@ -21,7 +21,7 @@ LOOKS_FOR = "`data/model.pth` of an MLflow directory, or one `.pth` or `.pt` fil
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the pickle: where MLflow puts it, else the only `.pth` or `.pt` at the root."""
-    table = mlflow.flavor("pytorch", paths, read)
+    table = mlflow.read_flavor("pytorch", paths, read)
     if table is not None:
         inside = f"{table.get('model_data', 'data')}/model.pth"
         return inside if inside in paths else None

@@ -33,9 +33,9 @@ LOOKS_FOR = "a directory with `config.json` and `model.safetensors`, or MLflow's
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the model's directory inside the source, `.` for its root. Refuses pickled weights with SourceError."""
     for name, default in (("sentence_transformers", "model.sentence_transformer"), ("transformers", "model")):
-        table = mlflow.flavor(name, paths, read)
+        table = mlflow.read_flavor(name, paths, read)
         if table is not None:
-            hints = mlflow.flavor("python_function", paths, read) or {}
+            hints = mlflow.read_flavor("python_function", paths, read) or {}
             stated = table.get("model_binary") or hints.get("data") or default
             return _weights(str(stated), paths)
     return _weights(".", paths) if "config.json" in paths else None
@@ -65,9 +65,9 @@ def load(source: Path, payload: str, options: ExportOptions) -> graph.Source:
     steps = sentence.read_steps(folder)
     encoder = steps[0].folder if steps else folder
     model = opening.open_model(encoder, encoder=bool(steps), optional=("pooler.",) if steps else ())
-    answer, parts = sentence.embedding(model, steps, _prompts(folder)) if steps else (graph.whole(model), [])
+    answer, parts = sentence.embedding(model, steps, _prompts(folder)) if steps else (graph.answer_all(model), [])
     tokens = files.tokenizer_inputs(files.tokenizer_folder(source, encoder))
-    processor = files.processor(source, encoder)
+    processor = files.read_processor(source, encoder)
     subjects = [Subject(model, tokens, processor, size) for size in images.image_sizes(model, processor)]
     found = graph.settle(subjects, options, answer)
     graph.check_attention(model, found.interface, answer)
@@ -77,7 +77,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> graph.Source:
     return graph.Source(module, found.interface, names, options.outputs or found.outputs, travelling, along=found.along)
 
 
-def task(payload: str, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+def find_task(payload: str, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the task of a model that generates text and has a tokenizer, by its small files; None for any other."""
     prefix = "" if payload == "." else f"{payload}/"
     try:

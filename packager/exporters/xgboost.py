@@ -25,7 +25,7 @@ from packager.exporters._tables import boosting
 from packager.exporters._tables import table as _table
 from packager.exporters._tables.boosting import Boosted
 from packager.exporters._trees import xgboost
-from packager.exporters._trees.ensemble import thresholds
+from packager.exporters._trees.ensemble import list_thresholds
 
 TOOLCHAIN: tuple[str, ...] = (*boosting.TOOLCHAIN, "xgboost")
 EXTRA = boosting.EXTRA
@@ -40,7 +40,7 @@ _CLASSES = ("binary:logistic", *xgboost.SOFTMAX)
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the file: what MLflow names, else the only `.ubj` at the root, else the only `.json` of XGBoost's."""
     if mlflow.MLMODEL in paths:
-        table = mlflow.flavor("xgboost", paths, read) or {}
+        table = mlflow.read_flavor("xgboost", paths, read) or {}
         stated = str(table.get("data", ""))
         return stated if stated in paths else None
     for ending, holds in ((".ubj", lambda _: True), (".json", _is_model)):
@@ -58,7 +58,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> Boosted:
     """Open the file. Raises StepError for what XGBoost cannot read, and for boosters that ONNX cannot hold."""
     lib = boosting.library("xgboost")
     read = {mlflow.MLMODEL} if (source / mlflow.MLMODEL).is_file() else set()
-    flavor = mlflow.flavor("xgboost", read, lambda path: (source / path).read_bytes()) or {}
+    flavor = mlflow.read_flavor("xgboost", read, lambda path: (source / path).read_bytes()) or {}
     kind = str(flavor.get("model_class") or bentoml.read_option(source, "model_class")).rpartition(".")[2]
     hint = "save the model again with `save_model` of a recent XGBoost"
     what = f"`{payload}` cannot be opened by XGBoost"
@@ -102,7 +102,7 @@ def _opened(lib: Any, kind: str, path: Path) -> Any:
 
 def _refuse_codes(source: Path, model: xgboost.Model) -> None:
     """Raise StepError where callers have a data frame of categories and the file holds only their codes."""
-    named = [model.names[position] for position in model.coded] if mlflow.columns(source) and model.names else []
+    named = [model.names[position] for position in model.coded] if mlflow.read_columns(source) and model.names else []
     if named:
         raise StepError(
             f"the file holds only codes of the categories of column `{named[0]}`, so that nothing says which value has "
@@ -112,7 +112,7 @@ def _refuse_codes(source: Path, model: xgboost.Model) -> None:
 
 
 def _critical(model: xgboost.Model) -> list[list[Any]]:
-    found: list[list[Any]] = [[*own, *_after(own)] for own in thresholds(model.ensemble)]
+    found: list[list[Any]] = [[*own, *_after(own)] for own in list_thresholds(model.ensemble)]
     for position, known in model.categories.items():
         found[position] = [*known, "" if isinstance(known[0], str) else math.nan]
     return found

@@ -67,7 +67,7 @@ def external_data(path: Path) -> tuple[str, ...]:
 
 
 def _model_locations(view: memoryview) -> Iterator[str]:
-    if not any(number == GRAPH and wire == BYTES for number, wire, _, _ in fields(view, 0, len(view))):
+    if not any(number == GRAPH and wire == BYTES for number, wire, _, _ in read_fields(view, 0, len(view))):
         raise ValueError("it holds no graph")
     yield from _locations(view, 0, len(view), "model", DEEPEST)
 
@@ -77,7 +77,7 @@ def _locations(view: memoryview, start: int, end: int, message: str, depth: int)
     if depth == 0:
         raise ValueError("graphs are nested too deeply")
     external, entries = False, {}
-    for number, wire, low, high in fields(view, start, end):
+    for number, wire, low, high in read_fields(view, start, end):
         child = _CHILDREN[message].get(number) if wire == BYTES else None
         if child == "entry":
             key, value = read_entry(view, low, high)
@@ -95,24 +95,26 @@ def _locations(view: memoryview, start: int, end: int, message: str, depth: int)
 def read_entry(view: memoryview, start: int, end: int) -> tuple[str, str]:
     """Read a StringStringEntryProto."""
     parts = {
-        number: bytes(view[low:high]).decode() for number, wire, low, high in fields(view, start, end) if wire == BYTES
+        number: bytes(view[low:high]).decode()
+        for number, wire, low, high in read_fields(view, start, end)
+        if wire == BYTES
     }
     return parts.get(1, ""), parts.get(2, "")
 
 
-def fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def read_fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield (field number, wire type, start, end) of each field; a varint's value takes the place of both offsets.
 
     Raises ValueError or IndexError for what is no message.
     """
     while start < end:
-        tag, start = varint(view, start)
+        tag, start = read_varint(view, start)
         number, wire = tag >> 3, tag & 7
         if wire == VARINT:
-            low, start = varint(view, start)
+            low, start = read_varint(view, start)
             high, after = low, start
         else:
-            size, low = varint(view, start) if wire == BYTES else (_FIXED.get(wire, end), start)
+            size, low = read_varint(view, start) if wire == BYTES else (_FIXED.get(wire, end), start)
             high = after = low + size
         if number == 0 or after > end:
             raise ValueError(f"a field at byte {start} does not fit")
@@ -120,7 +122,7 @@ def fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, i
         start = after
 
 
-def varint(view: memoryview, start: int) -> tuple[int, int]:
+def read_varint(view: memoryview, start: int) -> tuple[int, int]:
     """Return the number at `start` and the offset after it."""
     value = 0
     for shift in range(0, 70, 7):
@@ -141,7 +143,7 @@ class Reader:
     def read(self, span: Span, single: Collection[int] = ()) -> Message:
         """Return the fields of a message; those in `single` may occur once, as parsers differ about repetitions."""
         found: dict[int, list[tuple[int, int, int]]] = {}
-        for number, wire, low, high in fields(self.view, *span):
+        for number, wire, low, high in read_fields(self.view, *span):
             found.setdefault(number, []).append((wire, low, high))
         for number in single:
             if len(found.get(number, ())) > 1:
@@ -165,7 +167,7 @@ class Reader:
             if wire == VARINT:
                 found.append(low)
             while wire == BYTES and low < high and len(found) <= most:
-                value, low = varint(self.view, low)
+                value, low = read_varint(self.view, low)
                 found.append(value)
         if len(found) > most:
             raise ValueError(f"a list of numbers has more than {most} entries")

@@ -26,7 +26,7 @@ from packager.formats.requirements_files import (
     INDEX_OPTIONS,
     logical_lines,
     of_address,
-    option,
+    parse_option,
     text_of,
 )
 
@@ -118,7 +118,7 @@ def _requirements(text: str, file: str) -> OwnLock:
     pins: list[OwnPin] = []
     indexes: list[str] = []
     for number, line in logical_lines(text):
-        name, value = option(line)
+        name, value = parse_option(line)
         if name in INDEX_OPTIONS:
             indexes.append(value)
         elif name and name not in IGNORED_OPTIONS:

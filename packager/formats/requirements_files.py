@@ -59,7 +59,7 @@ def logical_lines(text: str) -> Iterator[tuple[int, str]]:
         joined = ""
 
 
-def option(line: str) -> tuple[str, str]:
+def parse_option(line: str) -> tuple[str, str]:
     """Return the long name and the value of the option on a line; empty for a requirement."""
     if not line.startswith("-"):
         return "", ""

@@ -47,7 +47,7 @@ def files_of(path: Path) -> dict[str, Path]:
     """Return the files of a source on this machine, by path: those of a directory, or a file with what it needs."""
     if path.is_dir():
         return sources.regular_files(path)
-    found: dict[str, Path] = plugins.load("sources", "file").files(path)
+    found: dict[str, Path] = plugins.load("sources", "file").list_files(path)
     return found
 
 

@@ -32,7 +32,7 @@ from packager.formats.requirements_files import (
     INDEX_OPTIONS,
     logical_lines,
     of_address,
-    option,
+    parse_option,
     text_of,
 )
 from packager.lock import library_ages
@@ -120,7 +120,7 @@ def read(paths: Collection[str], fetch: Read, payload: str) -> Origin:
 def _table(data: bytes) -> dict[str, object]:
     """Return what a file beside a model says; one that is no mapping counts as empty."""
     try:
-        return {**yaml.mapping(data, "the source", _LONGEST)}
+        return {**yaml.parse_mapping(data, "the source", _LONGEST)}
     except SourceError:
         return {}
 
@@ -130,7 +130,7 @@ def _flavors(model: Mapping[str, object]) -> dict[str, str]:
     found = {}
     for name, table in flavors.items() if isinstance(flavors, dict) else ():
         key, distribution = _FLAVOR_VERSIONS.get(str(name), ("", ""))
-        version = str(yaml.flat(table).get(key, ""))
+        version = str(yaml.keep_plain_values(table).get(key, ""))
         if re.fullmatch(r"\d+(\.\d+)+\S{0,20}", version) and _is_range(f"=={version}"):
             found[distribution] = f"=={version.partition('+')[0]}"
     return found
@@ -159,7 +159,7 @@ def _lines(
         aside.append(f"{file} (no text)")
         return
     for line in rows:
-        name, value = option(line)
+        name, value = parse_option(line)
         other = posixpath.normpath(posixpath.join(posixpath.dirname(file), value))
         if not name:
             yield re.split(r"\s--hash[= ]", line)[0].strip(), bounds
@@ -207,10 +207,10 @@ def refusal_of(origin: Origin) -> SourceError:
 def _python(model: Mapping[str, object], paths: Collection[str], fetch: Read) -> str | None:
     stated = ""
     if "python_env.yaml" in paths:
-        stated = str(yaml.flat(_table(fetch("python_env.yaml"))).get("python") or "")
+        stated = str(yaml.keep_plain_values(_table(fetch("python_env.yaml"))).get("python") or "")
     flavors = model.get("flavors")
     function = flavors.get("python_function") if isinstance(flavors, dict) else None
-    stated = stated or str(yaml.flat(function).get("python_version") or "")
+    stated = stated or str(yaml.keep_plain_values(function).get("python_version") or "")
     found = re.match(r"(\d+\.\d+)(\.\d+)?", stated)
     return found[1] if found else None
 

@@ -137,7 +137,7 @@ def _attached(pin: Pin, trust: Trust, settings: Settings, now: datetime) -> tupl
 
     digest = pin.uri.rpartition("@")[2].rpartition("sha256:")[2]
     doubts: list[PackagerError] = []
-    statements, chains = oci.attached(pin, settings)
+    statements, chains = oci.read_statements(pin, settings)
     for name, data in sorted(statements.items()):
         try:
             statement = with_chains(evidence.parse_statements({name: data})[name], chains)

@@ -43,7 +43,7 @@ class Own:
 
     def tokenizer(self) -> Any:
         """Open the tokenizer with the class that the source names. Raises StepError."""
-        library = opening.library()
+        library = opening.import_transformers()
         try:
             return library.AutoTokenizer.from_pretrained(
                 str(self.tokenizer_folder), local_files_only=True, trust_remote_code=False
@@ -68,7 +68,7 @@ class Own:
 
     def processor(self) -> Any:
         """Open the image processor that the source names. Raises StepError."""
-        library, apart = opening.library(), self.root / "components" / "image_processor"
+        library, apart = opening.import_transformers(), self.root / "components" / "image_processor"
         folder = apart if apart.is_dir() else self.encoder
         try:
             return library.AutoImageProcessor.from_pretrained(
@@ -82,7 +82,7 @@ class Own:
 
     def extractor(self) -> Any:
         """Open the feature extractor of sound that the source names. Raises StepError."""
-        library = opening.library()
+        library = opening.import_transformers()
         try:
             return library.AutoFeatureExtractor.from_pretrained(
                 str(self.encoder), local_files_only=True, trust_remote_code=False
@@ -99,7 +99,7 @@ class Own:
 
     def pipeline(self, task: str, **settings: Any) -> Any:
         """Return transformers' own pipeline over the source's model."""
-        library = opening.library()
+        library = opening.import_transformers()
         model = opening.open_model(self.encoder)
         return library.pipeline(task, model=model, **settings)
 

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         sys.exit(batch.main(words[1:]))
     arguments = _parse_arguments(words)
     values = arguments.values
-    logging.config.dictConfig(logs.settings(values["log.level"], values["log.format"]))
+    logging.config.dictConfig(logs.configure_logging(values["log.level"], values["log.format"]))
     code = 0
     try:
         if arguments.processes > 1 and arguments.inherited is None:
@@ -100,7 +100,7 @@ def _supervise(arguments: Arguments, words: list[str]) -> int:
         values["server.drain"],
         dict(os.environ),  # noqa: TID251 - handed on as it is
     )
-    return Supervisor(lambda: plan, lambda: None, logs.event, _systemd()).run()
+    return Supervisor(lambda: plan, lambda: None, logs.log_event, _systemd()).run()
 
 
 def _parse_arguments(argv: list[str]) -> Arguments:
@@ -239,7 +239,7 @@ def _check_memory(values: Mapping[str, Any], found: config.Config) -> None:
         found.interface.traffic(),
     )
     if limit is not None and limit < needed:
-        logs.event("memory may not suffice", logging.WARNING, limit=limit, needed=needed)
+        logs.log_event("memory may not suffice", logging.WARNING, limit=limit, needed=needed)
 
 
 def _worker_settings(values: Mapping[str, Any]) -> WorkerSettings | None:

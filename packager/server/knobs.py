@@ -311,7 +311,7 @@ class Knobs:
         return {"digest": self.digest, "values": dict(self.values)}
 
 
-def default(name: str) -> Any:
+def read_default(name: str) -> Any:
     """Return the default of a knob of the server."""
     return KNOBS[name].default
 

@@ -44,7 +44,7 @@ from packager.server.grpc.service import Credentials, GrpcServer, preload_grpc
 from packager.server.http.app import App
 from packager.server.http.auth import Guard
 from packager.server.http.proxies import Proxies
-from packager.server.knobs import Knobs, default
+from packager.server.knobs import Knobs, read_default
 from packager.server.process import host_limits
 from packager.server.process.ending import Ending, max_connection_age
 from packager.server.process.granian_server import ListenerServer
@@ -52,7 +52,7 @@ from packager.server.process.inherited_sockets import READY, Inherited
 from packager.server.process.listeners import address_error, check_port_free
 from packager.server.process.systemd import Systemd
 from packager.server.telemetry import logs
-from packager.server.telemetry.logs import event
+from packager.server.telemetry.logs import log_event
 from packager.server.telemetry.traces import Collector
 
 _HEADER_BYTES = 2**16
@@ -71,7 +71,7 @@ class Settings:
     drain: float
     log_level: str
     limits: Limits
-    quiet: float = default("server.quiet")
+    quiet: float = read_default("server.quiet")
     grpc_port: int | None = None
     log_format: str = "json"
     knobs: Knobs = field(default_factory=Knobs)
@@ -98,7 +98,7 @@ async def serve(config: Config, settings: Settings) -> None:
     stop = _signals()
     if own:
         own.watch(stop)
-    event(
+    log_event(
         "starting",
         host=address,
         port=port,
@@ -190,7 +190,7 @@ def _server(app: App, address: str, settings: Settings) -> Any:
                 header_read_timeout=int(limits.read_timeout * 1000), max_buffer_size=_HEADER_BYTES
             ),
             log_level=level,
-            log_dictconfig=logs.settings(settings.log_level, settings.log_format),
+            log_dictconfig=logs.configure_logging(settings.log_level, settings.log_format),
             ssl_cert=_LiteralPath(tls.certificate) if tls else None,
             ssl_key=_LiteralPath(tls.key) if tls else None,
             ssl_ca=_LiteralPath(tls.client_ca) if tls and tls.client_ca else None,
@@ -237,7 +237,7 @@ async def _load(engine: Engine, may_serve: Permission | None, *ends: asyncio.Tas
 
 
 def _log_ready(session: Session, warm_up: WarmUp) -> None:
-    event(
+    log_event(
         "ready",
         runtime_version=session.version,
         provider=session.provider,
@@ -251,12 +251,12 @@ async def _drain(
 ) -> None:
     """Answer the open requests, then close; all of it within `drain` seconds, or until `stop` is set again."""
     started, engine = time.perf_counter(), ending.engine
-    event("draining", in_flight=engine.admission.in_flight, drain_s=ending.drain)
+    log_event("draining", in_flight=engine.admission.in_flight, drain_s=ending.drain)
     second_signal = asyncio.create_task(stop.wait())
     closing = asyncio.create_task(_close(ending, server, grpc, listening))
     await asyncio.wait((closing, second_signal), timeout=ending.drain, return_when=asyncio.FIRST_COMPLETED)
     engine.metrics.flush()
-    event(
+    log_event(
         "stopped",
         logging.INFO if closing.done() else logging.WARNING,
         abandoned=engine.admission.in_flight,

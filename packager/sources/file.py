@@ -30,12 +30,12 @@ def matches(ref: str) -> bool:
 def resolve(ref: str, settings: Settings) -> Pin:
     """Pin the file, and what belongs to it, by content."""
     path = _path(ref, settings)
-    return pin_files("file", files(path), settings, {"main": path.name})
+    return pin_files("file", list_files(path), settings, {"main": path.name})
 
 
 def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> Mapping[str, Blob]:
     """Copy the file and what belongs to it; what is there must be what was pinned."""
-    return copy_pinned(pin, files(_path(settings.ref, settings)), out, on_event)
+    return copy_pinned(pin, list_files(_path(settings.ref, settings)), out, on_event)
 
 
 def _path(ref: str, settings: Settings) -> Path:
@@ -50,7 +50,7 @@ def _path(ref: str, settings: Settings) -> Path:
     return path
 
 
-def files(path: Path) -> dict[str, Path]:
+def list_files(path: Path) -> dict[str, Path]:
     """Return a file and what it needs beside it, by path. Raises SourceError where that cannot be taken along."""
     names = external_data(path) if path.suffix.lower() == ".onnx" else ()
     return {path.name: path} | {name: _beside(path, name) for name in names}

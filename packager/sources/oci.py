@@ -80,7 +80,7 @@ def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
             _unpack(artifact, layer, out, names, moved)
 
 
-def attached(pin: Pin, settings: Settings) -> tuple[dict[str, bytes], list[bytes]]:
+def read_statements(pin: Pin, settings: Settings) -> tuple[dict[str, bytes], list[bytes]]:
     """Return the signed statements attached to the pinned artifact, and certificates beside them, as `read_attached`.
 
     Raises SourceError.

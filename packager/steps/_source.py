@@ -102,7 +102,7 @@ def open_source(inputs: Mapping[str, Path], params: Mapping[str, JSON]) -> Opene
     """Open the tree `source` in this process."""
     exporter = exporters.exporter(params["kind"])
     model = exporter.load(inputs["source"], params["payload"], ExportOptions.from_params(params))
-    return Opened(model, _example.tensors(inputs["source"], params["interface"]))
+    return Opened(model, _example.read_tensors(inputs["source"], params["interface"]))
 
 
 def serve(source: Callable[[], Opened], channel: socket.socket) -> None:

@@ -78,4 +78,4 @@ def unmeasurable(device: str) -> str | None:
     """Return why artefacts for `device` cannot run on this host, or None."""
     if device == "cpu":
         return None
-    return _gpu.obstacle((_PLUGIN, f"{_PLUGIN}-cu13") if device == "rtx" else ("onnxruntime-gpu",))
+    return _gpu.find_obstacle((_PLUGIN, f"{_PLUGIN}-cu13") if device == "rtx" else ("onnxruntime-gpu",))

@@ -43,7 +43,7 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
     original = canonicalise.read(source, infer=True)
     before = [canonicalise.read_port(value) for value in (*original.graph.input, *original.graph.output)]
     domains = {entry.domain for entry in original.opset_import}
-    clipped = _precision.clipped(original) if form in ("fp16", "mixed") else None
+    clipped = _precision.count_clipped(original) if form in ("fp16", "mixed") else None
     model = canonicalise.canonicalise(_FORMS[form](original, source, batches), opset=params["opset"], ir=params["ir"])
     _check(model, form, before, domains)
     needed = {**canonicalise.list_facts(model), **needs.list_needs(model)}
@@ -61,11 +61,11 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
 
 
 _FORMS: Mapping[str, Callable[[Any, Path, Batches], Any]] = {
-    "fp16": lambda model, source, batches: _precision.half(model, mixed=False),
+    "fp16": lambda model, source, batches: _precision.convert_to_half(model, mixed=False),
     "fp32_optimised": lambda model, source, batches: _rewrite.optimised(source),
     "int8": lambda model, source, batches: _rewrite.static(model, source, batches),
     "int8_dynamic": lambda model, source, batches: _rewrite.dynamic(model),
-    "mixed": lambda model, source, batches: _precision.half(model, mixed=True),
+    "mixed": lambda model, source, batches: _precision.convert_to_half(model, mixed=True),
 }
 
 

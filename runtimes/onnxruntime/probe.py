@@ -28,7 +28,7 @@ def candidates(version: str) -> list[tuple[str, ...]]:
 
 def about(python: Path) -> JSON:
     """Return what the runtime in an environment says of itself, or None if it cannot run the most trivial graph."""
-    return _trials.about(python, TRIAL) if trials(python, [_probes.trivial_run()]) == ["ok"] else None
+    return _trials.read_facts(python, TRIAL) if trials(python, [_probes.trivial_run()]) == ["ok"] else None
 
 
 def measure(python: Path, on_event: OnEvent = ignore) -> tuple[JSON, _kernels.Kernels]:
@@ -37,7 +37,9 @@ def measure(python: Path, on_event: OnEvent = ignore) -> tuple[JSON, _kernels.Ke
     on_event(Started(label))
     started = time.monotonic()
     limits = _limits(python)
-    found = [probe for probe in _probes.every() if probe.opset <= limits["opset"].get(probe.domain or "ai.onnx", 0)]
+    found = [
+        probe for probe in _probes.list_probes() if probe.opset <= limits["opset"].get(probe.domain or "ai.onnx", 0)
+    ]
     reported = _attempts(python, found)
     on_event(Finished(label, time.monotonic() - started))
     return limits, {probe.words: outcome(text) for probe, text in zip(found, reported, strict=True)}
@@ -56,7 +58,7 @@ def outcome(reported: str) -> str:
 
 
 def _limits(python: Path) -> JSON:
-    gates = _probes.gates()
+    gates = _probes.make_gate_graphs()
     reported = dict(zip(gates, trials(python, [Trial(data) for data in gates.values()]), strict=True))
     newest = {key: [v for (k, v), text in reported.items() if k == key and text == "ok"] for key, _ in gates}
     if not newest["ai.onnx"] or not newest["ir"]:
@@ -74,7 +76,7 @@ def _attempts(python: Path, found: Sequence[Probe]) -> list[str]:
     reported = [""] * len(found)
     waiting = list(range(len(found)))
     for optional, rank in _probes.VARIANTS:
-        graphs = [Trial(_probes.model(found[index], optional=optional, rank=rank)) for index in waiting]
+        graphs = [Trial(_probes.serialise_graph(found[index], optional=optional, rank=rank)) for index in waiting]
         for index, text in zip(waiting, trials(python, graphs), strict=True):
             reported[index] = text if text == "ok" or not reported[index] else reported[index]
         waiting = [index for index in waiting if outcome(reported[index]) == "fails"]
@@ -103,5 +105,5 @@ def table(version: str, reported: JSON, limits: JSON, outcomes: _kernels.Kernels
         "runtime": "onnxruntime",
         "serial": 0,
         "versions": {version: row},
-        "kernels": _kernels.kernels({version: outcomes}),
+        "kernels": _kernels.tabulate_kernels({version: outcomes}),
     }

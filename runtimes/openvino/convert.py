@@ -34,7 +34,7 @@ def attempt(graph: bytes, out: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    for index, (graph, *_) in enumerate(_trials.records(Path(arguments[0]))):
+    for index, (graph, *_) in enumerate(_trials.read_trials(Path(arguments[0]))):
         if index >= int(arguments[1]):
             print(json.dumps([index, attempt(graph, Path(arguments[2]) / str(index))]), flush=True)
     return 0

@@ -122,7 +122,7 @@ def about(python: Path) -> JSON:
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingToolError("onnxruntime", "onnx")
     (trivial,) = answered([_probes.trivial_run()])
-    return _trials.about(python, TRIAL) if trivial and trials(python, [trivial]) == ["ok"] else None
+    return _trials.read_facts(python, TRIAL) if trivial and trials(python, [trivial]) == ["ok"] else None
 
 
 def trials(python: Path, graphs: Sequence[Trial]) -> list[str]:
@@ -200,7 +200,7 @@ def measure(python: Path, on_event: OnEvent = ignore) -> tuple[JSON, _kernels.Ke
     started = time.monotonic()
     limits = _limits(python)
     tests = _tests(python)
-    found = [probe for probe in _probes.every() if probe.domain or probe.opset <= limits["opset"]["ai.onnx"]]
+    found = [probe for probe in _probes.list_probes() if probe.domain or probe.opset <= limits["opset"]["ai.onnx"]]
     answers = _asked(python, found, tests)
     on_event(Finished(label, time.monotonic() - started))
     return limits, {probe.words: outcome(probe, answers[probe], tests) for probe in found}
@@ -261,13 +261,13 @@ def table(version: str, reported: JSON, limits: JSON, outcomes: _kernels.Kernels
         "runtime": "openvino",
         "serial": 0,
         "versions": {version: row},
-        "kernels": _kernels.kernels({version: outcomes}),
+        "kernels": _kernels.tabulate_kernels({version: outcomes}),
     }
 
 
 def _limits(python: Path) -> JSON:
     """Return the newest opset and IR version of graphs; an operator set of which nothing opens is left out."""
-    gates = _probes.gates()
+    gates = _probes.make_gate_graphs()
     reported = dict(zip(gates, trials(python, [Trial(data) for data in gates.values()]), strict=True))
     newest = {key: [v for (k, v), text in reported.items() if k == key and text == "loads"] for key, _ in gates}
     if not newest["ai.onnx"] or not newest["ir"]:
@@ -282,7 +282,7 @@ def _limits(python: Path) -> JSON:
 
 def _tests(python: Path) -> Tests:
     """Put ONNX's own tests to the runtime."""
-    answered = [each for each in _answerable(questions.natives()) if each and each.expected]
+    answered = [each for each in _answerable(questions.list_onnx_tests()) if each and each.expected]
     found: dict[tuple[str, str, int], dict[str, Answers]] = defaultdict(lambda: defaultdict(Answers))
     for each, reported in zip(answered, _run_questions(python, answered, is_test=True), strict=True):
         question = each.question
@@ -330,8 +330,11 @@ def _asked(python: Path, found: Sequence[Probe], tests: Tests) -> dict[Probe, An
 @functools.cache
 def _ways() -> Mapping[Probe, list[AnsweredQuestion]]:
     """Return for every probe the questions that ONNX Runtime answers; those of all its types, if there are any."""
-    templates = questions.templates(questions.natives())
-    by_probe = {p: questions.of(p, templates.get((p.domain, p.operator, p.since), [])) for p in _probes.every()}
+    templates = questions.group_by_definition(questions.list_onnx_tests())
+    by_probe = {
+        p: questions.list_questions(p, templates.get((p.domain, p.operator, p.since), []))
+        for p in _probes.list_probes()
+    }
     reported = iter(_answerable([question for each in by_probe.values() for question in each]))
     found = {}
     for probe, each in by_probe.items():
@@ -345,7 +348,7 @@ def _load_only(found: Sequence[Probe], answers: Mapping[Probe, Answers]) -> None
     """Test types that no array can hold: of a graph that ONNX Runtime opens, whether there is a rule to convert it."""
     for optional, rank in _probes.VARIANTS[:4]:
         waiting = [probe for probe in found if not answers[probe].rules]
-        graphs = [Trial(_probes.model(probe, optional=optional, rank=rank)) for probe in waiting]
+        graphs = [Trial(_probes.serialise_graph(probe, optional=optional, rank=rank)) for probe in waiting]
         fair = [graph is not None for graph in _references(graphs)]
         made = _artefacts([trial.graph for trial, opens in zip(graphs, fair, strict=True) if opens])
         for probe, ir in zip(itertools.compress(waiting, fair), made, strict=True):

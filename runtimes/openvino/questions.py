@@ -91,11 +91,11 @@ class Question:
 
     def _trial(self, model: Any, live: Sequence[str]) -> _trials.Trial:
         feeds = {name: _text(self.feeds[name]) for name in live}
-        return _trials.Trial(model.SerializeToString(deterministic=True), _trials.arrays(feeds))
+        return _trials.Trial(model.SerializeToString(deterministic=True), _trials.pack_arrays(feeds))
 
 
 @functools.cache
-def natives() -> list[Question]:
+def list_onnx_tests() -> list[Question]:
     """Return ONNX's own tests of single operators, each under every definition of its operator that allows it."""
     found = []
     for case in _cases():
@@ -106,7 +106,7 @@ def natives() -> list[Question]:
     return found
 
 
-def templates(known: Sequence[Question]) -> Mapping[tuple[str, str, int], list[Question]]:
+def group_by_definition(known: Sequence[Question]) -> Mapping[tuple[str, str, int], list[Question]]:
     """Return tests by operator and definition, those with the fewest attributes first."""
     found: dict[tuple[str, str, int], list[Question]] = defaultdict(list)
     for question in known:
@@ -116,7 +116,7 @@ def templates(known: Sequence[Question]) -> Mapping[tuple[str, str, int], list[Q
     return found
 
 
-def of(probe: Probe, known: Sequence[Question]) -> list[Question]:
+def list_questions(probe: Probe, known: Sequence[Question]) -> list[Question]:
     """Return questions for one combination of element types, those that use all of its types first."""
     put = (question for template in known if (question := _retyped(probe, template)))
     complete: list[Question] = []
@@ -141,7 +141,7 @@ def covers(types: str, wanted: str) -> bool:
 @functools.cache
 def _by_operator() -> Mapping[tuple[str, str], list[Probe]]:
     found: dict[tuple[str, str], list[Probe]] = defaultdict(list)
-    for probe in _probes.every():
+    for probe in _probes.list_probes():
         found[probe.domain, probe.operator].append(probe)
     return found
 
@@ -192,7 +192,7 @@ def _retyped(probe: Probe, template: Question) -> Question | None:
         kinds[value.name] = value.type
     for name, formal in (*_formals(node.input, schema.inputs), *_formals(node.output, schema.outputs)):
         if name and formal.type_str in bound:
-            kinds[name] = _probes.proto(bound[formal.type_str], None)
+            kinds[name] = _probes.make_type(bound[formal.type_str], None)
     _set_types(node, bound.get(schema.outputs[0].type_str) if schema.outputs else None)
     return _question(probe.domain, probe.operator, probe.since, template.test, node, feeds, kinds)
 
@@ -200,7 +200,7 @@ def _retyped(probe: Probe, template: Question) -> Question | None:
 def _set_types(node: Any, kind: str | None) -> None:
     for attribute in node.attribute:
         if attribute.name in TYPE_ATTRIBUTES and kind:
-            attribute.i = _probes.number(kind)
+            attribute.i = _probes.find_type_number(kind)
 
 
 def _formals(names: Sequence[str], formals: Sequence[Any]) -> list[tuple[str, Any]]:
@@ -211,7 +211,9 @@ def _plainly(probe: Probe) -> Iterator[Question]:
     """Yield the probe itself with small arrays of every rank, for ONNX Runtime to say which it takes."""
     flow = probe.operator in ("If", "Loop", "Scan")
     for optional, rank in [(False, 1)] if flow else [(o, r) for o in (False, True) for r in _RANKS]:
-        model = canonicalise.import_onnx().ModelProto.FromString(_probes.model(probe, optional=optional, rank=rank))
+        model = canonicalise.import_onnx().ModelProto.FromString(
+            _probes.serialise_graph(probe, optional=optional, rank=rank)
+        )
         kinds = {value.name: value.type for value in (*model.graph.input, *model.graph.output)}
         arrays = [_small(kinds[value.name]) for value in model.graph.input]
         if all(array is not None for array in arrays):

@@ -29,7 +29,7 @@ def attempt(graph: bytes, feeds: bytes, out: Path, options: Any) -> str:
         if not all(isinstance(array, numpy.ndarray | numpy.generic) for array in got):
             return "loads"
         plain = (array.astype(str) if array.dtype.kind == "O" else array for array in map(numpy.asarray, got))
-        out.write_bytes(_trials.arrays({str(position): array for position, array in enumerate(plain)}))
+        out.write_bytes(_trials.pack_arrays({str(position): array for position, array in enumerate(plain)}))
     except Exception as error:  # the runtime's exceptions share no class
         return " ".join(str(error).split())[:400] or type(error).__name__
     return "ok"
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    for index, (graph, feeds, _, _) in enumerate(_trials.records(Path(arguments[0]))):
+    for index, (graph, feeds, _, _) in enumerate(_trials.read_trials(Path(arguments[0]))):
         if index >= int(arguments[1]):
             reported = attempt(graph, feeds, Path(arguments[2]) / f"{index}.npz", options)
             print(json.dumps([index, reported]), flush=True)

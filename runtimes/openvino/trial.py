@@ -54,7 +54,7 @@ def attempt(record: Record) -> str:
     try:
         with tempfile.TemporaryDirectory(dir=".") as folder:
             path = Path(folder, "model.xml")
-            for suffix, data in zip((".xml", ".bin"), halves(graph), strict=True):
+            for suffix, data in zip((".xml", ".bin"), split_graph(graph), strict=True):
                 path.with_suffix(suffix).write_bytes(data)
             opened = session.open_session(path, threads=1)
             given = load(feeds)
@@ -67,14 +67,14 @@ def attempt(record: Record) -> str:
         return " ".join(str(error).split())[-400:] or type(error).__name__
 
 
-def together(batch: list[Record]) -> list[str]:
+def run_together(batch: list[Record]) -> list[str]:
     """Run graphs as parts of one model, which costs a tenth; `?` for each that has to run alone."""
     doubt = ["?"] * len(batch)
     if len(batch) < 2:
         return doubt
     try:
         core = openvino.Core()
-        models = [core.read_model(*halves(graph)) for graph, *_ in batch]
+        models = [core.read_model(*split_graph(graph)) for graph, *_ in batch]
         given = {}
         for number, (model, record) in enumerate(zip(models, batch, strict=True)):
             for port in (*model.inputs, *model.outputs):
@@ -85,7 +85,7 @@ def together(batch: list[Record]) -> list[str]:
         got = session.opened(core, whole, threads=1).run(given)
     except Exception:  # the halves show which one it was
         middle = len(batch) // 2
-        return together(batch[:middle]) + together(batch[middle:])
+        return run_together(batch[:middle]) + run_together(batch[middle:])
     counts = [len(model.get_results()) for model in models]
     starts = [sum(counts[:number]) for number in range(len(counts))]
     reported = [
@@ -95,7 +95,7 @@ def together(batch: list[Record]) -> list[str]:
     return [text if text == "ok" else "?" for text in reported]
 
 
-def halves(graph: bytes) -> tuple[bytes, bytes]:
+def split_graph(graph: bytes) -> tuple[bytes, bytes]:
     (length,) = struct.unpack(">Q", graph[:8])
     return graph[8 : 8 + length], graph[8 + length :]
 
@@ -107,7 +107,7 @@ def load(feeds: bytes) -> dict[str, Any]:
         return {name: arrays[name] for name in arrays.files}
 
 
-def joins(record: Record) -> bool:
+def can_join(record: Record) -> bool:
     """Return whether a graph may be a part of a larger one: quantisation changes how all of a model is compiled."""
     return bool(record[1] and record[2]) and b"FakeQuantize" not in record[0]
 
@@ -150,8 +150,8 @@ def main(arguments: list[str]) -> int:
 
 def answer(waiting: list[tuple[int, Record]]) -> None:
     """Print what happened to some graphs, in their order."""
-    joined = [index for index, record in waiting if joins(record)]
-    reported = dict(zip(joined, together([record for index, record in waiting if index in joined]), strict=True))
+    joined = [index for index, record in waiting if can_join(record)]
+    reported = dict(zip(joined, run_together([record for index, record in waiting if index in joined]), strict=True))
     for index, record in waiting:
         text = reported.get(index, "?")
         print(json.dumps([index, attempt(record) if text == "?" else text]), flush=True)

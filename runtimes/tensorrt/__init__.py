@@ -39,4 +39,4 @@ def requirements(specifier: str, devices: Collection[str] = ("sm_80",)) -> tuple
 def unmeasurable(device: str) -> str | None:
     """Return why an engine for `device` can neither be built nor run on this host, or None."""
     names = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
-    return _gpu.obstacle(names, None if device == "ampere_plus" else device)
+    return _gpu.find_obstacle(names, None if device == "ampere_plus" else device)

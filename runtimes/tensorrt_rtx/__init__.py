@@ -37,4 +37,4 @@ def requirements(specifier: str, devices: Collection[str] = ("sm_86",)) -> tuple
 
 def unmeasurable(device: str) -> str | None:
     """Return why an engine for `device` cannot run on this host, or None."""
-    return _gpu.obstacle(("cuda-bindings",), device)
+    return _gpu.find_obstacle(("cuda-bindings",), device)

@@ -58,10 +58,10 @@ def _mlmodel(path: Path) -> None:
     (folder / "data" / "model.pkl").write_bytes(b"\x80\x04N.")
     (folder / "MLmodel").write_bytes(path.read_bytes())
     _each(
-        lambda: mlflow.flavors({"MLmodel"}, lambda _: path.read_bytes()),
+        lambda: mlflow.read_flavors({"MLmodel"}, lambda _: path.read_bytes()),
         lambda: mlflow.trusted_types(folder, "sklearn"),
-        lambda: mlflow.signature(folder),
-        lambda: mlflow.columns(folder),
+        lambda: mlflow.read_signature(folder),
+        lambda: mlflow.read_columns(folder),
         lambda: draft.draft(str(folder), draft.inspect_source(str(folder), Path())),
         lambda: origins.read(
             ["MLmodel", "data/model.pkl"], lambda name: (folder / name).read_bytes(), "data/model.pkl"

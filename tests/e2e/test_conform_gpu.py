@@ -22,7 +22,7 @@ runs-on:
 
 @pytest.fixture(scope="module")
 def engines(cnn: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    if _gpu.capabilities():
+    if _gpu.list_capabilities():
         pytest.skip("this host has a GPU")
     root = tmp_path_factory.mktemp("engines")
     shutil.copytree(cnn, root / "project" / "model")

@@ -37,7 +37,7 @@ def read_model_yaml(paths: Collection[str], read: Callable[[str], bytes]) -> dic
     """Return the `model.yaml` at the root if it is BentoML's, else None. Raises SourceError for a broken one."""
     if MODEL_YAML not in paths:
         return None
-    value = yaml.mapping(read(MODEL_YAML), MODEL_YAML, _LIMIT)
+    value = yaml.parse_mapping(read(MODEL_YAML), MODEL_YAML, _LIMIT)
     return value if {"name", "version", "module", "api_version"} <= set(value) else None
 
 
@@ -47,7 +47,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes], known: Collecti
     `known` are the exporters that exist. Raises SourceError for a module that none of them opens.
     """
     value = read_model_yaml(paths, read)
-    module = str(yaml.flat(value).get("module") or "").removeprefix("bentoml.")
+    module = str(yaml.keep_plain_values(value).get("module") or "").removeprefix("bentoml.")
     if not module:
         return None  # `bentoml.models.create`: the files speak for themselves
     kind, payloads = _MODULES.get(module, ("", ()))
@@ -65,4 +65,4 @@ def read_option(source: Path, name: str) -> str:
     """Return one of the options that BentoML recorded beside the payload, or an empty text."""
     paths = {MODEL_YAML} if (source / MODEL_YAML).is_file() else set()
     options = (read_model_yaml(paths, lambda path: (source / path).read_bytes()) or {}).get("options")
-    return str(yaml.flat(options).get(name) or "")
+    return str(yaml.keep_plain_values(options).get(name) or "")

@@ -17,13 +17,13 @@ from packager.recipe.lengths import Measured
 TITLE = "logged example"
 
 
-def tensors(source: Path, interface: JSON) -> Feeds | None:
+def read_tensors(source: Path, interface: JSON) -> Feeds | None:
     """Return the example in the tree `source` as inputs of `interface`, None without one that fits it.
 
     Read from the JSON that MLflow writes for one array or for arrays by name. One fits if its names, ranks and lengths
     are what the interface takes, and if no number changes in the type of its input.
     """
-    path = mlflow.example(source)
+    path = mlflow.find_example(source)
     if path is None:
         return None
     try:

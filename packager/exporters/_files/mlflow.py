@@ -20,16 +20,16 @@ _EXAMPLE_LIMIT = 32 << 20
 _LONGEST = 1024  # characters of a name
 
 
-def flavor(name: str, paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, JSON] | None:
+def read_flavor(name: str, paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, JSON] | None:
     """Return one flavor's table of the `MLmodel` at the root, or None when there is no such file or flavor.
 
     Texts, numbers and lists of texts only: what is nested deeper does not concern the payload.
     """
-    found = flavors(paths, read).get(name)
-    return yaml.flat(found) if isinstance(found, dict) else None
+    found = read_flavors(paths, read).get(name)
+    return yaml.keep_plain_values(found) if isinstance(found, dict) else None
 
 
-def flavors(paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, JSON]:
+def read_flavors(paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, JSON]:
     """Return the tables of all flavors, by name; empty without an `MLmodel`. Raises SourceError for a broken one."""
     stated = _parse(read(MLMODEL)).get("flavors") if MLMODEL in paths else {}
     return {name: table for name, table in stated.items() if isinstance(name, str)} if isinstance(stated, dict) else {}
@@ -37,17 +37,19 @@ def flavors(paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, J
 
 @lru_cache(maxsize=2)  # every exporter looks its flavor up
 def _parse(data: bytes) -> dict[str, JSON]:
-    return yaml.mapping(data, MLMODEL, _LIMIT)
+    return yaml.parse_mapping(data, MLMODEL, _LIMIT)
 
 
 def trusted_types(source: Path, name: str) -> list[str]:
     """Return the types that a flavor's table records as trusted; the author of the model wrote that list."""
-    table = flavor(name, {MLMODEL} if (source / MLMODEL).is_file() else (), lambda path: (source / path).read_bytes())
+    table = read_flavor(
+        name, {MLMODEL} if (source / MLMODEL).is_file() else (), lambda path: (source / path).read_bytes()
+    )
     recorded = (table or {}).get("skops_trusted_types")
     return [str(item) for item in recorded] if isinstance(recorded, list) else []
 
 
-def signature(source: Path) -> tuple[list[Port], list[str]]:
+def read_signature(source: Path) -> tuple[list[Port], list[str]]:
     """Return the ports and the output names of the tensor signature beside the payload; empty lists when there is none.
 
     An unnamed tensor has the name "". A length of -1 is a dimension: the first axis is `batch`, any other is named
@@ -69,7 +71,7 @@ class Column:
     dtype: str
 
 
-def columns(source: Path) -> list[Column]:
+def read_columns(source: Path) -> list[Column]:
     """Return the columns of the data-frame signature beside the payload; empty for tensors and where there is none."""
     path = source / MLMODEL
     stated = _parse(path.read_bytes()).get("signature") if path.is_file() else None
@@ -119,7 +121,7 @@ def _axis(name: str, axis: int, length: int) -> int | str:
     return BATCH if axis == 0 else f"{name or 'input'}_{axis}"
 
 
-def example(source: Path) -> Path | None:
+def find_example(source: Path) -> Path | None:
     """Return the JSON file of the input example that was logged with a model, None without one that can be read."""
     path = source / MLMODEL
     stated = _parse(path.read_bytes()).get("saved_input_example_info") if path.is_file() else None

@@ -98,7 +98,7 @@ def _refused(what: str, way_out: str) -> SourceError:
 
 def _of_mlflow(paths: Collection[str], read: Read, detect: Detect) -> SourceError:
     """Say which flavor a model of MLflow has, and why that is not exported as it lies here."""
-    flavors = mlflow.flavors(paths, read)
+    flavors = mlflow.read_flavors(paths, read)
     named = sorted(set(flavors) - {_FUNCTION})
     if not named:
         return _of_function(flavors.get(_FUNCTION), paths, read, detect)

@@ -24,7 +24,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def mapping(data: bytes, name: str, limit: int) -> dict[str, JSON]:
+def parse_mapping(data: bytes, name: str, limit: int) -> dict[str, JSON]:
     """Return the mapping that a file holds. Raises SourceError for anything else, whatever it is."""
     if len(data) > limit:
         raise SourceError(f"`{name}` is larger than {limit} bytes")
@@ -48,7 +48,7 @@ def _check_depth(data: bytes, name: str) -> None:
             raise SourceError(f"`{name}` is nested deeper than {_DEPTH} levels")
 
 
-def flat(table: object) -> dict[str, JSON]:
+def keep_plain_values(table: object) -> dict[str, JSON]:
     """Return the plain values of a mapping, by text keys, and lists of texts; what is nested deeper is left out.
 
     A file can refer to the same list a thousand million times: to write such a value as text never ends.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from packager.exporters._tables import critical as _critical
-from packager.exporters._trees.ensemble import thresholds
+from packager.exporters._trees.ensemble import list_thresholds
 
 Values: TypeAlias = list[Any]  # of one column
 TEXTS = (
@@ -169,7 +169,7 @@ def _splits(step: Any) -> Iterator[Iterable[tuple[int, float]]]:
     """Yield column and threshold of the splits of the trees that belong to an estimator itself."""
     grown = _critical.ensembles(step)
     if grown:
-        for column, values in enumerate(thresholds(grown)):
+        for column, values in enumerate(list_thresholds(grown)):
             yield [(column, value) for value in values]
 
 

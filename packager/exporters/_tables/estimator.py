@@ -75,7 +75,7 @@ def _with_categories(table: Table, model: Any) -> Table:
 
 def _names(source: Path, fitted: list[str]) -> list[str]:
     """Return the names of the columns as callers know them: LightGBM, as a first step, remembers spaces as `_`."""
-    stated = [column.name for column in mlflow.columns(source)]
+    stated = [column.name for column in mlflow.read_columns(source)]
     return stated if [re.sub(r"\s", "_", name) for name in stated] == fitted else fitted
 
 

@@ -17,7 +17,7 @@ from packager.exporters._tables import boosting
 from packager.exporters._tables import table as _table
 from packager.exporters._tables.boosting import Boosted
 from packager.exporters._trees import lightgbm
-from packager.exporters._trees.ensemble import thresholds
+from packager.exporters._trees.ensemble import list_thresholds
 
 TOOLCHAIN: tuple[str, ...] = (*boosting.TOOLCHAIN, "lightgbm")
 EXTRA = boosting.EXTRA
@@ -69,13 +69,13 @@ def _names(source: Path, fitted: Sequence[str]) -> Sequence[str]:
     """Return the names of the columns as callers know them: LightGBM numbers unnamed ones, and replaces spaces."""
     if all(re.fullmatch(r"Column_\d+", name) for name in fitted):
         return ()
-    stated = [column.name for column in mlflow.columns(source)]
+    stated = [column.name for column in mlflow.read_columns(source)]
     return stated if [re.sub(r"\s", "_", name) for name in stated] == list(fitted) else fitted
 
 
 def critical_values(model: lightgbm.Model) -> list[list[Any]]:
     """Return the values of every column that decide something, with what is taken for zero beside zero."""
-    found: list[list[Any]] = [[*own, 0.0, lightgbm.ZERO, -lightgbm.ZERO] for own in thresholds(model.ensemble)]
+    found: list[list[Any]] = [[*own, 0.0, lightgbm.ZERO, -lightgbm.ZERO] for own in list_thresholds(model.ensemble)]
     for position, known in model.categories.items():
         found[position] = [item for item in known if item is not None]
     return found

@@ -133,7 +133,7 @@ def _columns(source: Path, model: Any, options: ExportOptions) -> _table.Table:
     if "features" in needed:
         raise StepError("the pipeline takes a vector column `features`", hint="let it begin with a `VectorAssembler`")
     stated = {port.name: port.dtype for port in (*(options.inputs or ()), *options.notes) if port.dtype}
-    signed = {column.name: column.dtype for column in mlflow.columns(source)}
+    signed = {column.name: column.dtype for column in mlflow.read_columns(source)}
     if signed and not set(needed) <= set(signed):
         missing = sorted(set(needed) - set(signed))[0]
         raise StepError(f"the signature lacks the column `{missing}`, which the pipeline reads", hint=_DECLARE)

@@ -94,7 +94,7 @@ def table(
 def _laid_out(
     source: Path, options: ExportOptions, names: Sequence[str], width: int | None, text: bool, texts: Collection[int]
 ) -> Table:
-    columns, (tensors, _) = mlflow.columns(source), mlflow.signature(source)
+    columns, (tensors, _) = mlflow.read_columns(source), mlflow.read_signature(source)
     if text:
         return _text(next(iter(columns), None) or next(iter(tensors), None), options)
     if columns and all(column.name for column in columns):
@@ -175,7 +175,7 @@ def logged_rows(source: Path, table: Table) -> dict[str, Any] | None:
 
     Read from the JSON that MLflow writes for data frames and arrays; an example that does not fit the columns is none.
     """
-    path = mlflow.example(source)
+    path = mlflow.find_example(source)
     if path is None:
         return None
     try:

@@ -31,7 +31,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> SourceModel:
         sys.path.insert(0, str(source / "code"))
     module = _module(lib, source / payload)
     scripted = isinstance(module, lib.jit.ScriptModule)
-    signature, outputs = mlflow.signature(source)
+    signature, outputs = mlflow.read_signature(source)
     if precision.is_half_module(lib, module):
         precision.widen_module(lib, module)
         options, signature = precision.widen_options(options), [precision.widen_port(port) for port in signature]

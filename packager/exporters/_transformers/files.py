@@ -60,7 +60,7 @@ def tokenizer_inputs(folder: Path) -> tuple[str, ...] | None:
     return tuple(tokenizer.model_input_names)
 
 
-def processor(source: Path, encoder: Path) -> Mapping[str, JSON]:
+def read_processor(source: Path, encoder: Path) -> Mapping[str, JSON]:
     """Return the settings of the image processor or feature extractor; empty when there is none."""
     positions = [source / "components" / part for part in _PARTS] + [encoder]
     found: dict[str, JSON] = {}

@@ -46,7 +46,7 @@ class Source(program.Traced):
 
     def plausible(self, feeds: Feeds) -> Feeds:
         """Return drawn values as a processor makes them."""
-        return inputs.plausible(feeds)
+        return inputs.make_plausible(feeds)
 
     def leaves(self, feeds: Feeds) -> Leaves:
         """Leave out what stands at padding, and the order of what was detected."""
@@ -64,7 +64,7 @@ class Source(program.Traced):
             return program.Traced.to_onnx(self, opset)
 
 
-def whole(model: Any) -> Answer:
+def answer_all(model: Any) -> Answer:
     """Return the function from the inputs to every tensor of the model's own output, by name."""
     fixed = opening.disable_cache(model)
     return lambda feeds: _tensors(model(**feeds, **fixed))
@@ -201,7 +201,7 @@ def _run(interface: Interface, lengths: Mapping[str, int], answer: Answer) -> di
     torch = program.import_torch()
     generator = torch.Generator().manual_seed(0)
     drawn = {port.name: _draw(torch, port, lengths, generator) for port in interface.inputs}
-    arrays = inputs.plausible({name: value.numpy() for name, value in drawn.items()})
+    arrays = inputs.make_plausible({name: value.numpy() for name, value in drawn.items()})
     feeds = {name: torch.from_numpy(array) for name, array in arrays.items()}
     with torch.no_grad(), program.silence_warnings(), program.explain_export_error("run on its own inputs"):
         return answer(feeds)

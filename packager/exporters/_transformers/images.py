@@ -75,7 +75,7 @@ def _built_for(config: Any) -> tuple[int, int] | None:
     return None
 
 
-def channels(model: Any) -> int:
+def count_channels(model: Any) -> int:
     """Return how many channels images have: what the configuration says, else what the first convolution takes."""
     config = model.config
     for part in (config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None)):

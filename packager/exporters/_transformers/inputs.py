@@ -198,7 +198,9 @@ def _coded(attribute: str) -> Callable[[Subject, str], Port]:
 def _image(subject: Subject, name: str) -> Port:
     if any(key in subject.processor for key in _PATCHED):
         raise TypeError("the processor cuts images into patches")
-    return Port(name, "float32", (BATCH, images.channels(subject.model), *(subject.size.fixed or (HEIGHT, WIDTH))))
+    return Port(
+        name, "float32", (BATCH, images.count_channels(subject.model), *(subject.size.fixed or (HEIGHT, WIDTH)))
+    )
 
 
 def _image_mask(subject: Subject, name: str) -> Port:
@@ -242,7 +244,7 @@ _DESCRIBED: Mapping[str, Callable[[Subject, str], Port]] = {
 
 def _limits(subject: Subject) -> dict[str, Range]:
     return {
-        SEQUENCE: (1, positions(subject)),
+        SEQUENCE: (1, count_positions(subject)),
         SAMPLES: (_receptive_field(subject.model.config, 1), _LONGEST),
         FRAMES: (1, _LONGEST),
         HEIGHT: (1, _LONGEST),
@@ -266,7 +268,7 @@ def _receptive_field(config: Any, frames: int) -> int:
     return frames
 
 
-def positions(subject: Subject) -> int:
+def count_positions(subject: Subject) -> int:
     """Return the longest sequence; some families count positions from behind the padding token."""
     stated = (getattr(subject.text, name, None) for name in ("max_position_embeddings", "max_target_positions"))
     count = next((int(number) for number in stated if number), program.UNBOUNDED)
@@ -280,7 +282,7 @@ def positions(subject: Subject) -> int:
 # -- values
 
 
-def plausible(feeds: Feeds) -> dict[str, Any]:
+def make_plausible(feeds: Feeds) -> dict[str, Any]:
     """Return drawn values as a processor makes them: boxes with corners in order, masks without holes, level sound."""
     return {name: _PLAUSIBLE[name](array) if name in _PLAUSIBLE else array for name, array in feeds.items()}
 

@@ -18,7 +18,7 @@ from packager.exporters._transformers import files
 LOG_AS_PT2 = "export the model with `torch.export` and log it as pt2"
 
 
-def library() -> Any:
+def import_transformers() -> Any:
     """Import transformers, silent, or say how to install it."""
     program.import_torch()
     try:
@@ -38,7 +38,7 @@ def open_model(folder: Path, *, encoder: bool = False, pair: bool = False, optio
     """
     config = files.read_json(folder / "config.json")
     _check(config)
-    kind = _class(library(), config, encoder, pair)
+    kind = _class(import_transformers(), config, encoder, pair)
     model, missing = _opened(kind, folder)
     lacking = sorted(key for key in missing if not key.startswith(tuple(optional)))
     if lacking:

@@ -87,7 +87,7 @@ class Ensemble:
         return len(self.base)
 
 
-def floor32(values: Any) -> Any:
+def round_down(values: Any) -> Any:
     """Round down to float32: no float32 lies between a number and the result, so both split them alike."""
     numpy = importlib.import_module("numpy")
     largest = float(numpy.finfo("float32").max)
@@ -97,7 +97,7 @@ def floor32(values: Any) -> Any:
     return numpy.where(near.astype("float64") <= stated, near, below).astype("float32")
 
 
-def before32(values: Any) -> Any:
+def step_below(values: Any) -> Any:
     """Step to the float32 before: at most that is less than the number itself."""
     numpy = importlib.import_module("numpy")
     return numpy.nextafter(numpy.asarray(values, "float32"), numpy.float32(-numpy.inf))
@@ -131,7 +131,7 @@ def reachable(tree: Tree) -> Tree:
     )
 
 
-def thresholds(ensemble: Ensemble) -> list[list[float]]:
+def list_thresholds(ensemble: Ensemble) -> list[list[float]]:
     """Return the values of every input that decide something, sorted: thresholds, and codes of categories."""
     found: list[set[float]] = [set() for _ in range(ensemble.columns.width)]
     for tree in ensemble.trees:

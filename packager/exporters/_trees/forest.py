@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from packager.exporters._trees.ensemble import Columns, Ensemble, Tree, floor32
+from packager.exporters._trees.ensemble import Columns, Ensemble, Tree, round_down
 
 _COUNTS = 1e-6  # further from one than this, the numbers of a leaf are counts
 
@@ -44,7 +44,7 @@ def tree(grown: Any, values: Any, target: int = 0, features: Any = None) -> Tree
     return Tree(
         leaf,
         column,
-        floor32(grown.threshold).astype("float64"),
+        round_down(grown.threshold).astype("float64"),
         grown.children_left,
         grown.children_right,
         missing,

@@ -21,7 +21,7 @@ from packager.canonical import JSON
 from packager.errors import StepError
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._trees.categories import write_codes
-from packager.exporters._trees.ensemble import Columns, Ensemble, Tree, before32, reachable
+from packager.exporters._trees.ensemble import Columns, Ensemble, Tree, reachable, step_below
 from packager.exporters._trees.write import add_up, write_sums
 
 LOGISTIC = ("binary:logistic", "reg:logistic")
@@ -170,7 +170,7 @@ def _tree(stated: Mapping[str, Any], target: int, scale: float, columns: Columns
     left, right = (numpy.array(stated[f"{side}_children"], "int64") for side in ("left", "right"))
     column, missing = numpy.array(stated["split_indices"], "int64"), numpy.array(stated["default_left"], "int64") == 1
     conditions = numpy.array(stated["split_conditions"], "float32")
-    threshold, leaf = before32(conditions).astype("float64"), left == -1
+    threshold, leaf = step_below(conditions).astype("float64"), left == -1
     values = _values(stated, leaf, conditions, right) * numpy.float32(scale)
     for node, codes in _sets(stated):
         column[node], threshold[node] = columns.member(int(column[node]), codes), 0.5

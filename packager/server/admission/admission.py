@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from packager.server.errors import RequestError
-from packager.server.knobs import default
+from packager.server.knobs import read_default
 
 _POLL_SECONDS = 0.01
 _SMOOTH = 0.1
@@ -24,11 +24,11 @@ _SMOOTH = 0.1
 class Limits:
     """Bounds on what clients may take: bytes, counts and seconds. `held`: bytes of all requests, if it is stated."""
 
-    max_body: int = default("server.max_body")
-    max_in_flight: int = default("server.max_in_flight")
-    connections: int = default("server.max_connections")
-    read_timeout: float = default("server.read_timeout")
-    body_timeout: float = default("server.body_timeout")
+    max_body: int = read_default("server.max_body")
+    max_in_flight: int = read_default("server.max_in_flight")
+    connections: int = read_default("server.max_connections")
+    read_timeout: float = read_default("server.read_timeout")
+    body_timeout: float = read_default("server.body_timeout")
     request_timeout: float | None = None
     held: int | None = None
 

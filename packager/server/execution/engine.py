@@ -36,7 +36,7 @@ from packager.server.knobs import Knobs
 from packager.server.protocol.interface import Interface
 from packager.server.protocol.protocol import Request
 from packager.server.protocol.tensors import Array
-from packager.server.telemetry.logs import event
+from packager.server.telemetry.logs import log_event
 from packager.server.telemetry.metrics import Metrics
 from packager.server.telemetry.traces import Collector, Tracer
 
@@ -158,7 +158,7 @@ class Engine:
         self._session, self._outputs = session, tuple(port.name for port in session.outputs)
         self._refreshing = asyncio.create_task(self._refresh_metrics())
         if settings.huge_pages and not settings.worker_settings:  # worker processes do it themselves
-            huge_pages.start_collapse(lambda moved: event("memory in huge pages", bytes=moved))
+            huge_pages.start_collapse(lambda moved: log_event("memory in huge pages", bytes=moved))
         return session, self._warm_up
 
     async def _load_texts(self) -> tuple[Session, WarmUp]:
@@ -300,7 +300,7 @@ class Engine:
         spent = clock() - started
         if spent > _LONG_RUN_SECONDS and self._warm_up.inline_bytes:
             self._warm_up = replace(self._warm_up, inline_bytes=0)
-            event("runs moved to threads", logging.WARNING, took_ms=round(spent * 1000, 1))
+            log_event("runs moved to threads", logging.WARNING, took_ms=round(spent * 1000, 1))
 
     def name_results(self, results: Sequence[Array]) -> dict[str, Array]:
         """Return the results of a run by output name."""
@@ -362,7 +362,7 @@ class Engine:
                 works = model.passes_self_test(session, self._warm_up_inputs)
                 if works != self._healthy:
                     level = logging.INFO if works else logging.ERROR
-                    event("the model works again" if works else "the model fails its self-test", level)
+                    log_event("the model works again" if works else "the model fails its self-test", level)
                 self._healthy = works
                 time.sleep(_SELF_TEST_SECONDS)
                 if works:
@@ -396,5 +396,5 @@ def _batch_policy(session: Session, interface: Interface, inputs: WarmUpInputs, 
         reason = "the answer to a row depends on the rows beside it"
     except Exception as error:  # every runtime raises others; a model that cannot be tried is not batched
         reason = f"two rows together cannot be tried: {str(error).strip()[:300]}"
-    event("requests do not share runs", logging.WARNING, reason=reason)
+    log_event("requests do not share runs", logging.WARNING, reason=reason)
     return BatchPolicy()

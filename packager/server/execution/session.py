@@ -23,7 +23,7 @@ from packager.server.errors import StartError, quote
 from packager.server.execution.warm_up import WarmUpInputs
 from packager.server.protocol.interface import Interface, Tensor
 from packager.server.protocol.tensors import Array
-from packager.server.telemetry.logs import event
+from packager.server.telemetry.logs import log_event
 
 INLINE_SECONDS = 0.001
 INLINE_BYTES = 2**20
@@ -150,7 +150,7 @@ def _probe(session: Session, feeds: dict[str, Array]) -> float:
     try:
         return _measure(session, feeds)
     except Exception as error:  # the model may not take a length that was not measured: this only ends the search
-        event("warm-up stopped early", logging.WARNING, reason=str(error).strip()[:500])
+        log_event("warm-up stopped early", logging.WARNING, reason=str(error).strip()[:500])
         return float("inf")
 
 
@@ -170,7 +170,7 @@ def passes_self_test(session: Session, inputs: WarmUpInputs) -> bool:
     try:
         session.run(inputs.smallest())
     except Exception as error:  # every runtime raises other exceptions
-        event("self-test", logging.ERROR, reason=str(error).strip()[:500])
+        log_event("self-test", logging.ERROR, reason=str(error).strip()[:500])
         return False
     return True
 

@@ -18,7 +18,7 @@ import orjson
 from packager.server.config import Config
 from packager.server.protocol.interface import Interface, Tensor
 from packager.server.protocol.tensors import Array, dtype_of
-from packager.server.telemetry.logs import event
+from packager.server.telemetry.logs import log_event
 
 _LONGEST = 1 << 20  # bytes of a file: reference inputs in bundles are no longer
 _ROW = 4  # length of an axis of a row, where it is free
@@ -154,7 +154,7 @@ def read_reference_inputs(folder: Path, interface: Interface) -> Iterator[dict[s
     except FileNotFoundError:  # a form of the bundle without them
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
-        event("no reference inputs", logging.WARNING, reason=str(error)[:300])
+        log_event("no reference inputs", logging.WARNING, reason=str(error)[:300])
         return
     for name in names:
         try:
@@ -167,7 +167,7 @@ def read_reference_inputs(folder: Path, interface: Interface) -> Iterator[dict[s
                 interface.check_shape(tensor, array.shape, sizes)
             interface.check_values(feeds)
         except Exception as error:  # a file of another format, or outside the limits of this site
-            event("reference inputs left out", logging.DEBUG, case=name[:100], reason=str(error)[:300])
+            log_event("reference inputs left out", logging.DEBUG, case=name[:100], reason=str(error)[:300])
             continue
         if all(array.size for array in feeds.values()) or not interface.inputs:
             yield feeds

@@ -34,7 +34,7 @@ from packager.server.execution.session import check_ports
 from packager.server.execution.shared_memory import MalformedMessageError, Receiver, Sender
 from packager.server.execution.warm_up import WarmUpInputs
 from packager.server.protocol.tensors import Array
-from packager.server.telemetry.logs import event
+from packager.server.telemetry.logs import log_event
 
 _MAX_DEATHS = 2
 _START_ATTEMPTS = 3  # for each of the first workers
@@ -169,7 +169,7 @@ class Worker:
         except EOFError:
             raise WorkerLostError(had_request=True) from None
         except (OSError, MalformedMessageError) as error:
-            event("worker makes no sense", logging.ERROR, pid=self.pid, reason=str(error)[:500])
+            log_event("worker makes no sense", logging.ERROR, pid=self.pid, reason=str(error)[:500])
             self._process.kill()
             raise WorkerLostError(had_request=True) from None
 
@@ -219,7 +219,7 @@ class WorkerPool:
             if attempts == 1:
                 raise
             self._on_lost()
-            event("worker does not start", logging.WARNING, reason=error.message)
+            log_event("worker does not start", logging.WARNING, reason=error.message)
             return self._start_first(attempts - 1)
 
     @property
@@ -244,7 +244,7 @@ class WorkerPool:
             self._return_worker(worker)
             return results
         shapes = {name: [array.dtype.name, *array.shape] for name, array in feeds.items()}
-        event("run given up", logging.ERROR, reason=f"{deaths} workers died in it", inputs=shapes)
+        log_event("run given up", logging.ERROR, reason=f"{deaths} workers died in it", inputs=shapes)
         raise RequestError(f"{deaths} processes died while they ran this request; it is not tried again", status=500)
 
     def _claim_worker(self) -> Worker:
@@ -271,7 +271,7 @@ class WorkerPool:
             if self._closed.is_set():
                 return
             self._on_lost()
-            event("worker ended unasked", logging.WARNING, pid=worker.pid, how=how, lived_s=round(lifetime, 1))
+            log_event("worker ended unasked", logging.WARNING, pid=worker.pid, how=how, lived_s=round(lifetime, 1))
             early_deaths = 0 if lifetime > _LONG_LIFE else early_deaths + 1
             successor = self._start_replacement(early_deaths)
             if successor is None:
@@ -293,7 +293,7 @@ class WorkerPool:
             try:
                 worker = Worker(self._config, self._settings)
             except StartError as error:
-                event("worker does not start", logging.ERROR, reason=error.message)
+                log_event("worker does not start", logging.ERROR, reason=error.message)
                 early_deaths = max(early_deaths, 1) + 1
                 continue
             with self._changed:
@@ -302,7 +302,7 @@ class WorkerPool:
                 if self._closed.is_set():
                     worker.kill()
                 self._changed.notify_all()
-            event("worker replaced", pid=worker.pid, took_s=round(time.monotonic() - worker.started, 3))
+            log_event("worker replaced", pid=worker.pid, took_s=round(time.monotonic() - worker.started, 3))
             return worker
         return None
 

@@ -49,8 +49,8 @@ class Rules:
             _tokens(members["suppress"], vocabulary),
             _tokens(members["begin_suppress"], vocabulary),
             tuple(_tokens(sequence, vocabulary) for sequence in banned),
-            whole(members["no_repeat"], 0, 1 << 16),
-            whole(members["min_length"], 0, 1 << 31),
+            parse_integer(members["no_repeat"], 0, 1 << 16),
+            parse_integer(members["min_length"], 0, 1 << 31),
             members["renormalise"] is True,
         )
 
@@ -105,12 +105,12 @@ class Decoding:
             raise ValueError("`generation.decoding.length_penalty`: expected a number from -100 to 100")
         return Decoding(
             start,
-            whole(members["source"], 1),
-            whole(members["longest"], len(start) + 1),
-            whole(members["beams"], 1, MAX_BEAMS),
+            parse_integer(members["source"], 1),
+            parse_integer(members["longest"], len(start) + 1),
+            parse_integer(members["beams"], 1, MAX_BEAMS),
             float(penalty),
             early,
-            whole(members["cross_bytes"], 1),
+            parse_integer(members["cross_bytes"], 1),
             Rules.from_json(members["rules"], vocabulary),
         )
 
@@ -155,15 +155,15 @@ class Audio:
             raise ValueError("`generation.audio.languages`: expected tokens by language code")
         if not isinstance(tasks, dict) or not set(tasks) <= {"transcribe", "translate"}:
             raise ValueError("`generation.audio.tasks`: expected tokens of `transcribe` and `translate`")
-        window = whole(members["window"], 2, 1 << 14)
+        window = parse_integer(members["window"], 2, 1 << 14)
         return Audio(
-            whole(members["rate"], MIN_RATE, MAX_RATE),
-            whole(members["mels"], 1, 512),
+            parse_integer(members["rate"], MIN_RATE, MAX_RATE),
+            parse_integer(members["mels"], 1, 512),
             window,
-            whole(members["hop"], 1, window),
-            whole(members["seconds"], 1, 60),
-            {name: whole(token, 0, vocabulary - 1) for name, token in languages.items()},
-            {name: whole(token, 0, vocabulary - 1) for name, token in tasks.items()},
+            parse_integer(members["hop"], 1, window),
+            parse_integer(members["seconds"], 1, 60),
+            {name: parse_integer(token, 0, vocabulary - 1) for name, token in languages.items()},
+            {name: parse_integer(token, 0, vocabulary - 1) for name, token in tasks.items()},
             _token(members["no_timestamps"], vocabulary),
         )
 
@@ -191,7 +191,7 @@ class Audio:
         return self.samples // self.hop
 
 
-def whole(value: Any, least: int, most: int = (1 << 53) - 1) -> int:
+def parse_integer(value: Any, least: int, most: int = (1 << 53) - 1) -> int:
     """Return a whole number within bounds. Raises ValueError."""
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"expected a whole number from {least} to {most}, got `{value!s:.40}`")
@@ -199,13 +199,13 @@ def whole(value: Any, least: int, most: int = (1 << 53) - 1) -> int:
 
 
 def _token(value: Any, vocabulary: int) -> int | None:
-    return None if value is None else whole(value, 0, vocabulary - 1)
+    return None if value is None else parse_integer(value, 0, vocabulary - 1)
 
 
 def _tokens(value: Any, vocabulary: int) -> tuple[int, ...]:
     if not isinstance(value, list) or len(value) > _LISTED:
         raise ValueError(f"expected a list of tokens, got `{value!s:.40}`")
-    return tuple(whole(token, 0, vocabulary - 1) for token in value)
+    return tuple(parse_integer(token, 0, vocabulary - 1) for token in value)
 
 
 def _record(value: Any, *members: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ from packager.server.process import listeners
 from packager.server.protocol import protocol
 from packager.server.protocol.tensors import Array
 from packager.server.protocol.triton_extensions import encoded_configuration, encoded_statistics
-from packager.server.telemetry.logs import event
+from packager.server.telemetry.logs import log_event
 from packager.server.telemetry.traces import Span
 
 _SERVICE = "/inference.GRPCInferenceService/"
@@ -270,7 +270,7 @@ class GrpcServer:
                 context.abort(getattr(self._grpc.StatusCode, code), error.message)
             except Exception:  # the outer boundary, as over HTTP
                 count(span, 500)
-                event("request failed", logging.ERROR, failure=True, path=f"grpc {route}")
+                log_event("request failed", logging.ERROR, failure=True, path=f"grpc {route}")
                 text = "the request failed inside the server; its log has the reason"
                 context.abort(self._grpc.StatusCode.INTERNAL, text)
             count(span, 200)
@@ -348,7 +348,7 @@ class GrpcServer:
             except RequestError as refusal:
                 status, error = refusal.status, refusal.message
             except Exception:  # the outer boundary, as over HTTP
-                event("request failed", logging.ERROR, failure=True, path="grpc stream")
+                log_event("request failed", logging.ERROR, failure=True, path="grpc stream")
                 status, error = 500, "the request failed inside the server; its log has the reason"
             self._engine.metrics.count("infer", status)
             self._engine.record_sample()

@@ -42,13 +42,13 @@ from packager.server.http.openai_routes import Streamed, TextRoutes
 from packager.server.http.pace import Pace
 from packager.server.http.proxies import Proxies
 from packager.server.http.raw_requests import RawRequests
-from packager.server.http.responses import JSON_FIELDS, Response, Route, json_response, refusal
+from packager.server.http.responses import JSON_FIELDS, Response, Route, json_response, refuse_request
 from packager.server.http.seq2seq import Seq2SeqRoutes
 from packager.server.http.waiting import parse_timeout, wait_result
 from packager.server.protocol import protocol, triton_extensions
 from packager.server.protocol.protocol import Body, Request
 from packager.server.protocol.tensors import Array
-from packager.server.telemetry.logs import LOGGER, event
+from packager.server.telemetry.logs import LOGGER, log_event
 
 # JSON is parsed and written at about 100 MB/s: a longer document would hold up the event loop for a millisecond.
 _INLINE_DOCUMENT_BYTES = costs.SMALL
@@ -171,23 +171,23 @@ class App:
                 raise self._not_found(path)
             if scope.method not in route.methods:
                 allowed = ", ".join(route.methods)
-                return refusal(405, f"expected method {allowed}, got {quote(scope.method)}", ("allow", allowed))
+                return refuse_request(405, f"expected method {allowed}, got {quote(scope.method)}", ("allow", allowed))
             return await route.handler(scope, proto)
         except RequestError as error:
             extra = [("retry-after", str(error.retry_after))] if error.retry_after else []
             extra += [("www-authenticate", "Bearer")] if error.status == 401 else []
-            return refusal(error.status, error.message, *extra)
+            return refuse_request(error.status, error.message, *extra)
         except ProtocolClosed:
             raise
         except Exception:  # the outer boundary: the reason goes to the log, not to the client
-            event("request failed", logging.ERROR, failure=True, path=path)
-            return refusal(500, "the request failed inside the server; its log has the reason")
+            log_event("request failed", logging.ERROR, failure=True, path=path)
+            return refuse_request(500, "the request failed inside the server; its log has the reason")
 
     def _count(self, route: Route | None, status: int, scope: Scope) -> None:
         self._engine.metrics.count("other" if route is None else route.name, status)
         if LOGGER.isEnabledFor(logging.DEBUG):
             client = self._proxies.client(scope.headers, scope.client)
-            event("request", logging.DEBUG, method=scope.method, path=scope.path, status=status, client=client)
+            log_event("request", logging.DEBUG, method=scope.method, path=scope.path, status=status, client=client)
 
     def _not_found(self, path: str) -> RequestError:
         parts = path.split("/")
@@ -207,7 +207,7 @@ class App:
         )
 
     async def _describe_paths(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        return json_response(openapi.document(self._engine.config, self._proxies.base(scope.headers)))
+        return json_response(openapi.describe_server(self._engine.config, self._proxies.base(scope.headers)))
 
     async def _describe_knobs(self, scope: Scope, proto: HTTPProtocol) -> Response:
         return json_response(self._engine.knobs.to_json())
@@ -315,7 +315,7 @@ async def _send_stream(proto: HTTPProtocol, headers: list[tuple[str, str]], resp
         async for part in response.parts:
             await transport.send_bytes(part)
     except ProtocolClosed:
-        event("client left", logging.DEBUG)
+        log_event("client left", logging.DEBUG)
     finally:
         await response.parts.aclose()  # type: ignore[attr-defined]
 

@@ -14,7 +14,7 @@ _MAX_HEADERS = 8192
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
 
 
-def parts(body: bytes | bytearray, content_type: str) -> Iterator[tuple[str, bytes]]:
+def split_parts(body: bytes | bytearray, content_type: str) -> Iterator[tuple[str, bytes]]:
     """Yield the name and the content of every part, in order. Raises RequestError."""
     boundary = _parameter("content-type", content_type, "boundary")
     if not _BOUNDARY.fullmatch(boundary):

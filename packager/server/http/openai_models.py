@@ -11,7 +11,7 @@ from packager.server.config import Config
 from packager.server.http.responses import Response, Route, json_response
 
 
-def routes(config: Config) -> dict[str, Route]:
+def list_routes(config: Config) -> dict[str, Route]:
     """Return the routes by path: the list, and the model by its name."""
     about: dict[str, Any] = {"id": config.name, "object": "model", "created": 0, "owned_by": "packager"}
     about |= {"version": config.version, "digest": config.digest}

@@ -33,7 +33,7 @@ from packager.server.generation.loop import Job, Step
 from packager.server.http import bodies, openai_models, text_requests
 from packager.server.http.responses import JSON_FIELDS, Response, json_response
 from packager.server.http.text_answers import GenerateWriter, OpenAIWriter, Writer
-from packager.server.telemetry.logs import event
+from packager.server.telemetry.logs import log_event
 
 Json: TypeAlias = dict[str, Any]
 _SSE = [("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache")]
@@ -67,7 +67,7 @@ class TextRoutes:
         """Return by path the name of the route in the metrics, its methods, and its handler."""
         post, config = ("POST",), self._engine.config
         found: dict[str, tuple[str, tuple[str, ...], Callable[[Scope, HTTPProtocol], Any]]] = {
-            **openai_models.routes(config),
+            **openai_models.list_routes(config),
             "/v1/completions": ("infer", post, self._complete),
             "/v1/chat/completions": ("infer", post, self._chat),
         }
@@ -220,7 +220,7 @@ class _Running:
         if isinstance(step, RequestError):
             raise step
         if isinstance(step, Exception):
-            event("generation failed", logging.ERROR, reason=str(step)[:500])
+            log_event("generation failed", logging.ERROR, reason=str(step)[:500])
             raise RequestError("the model failed on this request; the server's log has the reason", status=500)
         if step is None or step.finish == "cancelled":
             if self._deadline is not None and time.monotonic() > self._deadline:

@@ -16,7 +16,7 @@ Json = dict[str, Any]
 _KINDS = {"BOOL": "boolean", "BYTES": "string", "FP16": "number", "FP32": "number", "FP64": "number", "BF16": "number"}
 
 
-def document(config: Config, base: str) -> Json:
+def describe_server(config: Config, base: str) -> Json:
     """Describe the server of a model whose clients find it at `base`."""
     model, named = f"/v2/models/{config.name}", {"200": _json_response("the metadata")}
     paths = {

@@ -183,7 +183,7 @@ class RawRequests:
             return RawRequest(pipeline.prepare([{member: body}], lease.hold))
         if name == "multipart/form-data":
             lease.hold(2 * len(body))
-            parts = multipart.parts(body, kind)
+            parts = multipart.split_parts(body, kind)
             member = _file_member(pipeline)
             return RawRequest(pipeline.prepare([_part(*part, member) for part in parts], lease.hold))
         if name == "text/csv":

@@ -36,6 +36,6 @@ def json_response(value: Any, status: int = 200) -> Response:
     return Response(status, JSON_FIELDS, orjson.dumps(value))
 
 
-def refusal(status: int, message: str, *headers: tuple[str, str]) -> Response:
+def refuse_request(status: int, message: str, *headers: tuple[str, str]) -> Response:
     """Return the answer to a request that is refused."""
     return Response(status, [*JSON_FIELDS, *headers], orjson.dumps({"error": message}))

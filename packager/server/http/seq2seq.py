@@ -61,7 +61,7 @@ class Seq2SeqRoutes:
         """Return the routes by path."""
         read, config = ("GET", "HEAD"), self._engine.config
         found = {
-            **openai_models.routes(config),
+            **openai_models.list_routes(config),
             "/predict": Route("predict", ("POST",), self._predict),
             "/predict/about": Route("model", read, self._describe),
         }
@@ -104,7 +104,7 @@ class Seq2SeqRoutes:
             return [self._heard(body, {}, lease)]
         if name == "multipart/form-data":
             lease.hold(2 * len(body))
-            parts = list(multipart.parts(body, kind))
+            parts = list(multipart.split_parts(body, kind))
             if not 0 < len(parts) <= _MOST_ROWS:
                 raise RequestError(f"expected 1 to {_MOST_ROWS} files, got {len(parts)}")
             return [self._heard(content, {}, lease) for _, content in parts]
@@ -175,7 +175,7 @@ class Seq2SeqRoutes:
         if kind.partition(";")[0].strip().lower() != "multipart/form-data":
             raise RequestError("`Content-Type`: expected multipart/form-data", status=415)
         lease.hold(2 * len(body))
-        given = dict(multipart.parts(body, kind))
+        given = dict(multipart.split_parts(body, kind))
         if unknown := sorted(set(given) - _FIELDS):
             raise _FieldError(f"{quote(unknown[0])} is not supported", unknown[0])
         values = {name: _decoded(data) for name, data in given.items() if name != "file"}

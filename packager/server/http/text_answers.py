@@ -43,7 +43,7 @@ class Writer(Protocol):
         """Return the event of an answer that failed on its way."""
 
 
-def event(value: Json) -> bytes:
+def write_event(value: Json) -> bytes:
     """Return one event of a stream."""
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
@@ -102,13 +102,15 @@ class OpenAIWriter:
     def end(self) -> list[bytes]:
         """Return the usage, where it is wanted, and the end of the stream."""
         usage = (
-            [event({**self._chunk(), "choices": [], "usage": self._usage(self._count)})] if self._asked.usage else []
+            [write_event({**self._chunk(), "choices": [], "usage": self._usage(self._count)})]
+            if self._asked.usage
+            else []
         )
         return [*usage, DONE]
 
     def failed(self, error: Json) -> bytes:
         """Return the event of an answer that failed on its way."""
-        return event({"error": error})
+        return write_event({"error": error})
 
     def _read(self, step: Step) -> list[str | Call]:
         """Return what a step adds: text, and whole calls of tools."""
@@ -125,7 +127,7 @@ class OpenAIWriter:
         return {**self._head, "object": "chat.completion.chunk" if self._asked.chat else "text_completion"}
 
     def _event(self, body: Json, finish: str | None = None) -> bytes:
-        return event({**self._chunk(), "choices": [{"index": 0, **body, "finish_reason": finish}]})
+        return write_event({**self._chunk(), "choices": [{"index": 0, **body, "finish_reason": finish}]})
 
     def _usage(self, count: int) -> Json:
         prompt = len(self._asked.job.ids)
@@ -173,7 +175,7 @@ class GenerateWriter:
         """Return the event of one step, if it adds text, ends the answer, or is wanted for itself."""
         if not (step.text or step.finish or self._details):
             return []
-        return [event({**self._head, "text_output": step.text, **self._about([step])})]
+        return [write_event({**self._head, "text_output": step.text, **self._about([step])})]
 
     def end(self) -> list[bytes]:
         """Return nothing: the stream ends."""
@@ -181,7 +183,7 @@ class GenerateWriter:
 
     def failed(self, error: Json) -> bytes:
         """Return the event of an answer that failed on its way."""
-        return event({"error": error["message"]})
+        return write_event({"error": error["message"]})
 
     def _about(self, steps: Sequence[Step]) -> Json:
         if not self._details:

@@ -81,7 +81,7 @@ class TextRequest:
 
 def parse(body: bytes, chat: bool, config: Config, texts: Texts) -> TextRequest:
     """Check a request. Raises RequestError that names the parameter."""
-    given = document(body)
+    given = parse_document(body)
     _check_members(given, _CHAT if chat else _PLAIN)
     if given.get("model") not in (config.name, f"{config.name}:{config.version}"):
         message = f"the model {quote(given.get('model'))} does not exist: this server has {quote(config.name)}"
@@ -112,7 +112,7 @@ def parse_generate(body: bytes, texts: Texts) -> tuple[Job, bool]:
 
     {"text_input": …, "parameters": {"max_tokens": …, "temperature": …, …, "details": false}}
     """
-    given = document(body)
+    given = parse_document(body)
     if unknown := sorted({*given} - {"text_input", "parameters", "id"}):
         raise RequestError(f"{quote(unknown[0])} is not supported")
     text, options = given.get("text_input"), given.get("parameters", {})
@@ -131,7 +131,7 @@ def _job(texts: Texts, ids: list[int], options: Json, guided: str) -> Job:
         raise RefusalError(f"`{guided}`: {error.message}", guided) from None
 
 
-def document(body: bytes) -> Json:
+def parse_document(body: bytes) -> Json:
     """Return the members of a request that are not null. Raises RequestError."""
     try:
         given = orjson.loads(body)

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from packager.server.knobs import default
+from packager.server.knobs import read_default
 
 ROOT = Path("/sys/fs/cgroup")
 GROUPS = Path("/proc/self/cgroup")
 _MIB = 2**20
 _PROGRAM = 128 * _MIB  # an interpreter with a runtime and its threads
 _WORKER = 64 * _MIB
-_IN_FLIGHT = int(default("server.max_in_flight"))
+_IN_FLIGHT = int(read_default("server.max_in_flight"))
 
 Port: TypeAlias = tuple[int, Sequence[int | None]]
 """Bytes of an element, and the most of each dimension, None where there is no limit."""

@@ -20,7 +20,7 @@ FINDINGS = ("below_range", "above_range", "not_finite", "empty")
 Ranges = Mapping[str, tuple[float, float]]
 
 
-def findings(name: str, array: Array, ranges: Ranges) -> Iterator[str]:
+def list_findings(name: str, array: Array, ranges: Ranges) -> Iterator[str]:
     """Yield the findings of an input, each once."""
     if not array.size:
         yield "empty"

@@ -59,12 +59,12 @@ class TextLines(logging.Formatter):
         return _shown(" ".join([moment, record.levelname.lower(), *record.getMessage().splitlines(), *words]))
 
 
-def event(name: str, level: int = logging.INFO, *, failure: bool = False, **fields: Any) -> None:
+def log_event(name: str, level: int = logging.INFO, *, failure: bool = False, **fields: Any) -> None:
     """Write one event; `failure` adds the traceback of the exception being handled."""
     LOGGER.log(level, name, exc_info=failure, extra={"fields": fields})
 
 
-def settings(level: str, form: str = "json") -> dict[str, Any]:
+def configure_logging(level: str, form: str = "json") -> dict[str, Any]:
     """Return the `logging.config` dictionary; granian takes the same one, so that it cannot undo it."""
     ours = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
     # On every start granian logs its workers at info and a warning that its embedded mode is experimental.

@@ -196,7 +196,7 @@ class Metrics:
         """Count the findings of drift in the inputs of a request."""
         for name, array in feeds.items():
             self._inputs.labels(name).inc()
-            for finding in drift.findings(name, array, ranges):
+            for finding in drift.list_findings(name, array, ranges):
                 self._findings.labels(name, finding).inc()
 
     def count_drift(self, feeds: Mapping[str, Array], results: Mapping[str, Array]) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import orjson
 
-from packager.server.telemetry.logs import event
+from packager.server.telemetry.logs import log_event
 
 _PARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _MAX_QUEUED = 4096
@@ -119,7 +119,7 @@ class Tracer:
     def _warn(self, reason: str) -> None:
         if time.monotonic() - self._warned_at >= _WARNING_INTERVAL:
             self._warned_at = time.monotonic()
-            event("spans are lost", logging.WARNING, reason=reason[:300])
+            log_event("spans are lost", logging.WARNING, reason=reason[:300])
 
 
 def encode_spans(attributes: list[dict[str, Any]], spans: list[dict[str, Any]]) -> bytes:

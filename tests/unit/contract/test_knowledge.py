@@ -64,14 +64,16 @@ def test_a_table_grows_only_at_its_end() -> None:
         "ai.onnx Neg 6 T=int8": "unclear",
         "ai.onnx Not 1 T=bool": "fails",
     }
-    grown = _kernels.extended(_kernels.kernels(before), "2", now)
+    grown = _kernels.extend_kernels(_kernels.tabulate_kernels(before), "2", now)
     assert grown == {
         "over": ["1", "2"],
         "operators": {
             "ai.onnx": {"Abs": {"13": {"xo": ["T=int8"]}}, "Add": {"7": {"-o": ["T=int8"]}}, "If": {"11": {"ox": [""]}}}
         },
     }
-    assert _kernels.extended(_kernels.kernels(before), "2", {})["operators"]["ai.onnx"]["If"] == {"11": {"o-": [""]}}
+    assert _kernels.extend_kernels(_kernels.tabulate_kernels(before), "2", {})["operators"]["ai.onnx"]["If"] == {
+        "11": {"o-": [""]}
+    }
 
 
 def test_parameters_that_one_side_does_not_name_do_not_count() -> None:

@@ -366,9 +366,9 @@ def test_any_mlmodel_gives_a_kind_or_an_error_message(
     with contextlib.suppress(SourceError):
         detected({"MLmodel": text.encode(), "model.onnx": b"", "model.yaml": text.encode()})
     for read in (
-        _mlflow.signature,
-        _mlflow.columns,
-        _mlflow.example,
+        _mlflow.read_signature,
+        _mlflow.read_columns,
+        _mlflow.find_example,
         lambda source: _mlflow.trusted_types(source, "sklearn"),
     ):
         with contextlib.suppress(SourceError):

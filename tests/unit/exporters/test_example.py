@@ -44,7 +44,7 @@ def logged(folder: Path, example: Any = ROWS) -> Path:
 
 @pytest.mark.parametrize("form", [lambda rows: rows, lambda rows: {"x": rows}], ids=["array", "by name"])
 def test_a_logged_example_is_what_was_logged(tmp_path: Path, form: Any) -> None:
-    found = _example.tensors(logged(tmp_path, form(ROWS)), INTERFACE)
+    found = _example.read_tensors(logged(tmp_path, form(ROWS)), INTERFACE)
     assert found is not None
     np.testing.assert_array_equal(found["x"], ROWS)
     assert found["x"].dtype == "float32"
@@ -70,18 +70,18 @@ def test_it_is_measured_on_it(tmp_path: Path) -> None:
 )
 def test_one_that_does_not_fit_is_none(tmp_path: Path, change: dict[str, Any]) -> None:
     other = {**INTERFACE, "inputs": [{**INTERFACE["inputs"][0], **change}]}
-    assert _example.tensors(logged(tmp_path), other) is None
+    assert _example.read_tensors(logged(tmp_path), other) is None
 
 
 def test_lengths_and_numbers_that_are_not_taken_are_none(tmp_path: Path) -> None:
     source = logged(tmp_path)
     few = {**INTERFACE, "dimensions": {"batch": {"min": 1, "max": 2}}}
-    assert _example.tensors(source, few) is None, "three rows where two are taken"
+    assert _example.read_tensors(source, few) is None, "three rows where two are taken"
     whole = {**INTERFACE, "inputs": [{**INTERFACE["inputs"][0], "dtype": "int64"}]}
-    assert _example.tensors(source, whole) is None, "1/7 is no whole number"
+    assert _example.read_tensors(source, whole) is None, "1/7 is no whole number"
     for text in ("[", '{"inputs": "x"}', '{"inputs": [[1, "a", 2, 3]]}', "[" * 9000, '{"inputs": {"x": null}}'):
         (source / "input_example.json").write_text(text)
-        assert _example.tensors(source, INTERFACE) is None, text[:20]
+        assert _example.read_tensors(source, INTERFACE) is None, text[:20]
 
 
 def test_one_that_the_model_refuses_is_left_out() -> None:
@@ -97,4 +97,4 @@ def test_a_hostile_example_reads_no_other_file(tmp_path: Path) -> None:
     (tmp_path / "secret.json").write_text(json.dumps(ROWS.tolist()))
     (source / "input_example.json").unlink()
     (source / "input_example.json").symlink_to(tmp_path / "secret.json")
-    assert _example.tensors(source, INTERFACE) is None
+    assert _example.read_tensors(source, INTERFACE) is None

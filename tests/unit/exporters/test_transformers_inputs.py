@@ -74,14 +74,14 @@ def test_boxes_are_an_input(layoutlm: Path) -> None:
 
 def test_drawn_boxes_have_their_corners_in_order() -> None:
     drawn = np.random.default_rng(0).integers(0, 1000, (5, 7, 4))
-    made = inputs.plausible({"bbox": drawn, "input_ids": drawn})
+    made = inputs.make_plausible({"bbox": drawn, "input_ids": drawn})
     assert (made["bbox"][..., :2] <= made["bbox"][..., 2:]).all()
     assert made["input_ids"] is drawn
 
 
 def test_drawn_masks_of_images_have_no_holes() -> None:
     drawn = np.random.default_rng(0).integers(0, 2, (4, 8, 9))
-    for mask in inputs.plausible({"pixel_mask": drawn})["pixel_mask"]:
+    for mask in inputs.make_plausible({"pixel_mask": drawn})["pixel_mask"]:
         height, width = mask.any(1).sum(), mask.any(0).sum()
         assert height and width and (mask[:height, :width] == 1).all() and mask.sum() == height * width
 
@@ -352,7 +352,9 @@ def test_sound_of_any_length(tmp_path: Path) -> None:
 
 def test_drawn_sound_is_level_and_silence_stays_silent() -> None:
     loud = np.random.default_rng(0).standard_normal((2, 500)).astype("float32") * 50 + 7
-    made = inputs.plausible({"input_values": np.concatenate([loud, np.full((1, 500), -1, "float32")])})["input_values"]
+    made = inputs.make_plausible({"input_values": np.concatenate([loud, np.full((1, 500), -1, "float32")])})[
+        "input_values"
+    ]
     np.testing.assert_allclose(made.mean(1), 0, atol=1e-4)
     np.testing.assert_allclose(made.std(1), [1, 1, 0], atol=1e-3)
 

@@ -10,7 +10,7 @@ from packager.exporters._files import yaml
 
 
 def test_plain_values_are_read_and_dates_stay_text() -> None:
-    found = yaml.mapping(b"a: 1\nb: {c: [x, 2.5, null]}\nd: 2024-13-45\ne: 2024-01-02\n", "MLmodel", 1000)
+    found = yaml.parse_mapping(b"a: 1\nb: {c: [x, 2.5, null]}\nd: 2024-13-45\ne: 2024-01-02\n", "MLmodel", 1000)
     assert found == {"a": 1, "b": {"c": ["x", 2.5, None]}, "d": "2024-13-45", "e": "2024-01-02"}
 
 
@@ -28,8 +28,8 @@ def test_plain_values_are_read_and_dates_stay_text() -> None:
 )
 def test_what_no_registry_writes_is_refused(data: bytes, why: str) -> None:
     with pytest.raises(SourceError, match=why):
-        yaml.mapping(data, "MLmodel", 1000 if len(data) == 1001 else 1 << 20)
+        yaml.parse_mapping(data, "MLmodel", 1000 if len(data) == 1001 else 1 << 20)
 
 
 def test_the_deepest_that_is_taken() -> None:
-    assert yaml.mapping(b"a: " + b"[" * 63 + b"]" * 63, "MLmodel", 1000)
+    assert yaml.parse_mapping(b"a: " + b"[" * 63 + b"]" * 63, "MLmodel", 1000)

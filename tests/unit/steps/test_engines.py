@@ -75,7 +75,7 @@ def test_the_header_is_read_strictly() -> None:
 
 
 def test_kernels_are_chosen_for_the_geometric_middle() -> None:
-    assert [_tensorrt_build.middle(*bounds) for bounds in ((1, 64), (1, 512), (5, 5), (8, 16), (1, 2))] == [
+    assert [_tensorrt_build.find_middle(*bounds) for bounds in ((1, 64), (1, 512), (5, 5), (8, 16), (1, 2))] == [
         8,
         23,
         5,
@@ -85,7 +85,7 @@ def test_kernels_are_chosen_for_the_geometric_middle() -> None:
 
 
 def test_an_engine_does_not_run_without_its_gpu(exported: Exported, tmp_path: Path) -> None:
-    if _gpu.capabilities():
+    if _gpu.list_capabilities():
         pytest.skip("this host has a GPU")
     assert "no NVIDIA GPU" in (tensorrt_rtx.unmeasurable("sm_86") or "")
     exported.compiled(tmp_path, **RTX)
@@ -99,12 +99,12 @@ def test_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     tool.write_text("#!/bin/sh\nprintf '8.6\\n12.0\\n'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert _gpu.capabilities() == ("sm_86", "sm_120")
-    assert _gpu.obstacle(("model-packager",), "sm_86") is None
-    assert _gpu.obstacle(("model-packager",), "sm_80") == "this host has sm_120, sm_86, not sm_80"
-    assert _gpu.obstacle(("no-such-distribution",)) == "`no-such-distribution` is not installed here"
+    assert _gpu.list_capabilities() == ("sm_86", "sm_120")
+    assert _gpu.find_obstacle(("model-packager",), "sm_86") is None
+    assert _gpu.find_obstacle(("model-packager",), "sm_80") == "this host has sm_120, sm_86, not sm_80"
+    assert _gpu.find_obstacle(("no-such-distribution",)) == "`no-such-distribution` is not installed here"
     tool.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
-    assert _gpu.capabilities() == ()
+    assert _gpu.list_capabilities() == ()
 
 
 # -- data-centre TensorRT: the bindings are here, the libraries are not

@@ -130,7 +130,7 @@ def test_what_has_no_fp16_stays_fp32_between_casts(mixed: bool) -> None:
         data = form.SerializeToString()
         return onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
 
-    half = _precision.half(onnx.ModelProto.FromString(model.SerializeToString()), mixed=mixed)
+    half = _precision.convert_to_half(onnx.ModelProto.FromString(model.SerializeToString()), mixed=mixed)
     casts = {node.output[0]: node.attribute[0].i for node in half.graph.node if node.op_type == "Cast"}
     (sigmoid,) = (node for node in half.graph.node if node.op_type == "Sigmoid")
     (trees,) = (node for node in half.graph.node if node.op_type == "TreeEnsembleRegressor")

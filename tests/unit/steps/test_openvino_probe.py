@@ -61,16 +61,16 @@ def test_failures_not_about_the_operator_are_left_out() -> None:
 
 
 def test_a_question_is_put_to_other_types() -> None:
-    known = questions.templates(questions.natives())
-    asked = questions.of(Probe("", "Gather", 13, "T=int16;Tind=int32"), known["", "Gather", 13])
+    known = questions.group_by_definition(questions.list_onnx_tests())
+    asked = questions.list_questions(Probe("", "Gather", 13, "T=int16;Tind=int32"), known["", "Gather", 13])
     assert asked and all(q.types == "T=int16;Tind=int32" for q in asked)
     assert {q.feeds["data"].dtype for q in asked} == {np.dtype("int16")}
-    divided = questions.of(Probe("", "Div", 14, "T=int32"), known["", "Div", 14])
+    divided = questions.list_questions(Probe("", "Div", 14, "T=int32"), known["", "Div", 14])
     assert divided and all(q.feeds["y"].all() for q in divided), "a division by zero would end the process"
 
 
 def test_every_operator_definition_runs_its_tests() -> None:
-    known = questions.templates(questions.natives())
+    known = questions.group_by_definition(questions.list_onnx_tests())
     assert {since for _, name, since in known if name == "Resize"} == {13, 18, 19}
     assert len({question.test for question in known["", "Resize", 19]}) > 20
 
@@ -105,6 +105,6 @@ def test_a_scalar_stays_one() -> None:
 
 
 def test_every_probe_says_its_name_as_tables_do() -> None:
-    found = _probes.every()
+    found = _probes.list_probes()
     assert len(found) > 9000 and len({each.words for each in found}) == len(found)
     assert "ai.onnx If 16" in {each.words for each in found}
