@@ -12,7 +12,7 @@ For example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -344,19 +344,21 @@ def render_files(
     *,
     knobs: KnobSources | None = None,
     options: Mapping[str, str | None] | None = None,
+    secret: Callable[[], bytes | None] = lambda: None,
 ) -> Rendering:
     """Verify a bundle and write its deployment files for a server or host to `directory`; return what comes next.
 
     Equal bundles, knobs, options and trust give equal bytes; only a policy of admission (option `admission`) holds the
-    verifier's keys and roots. `options` are those of `list_render_options` by name. An earlier
-    rendering of the kind is replaced in one step, anything else is refused. Raises NegativeAnswerError for a bundle
-    that is not trusted, UsageError, IntegrityError, StorageError.
+    verifier's keys and roots. `options` are those of `list_render_options` by name; `secret` returns the passphrase of
+    a key that one of them names. An earlier rendering of the kind is replaced in one step, anything else is refused.
+    Raises NegativeAnswerError for a bundle that is not trusted, UsageError, MissingToolError, IntegrityError,
+    StorageError.
     """
     from packager.bundle.knobs import KnobSources
     from packager.deploy import render
 
     verifier.require(bundle, workspace.on_event)
-    return render.render_files(kind, bundle, knobs or KnobSources(), directory, options or {}, verifier.trust)
+    return render.render_files(kind, bundle, knobs or KnobSources(), directory, options or {}, verifier.trust, secret)
 
 
 def register_model(

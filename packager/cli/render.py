@@ -42,6 +42,8 @@ EXAMPLES = """  packager render triton digits.bundle.tar models/ --key release.p
   packager render kubernetes digits:1.4.0 deploy/ --key release.pub --image registry.acme.example/digits@sha256:…
   packager render kubernetes digits:1.4.0 deploy/ --trust acme.trust --image registry.acme.example/digits@sha256:… \
     --namespace models --admission kyverno
+  packager render kubernetes digits:1.4.0 deploy/ --trust acme.trust --image registry.acme.example/digits@sha256:… \
+    --admission kyverno --admission-mirror http://sigstore-tuf.kyverno.svc --admission-key tuf.pem
   packager render systemd digits:1.4.0 units/ --key release.pub --values berlin.yaml
   packager render observability digits:1.4.0 watch/ --key release.pub
   tritonserver --model-repository models --model-control-mode explicit --load-model digits"""
@@ -56,6 +58,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "out", metavar="OUT", help="directory; for triton and ensemble the repository, or s3://bucket/folder"
     )
     options.add_trust(parser)
+    options.add_secrets(parser)
     _knobs.arguments(parser)
     own = parser.add_argument_group("triton")
     own.add_argument("--site", metavar="NAME", help="write the knobs to configs/NAME.pbtxt, not to config.pbtxt")
@@ -101,7 +104,7 @@ def _flags() -> dict[str, list[str]]:
     from packager.api import deploy
 
     found: dict[str, list[str]] = {"site": ["triton"], "swap": ["triton"], "backend": ["triton"]}
-    found |= {"register": ["mlflow"], "registry": ["mlflow"]}
+    found |= {"register": ["mlflow"], "registry": ["mlflow"], "passphrase_file": ["kubernetes"]}
     every = deploy.list_renderers()
     bundled = [kind for kind in every if kind != "ensemble"]  # an ensemble is of what was verified before
     found |= dict.fromkeys(("trust", "key", "ca", "identity", "values", "knobs"), bundled)
@@ -128,7 +131,14 @@ def _directory(args: argparse.Namespace, console: Console) -> int:
         bundle = options.open_bundle(args, console)
         here = options.open_workspace(args, console)
         made = deploy.render_files(
-            args.kind, bundle, Path(args.out), judge, here, knobs=_knobs.read_sources(args), options=given
+            args.kind,
+            bundle,
+            Path(args.out),
+            judge,
+            here,
+            knobs=_knobs.read_sources(args),
+            options=given,
+            secret=options.secret_reader(args, given.get("admission-key") or ""),
         )
         found = (
             deploy.register_model(bundle, Path(args.out), args.register, here, registry=args.registry)

@@ -8,7 +8,7 @@ same kind and bundle. Repositories of a Triton server, which bundles share, are 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,11 +53,12 @@ def render_files(
     out: Path,
     given: Mapping[str, str | None],
     trust: Trust | None = None,
+    secret: Callable[[], bytes | None] = lambda: None,
 ) -> Rendering:
     """Resolve the knobs of `bundle` over the defaults of a kind, and write its files as `render_directory` does."""
     defaults = plugins.load("renderers", kind).DEFAULTS
     values = sources.resolve(bundle, before=(Override(name, text, kind) for name, text in defaults.items()))
-    return Rendering(values, render_directory(kind, bundle, values, out, given, trust))
+    return Rendering(values, render_directory(kind, bundle, values, out, given, trust, secret))
 
 
 def render_directory(
@@ -67,18 +68,19 @@ def render_directory(
     out: Path,
     given: Mapping[str, str | None],
     trust: Trust | None = None,
+    secret: Callable[[], bytes | None] = lambda: None,
 ) -> tuple[str, ...]:
     """Write the files of `bundle`, which the caller has verified, to `out` and return what to do with them.
 
     The same bundle, knobs, options and trust give the same bytes. `given` are options by name, `trust` what a policy of
-    admission is written from. Raises UsageError, IntegrityError, StorageError; whatever was in `out` is still there
-    then.
+    admission is written from, `secret` returns the passphrase of a key that an option names. Raises UsageError,
+    IntegrityError, StorageError; whatever was in `out` is still there then.
     """
     renderer = plugins.load("renderers", kind)
     chosen = _deployment.choose_options(renderer.OPTIONS, given)
     rendered: _deployment.Rendered = renderer.render(bundle, values, chosen)
     if trust is not None and hasattr(renderer, "with_policy"):
-        rendered = renderer.with_policy(rendered, bundle, chosen, trust)
+        rendered = renderer.with_policy(rendered, bundle, chosen, trust, secret)
     _check_place(out, kind, bundle.name)
     with storage_errors(out.parent), make_staging(out) as fresh:
         for path, (origin, _) in rendered.copied.items():

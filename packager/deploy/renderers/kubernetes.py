@@ -16,8 +16,10 @@ Secrets are references to those of the cluster. Images are pinned by digest.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
@@ -26,6 +28,7 @@ from packager.deploy.renderers._deployment import Option, Rendered, yaml_text
 from packager.deploy.renderers._pod import Place
 from packager.errors import UsageError
 from packager.knobs.knobs import Resolved
+from packager.trust import keys
 from packager.trust.model import Trust
 
 ABOUT = "manifests, a KServe InferenceService and a Helm chart"
@@ -78,6 +81,18 @@ OPTIONS = (
         "default: the repositories of the images that are named",
         _admission.SCOPE,
     ),
+    Option(
+        "admission-mirror",
+        "URL",
+        "the http(s) address where OUT/admission/tuf/ will be served; for kyverno with a pinned instance",
+        r"https?://[A-Za-z0-9][A-Za-z0-9._:/-]{0,300}",
+    ),
+    Option(
+        "admission-key",
+        "FILE",
+        "a private key (PEM) that signs OUT/admission/tuf/; keep it for the next rendering",
+        r"[^\0]{1,4096}",
+    ),
     _deployment.PLATFORM,
     _deployment.TARGET,
 )
@@ -99,6 +114,7 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
     if options["variant"] == "init-container":
         made["init-image/Containerfile"] = _deployment.read_template("container/Containerfile.init")
     recorded = {name: value for name, value in options.items() if value or not name.startswith("admission")}
+    recorded.pop("admission-key", None)
     made[_deployment.RECORD] = _deployment.build_record("kubernetes", bundle, values, recorded, {})
     steps = (
         "kubectl apply --server-side -f OUT/manifests/",
@@ -108,18 +124,29 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
     return Rendered(made, {}, steps)
 
 
-def with_policy(rendered: Rendered, bundle: Bundle, options: Mapping[str, str], trust: Trust) -> Rendered:
-    """Add what makes a cluster admit only images that `trust` has a signer for. Raises UsageError."""
-    kind = options["admission"]
+def with_policy(
+    rendered: Rendered,
+    bundle: Bundle,
+    options: Mapping[str, str],
+    trust: Trust,
+    secret: Callable[[], bytes | None],
+) -> Rendered:
+    """Add what makes a cluster admit only images that `trust` has a signer for. Raises UsageError.
+
+    `secret` returns the passphrase of the key that the option `admission-key` names.
+    """
+    kind, file = options["admission"], options["admission-key"]
     if not kind:
-        if options["admission-scope"]:
-            raise UsageError("--admission-scope goes with --admission")
+        for name in ("admission-scope", "admission-mirror", "admission-key"):
+            if options[name]:
+                raise UsageError(f"--{name} goes with --admission")
         return rendered
     pulled = {"embedded": "image", "image-volume": "model-image", "init-container": "init-image"}[options["variant"]]
     images = [options["image"], options[pulled]]
-    policy = _admission.build_files(kind, _name(bundle.name), trust, images, options)
-    step = _admission.next_step(kind, options["namespace"])
-    return replace(rendered, made={**rendered.made, **policy}, steps=(step, *rendered.steps))
+    open_key = partial(keys.load_private, Path(file), secret) if file else None
+    policy = _admission.build_files(kind, _name(bundle.name), trust, images, options, open_key)
+    steps = _admission.list_steps(kind, policy, options)
+    return replace(rendered, made={**rendered.made, **policy}, steps=(*steps, *rendered.steps))
 
 
 def _name(name: str) -> str:

@@ -57,7 +57,10 @@ COSIGN = {
                 "ctlog": closed({"insecureIgnoreTlog": {"const": True}, "insecureIgnoreSCT": {"const": True}}),
             }
         ),
-        closed({"keyless": closed({"identities": rows(KEYLESS_IDENTITY)})}),
+        closed(
+            {"keyless": closed({"identities": rows(KEYLESS_IDENTITY)})},
+            tuf=closed({"mirror": {"type": "string", "pattern": "^https?://"}, "root": closed({"data": TEXT})}),
+        ),
     ]
 }
 KYVERNO = closed(
@@ -355,11 +358,6 @@ CORP = CertificateSigner("corp", (ROOT.certificate,), "URI:spiffe://acme/x")
     ("kind", "trust", "message"),
     [
         ("kyverno", Trust((CORP,)), "`corp` has a certificate"),
-        (
-            "kyverno",
-            Trust((KeylessSigner("ci", IDENTITY, ISSUER, "lab"),), instances={"lab": b"{}"}),
-            "`ci` is of a pinned",
-        ),
         ("policy-controller", Trust((CORP,)), "`corp` has a certificate"),
         ("policy-controller", of_keys(WIDE), "P-384"),
         ("policy.json", of_keys(KEY, WIDE), "P-384"),
