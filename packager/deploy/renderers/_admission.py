@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes a cluster admit only images that a trusted signer signed, for three judges of images.
+"""What makes a cluster admit only images that a trusted signer signed, for four judges of images.
 
     kyverno             an ImageValidatingPolicy: containers, init containers, ephemeral containers, image volumes
     policy-controller   a ClusterImagePolicy of Sigstore's, and a TrustRoot where an instance is pinned
+    connaisseur         values of its Helm chart: containers, init containers, ephemeral containers
     policy.json         the policy of CRI-O, podman and skopeo, which judge whatever a node pulls
 
 Keys and roots are inlined, so nothing is fetched to know the signer. A signer that no longer signs (`until`) and one
@@ -17,6 +18,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from packager.canonical import JSON
+from packager.deploy.renderers._admission_connaisseur import write_connaisseur
 from packager.deploy.renderers._admission_kyverno import TUF_ROOT, write_kyverno
 from packager.deploy.renderers._admission_request import (
     EVERYTHING,
@@ -81,6 +83,10 @@ def list_steps(kind: str, files: Collection[str], options: Mapping[str, str]) ->
         place = f"/etc/crio/policies/{namespace}.json" if namespace else "/etc/containers/policy.json"
         registries = "OUT/admission/registries.yaml to /etc/containers/registries.d/"
         return (f"on every node: OUT/admission/policy.json to {place}, {registries}",)
+    if kind == "connaisseur":
+        return (
+            f"helm upgrade connaisseur CHART --namespace connaisseur -f OUT/admission/{kind}.yaml, with your own rules",
+        )
     served = f"serve OUT/admission/tuf/ at {options['admission-mirror']}" if TUF_ROOT in files else ""
     return (*filter(None, [served]), f"kubectl apply --server-side -f OUT/admission/{kind}.yaml")
 
@@ -246,5 +252,6 @@ _KINDS: Mapping[str, Callable[[Request], dict[str, bytes]]] = {
     "kyverno": write_kyverno,
     "policy-controller": _policy_controller,
     "policy.json": _policy_json,
+    "connaisseur": write_connaisseur,
 }
 KINDS = tuple(_KINDS)

@@ -70,7 +70,8 @@ OPTIONS = (
     Option(
         "admission",
         "TOOL",
-        "kyverno, policy-controller or policy.json: who shall admit only images that a trusted signer signed; "
+        "kyverno, policy-controller, policy.json or connaisseur: who shall admit only images that a trusted signer "
+        "signed; "
         "default: none",
         "|".join(re.escape(kind) for kind in _admission.KINDS),
     ),

@@ -201,7 +201,12 @@ def policy(bundle, out: Path, trust: Trust, kind: str, **options: str) -> dict:
     return {**found, "roots": roots} if roots else found
 
 
-FILES = {"kyverno": "kyverno.yaml", "policy-controller": "policy-controller.yaml", "policy.json": "policy.json"}
+FILES = {
+    "kyverno": "kyverno.yaml",
+    "policy-controller": "policy-controller.yaml",
+    "policy.json": "policy.json",
+    "connaisseur": "connaisseur.yaml",
+}
 SCHEMAS = {"kyverno": KYVERNO, "policy-controller": CONTROLLER, "policy.json": CONTAINERS}
 
 
@@ -360,6 +365,9 @@ CORP = CertificateSigner("corp", (ROOT.certificate,), "URI:spiffe://acme/x")
         ("kyverno", Trust((CORP,)), "`corp` has a certificate"),
         ("policy-controller", Trust((CORP,)), "`corp` has a certificate"),
         ("policy-controller", of_keys(WIDE), "P-384"),
+        ("connaisseur", Trust((CORP,)), "`corp` has a certificate"),
+        ("connaisseur", Trust((KeylessSigner("ci", IDENTITY, ISSUER),)), "`ci` has a certificate"),
+        ("connaisseur", of_keys(WIDE), "P-384"),
         ("policy.json", of_keys(KEY, WIDE), "P-384"),
         ("policy.json", Trust((CORP,)), "neither an e-mail address"),
         ("policy.json", Trust((KeySigner("k", KEY), CORP)), "is not the only one"),
