@@ -63,8 +63,10 @@ class Accuracy:
         data.mkdir(parents=True)
         shutil.copyfile(wanted.data, data / wanted.data.name)
         self._rows = self._open(data, bundle, files, spec)
+        self._counts = []
         with (folder / _INPUTS).open("w") as sink:
-            for _, feeds in self._rows.feeds():
+            for count, feeds in self._rows.feeds():
+                self._counts.append(count)
                 sink.write(json.dumps({name: _pack(values) for name, values in feeds.items()}) + "\n")
 
     @staticmethod
@@ -106,7 +108,10 @@ class Accuracy:
         if code != 0:
             ended = "did not end in time" if code is None else f"ended with status {code}: {log.strip()[-300:]}"
             return {}, [f"the run {ended}"]
-        side = list(self._read(out))
+        side, start = self._rows.collect(), 0
+        for results, count in zip(self._read(out), self._counts, strict=True):
+            side.add(results, start)
+            start += count
         found = self._rows.judge(side, side)
         about = {key: stated[key] for key in ("metric", "bound", "slice_bound")}
         slices = [_renamed(item) for item in found["slices"]]

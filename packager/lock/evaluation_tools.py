@@ -6,7 +6,7 @@ from __future__ import annotations
 from packager.lock import pipeline_tools
 from packager.recipe.recipe import Recipe
 
-EXTRAS = {"scikit-learn": "sklearn", "numpy": "onnx", "pyarrow": "batch"}
+EXTRAS = {"scikit-learn": "sklearn", "numpy": "onnx", "pyarrow": "batch", "pycocotools": "detection"}
 
 
 def list_tools(recipe: Recipe) -> tuple[str, ...]:
@@ -14,4 +14,5 @@ def list_tools(recipe: Recipe) -> tuple[str, ...]:
     if recipe.evaluation is None:
         return ()
     table = ("pyarrow",) if recipe.evaluation.data.endswith(".parquet") else ()
-    return ("scikit-learn", "numpy", *table, *pipeline_tools.list_tools(recipe.pipeline))
+    boxes = ("pycocotools",) if recipe.evaluation.metric.startswith("map") else ()
+    return ("scikit-learn", "numpy", *boxes, *table, *pipeline_tools.list_tools(recipe.pipeline))

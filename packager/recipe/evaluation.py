@@ -64,7 +64,7 @@ def read(node: Node) -> EvaluationSpec:
             members["metric"],
             "evaluation.metric",
             pattern=fields.METRIC,
-            expect="`accuracy`, `f1`, `auc`, `recall@N`, `rmse`, `mae` or `r2`",
+            expect="`accuracy`, `f1`, `auc`, `recall@N`, `rmse`, `mae`, `r2`, `miou`, `map`, `map@50` or `map@75`",
         ),
         _bound(members["bound"], "evaluation.bound"),
         tuple(_column(item, "evaluation.slices") for item in slices),

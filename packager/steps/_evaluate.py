@@ -1,38 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run source and artefact on rows with labels, and say what both reach by a metric, overall and on slices.
 
-The figures are scikit-learn's. Rows become inputs as in a request: by the pipeline of the bundle, or by the names of
-the inputs. What is right is compared as text, so that `1`, `1.0` and "1" are one label. The data are a user's: what
-cannot be read or is not taken is an error that names the row.
+The figures are scikit-learn's; those of pictures are in `_evaluate_pictures`. Rows become inputs as in a request: by
+the pipeline of the bundle, or by the names of the inputs. What is right is compared as text, so that `1`, `1.0` and "1"
+are one label. The data are a user's: what cannot be read or is not taken is an error that names the row.
 """
 
 from __future__ import annotations
 
-import csv
 import importlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from packager import error_causes
 from packager.canonical import JSON
-from packager.errors import MissingToolError, PackagerError, StepError
+from packager.errors import MissingToolError, StepError
 from packager.server.errors import RequestError
 from packager.server.pipeline import rows as tables
-from packager.server.pipeline.parts import Classes
+from packager.server.pipeline.parts import Boxes, Classes, Regions
 from packager.server.pipeline.pipeline import Pipeline, open_pipeline
 from packager.server.protocol.interface import Interface
 from packager.steps import _distributions
+from packager.steps._evaluate_files import HINT, read_rows
+from packager.steps._evaluate_pictures import BOXES, REGIONS, Counts, Detections, PictureCollector
 
 Run = Callable[[Mapping[str, Any]], Sequence[Any]]
 _BATCH = 64  # rows of one run
 _MOST_SLICES = 1000
-_MOST_ROWS = 5_000_000
 _NUMBERS = ("rmse", "mae", "r2")
-_HINT = "`evaluation.data` takes .parquet, .csv or .jsonl: a column per input, one with the label, those of the slices"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +47,21 @@ def evaluate(data: Path, raw: Path | None, spec: JSON, about: JSON, source: Run,
     `raw` is the folder of a pipeline, `about` the facts of the graph. Raises StepError for data that do not fit.
     """
     rows = LabelledRows(data, raw, spec, about)
-    found: tuple[list[Any], list[Any]] = ([], [])
+    sides = rows.collect(), rows.collect()
     answers = _distributions.Answers(about["interface"])
+    start = 0
     for count, feeds in rows.feeds():
         expected = source(feeds)
         answers.add(expected, count)
-        found[0].append(expected)
-        found[1].append(target(feeds))
-    reached = rows.judge(*found)
+        sides[0].add(expected, start)
+        sides[1].add(target(feeds), start)
+        start += count
+    reached = rows.judge(*sides)
     return reached, _distributions.describe_rows(reached["data"], rows.columns, rows.rows, answers)
 
 
 class LabelledRows:
-    """The rows of a user's file with labels, as inputs of a graph; `judge` says what outputs of theirs reach."""
+    """The rows of a user's file with labels, as inputs of a graph; `judge` says what the answers to them reach."""
 
     def __init__(self, data: Path, raw: Path | None, spec: JSON, about: JSON) -> None:
         """Read the one file in the folder `data`; the others are as in `evaluate`. Raises StepError."""
@@ -71,7 +70,7 @@ class LabelledRows:
         self._reader = _Reader(
             interface, open_pipeline(raw, interface) if raw else None, spec, about.get("classes") or {}
         )
-        self.rows = _read(data)
+        self.rows = read_rows(data)
         self.columns = self._reader.columns
         _check_columns(self.rows, spec)
 
@@ -80,9 +79,18 @@ class LabelledRows:
         for start, feeds in self._reader.feeds(self.rows):
             yield min(self._reader.size, len(self.rows) - start), feeds
 
-    def judge(self, *sides: Sequence[Sequence[Any]]) -> JSON:
-        """Return what source and target reach; each side is the outputs of every run. Raises StepError."""
-        found = [self._answers(side) for side in sides]
+    def collect(self) -> Collector:
+        """Return what takes the outputs of one side, run by run, with the number of their first row."""
+        reader, raw = self._reader, self._reader.raw
+        if raw is None or not isinstance(raw.about.answer, Regions | Boxes):
+            return _Collector(reader)
+        outputs = [port.name for port in reader.interface.outputs]
+        truth = [row[self._spec["label"]] for row in self.rows]
+        return _Pictures(PictureCollector(raw.about.answer, outputs, reader.metric, truth), reader)
+
+    def judge(self, *sides: Collector) -> JSON:
+        """Return what source and target reach, of which every output was added. Raises StepError."""
+        found = [side.answers() for side in sides]
         truth = [row[self._spec["label"]] for row in self.rows]
         return {
             "data": _distributions.digest_file(self._data),
@@ -91,66 +99,17 @@ class LabelledRows:
             "slices": list(_slices(self._spec, self.rows, truth, found)),
         }
 
-    def _answers(self, side: Sequence[Sequence[Any]]) -> _Answers:
-        collector = _Collector(self._reader)
-        for number, results in enumerate(side):
-            collector.add(results, number * self._reader.size)
-        return collector.answers()
-
-
-def _read(folder: Path) -> list[dict[str, JSON]]:
-    (path,) = folder.iterdir()
-    try:
-        rows = list(_READERS[path.suffix](path))
-    except PackagerError:
-        raise
-    except Exception as error:  # a file of a user: the readers raise what they like
-        raise StepError(
-            f"evaluation: `{path.name}` cannot be read: {error_causes.find_cause_line(str(error)):.300}", hint=_HINT
-        ) from error
-    if not rows or len(rows) > _MOST_ROWS:
-        raise StepError(f"evaluation: `{path.name}` has {len(rows)} rows, expected 1 to {_MOST_ROWS}", hint=_HINT)
-    return rows
-
-
-def _csv(path: Path) -> Iterator[dict[str, JSON]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file, strict=True)):
-            if None in row or None in row.values():
-                raise StepError(f"evaluation: row {number} of `{path.name}` has another number of cells", hint=_HINT)
-            yield {**row}
-
-
-def _lines(path: Path) -> Iterator[dict[str, JSON]]:
-    for number, line in enumerate(path.read_text("utf-8").split("\n")):  # a text may hold what else splitlines() parts
-        row = json.loads(line) if line.strip() else None
-        if row is not None and not isinstance(row, dict):
-            raise StepError(f"evaluation: line {number} of `{path.name}` is no object", hint=_HINT)
-        if row is not None:
-            yield row
-
-
-def _parquet(path: Path) -> Iterator[dict[str, JSON]]:
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise MissingToolError("pyarrow", "batch") from None
-    yield from parquet.read_table(path).to_pylist()
-
-
-_READERS: Mapping[str, Callable[[Path], Iterator[dict[str, JSON]]]] = {
-    ".csv": _csv,
-    ".jsonl": _lines,
-    ".parquet": _parquet,
-}
-
 
 def _check_columns(rows: Sequence[Mapping[str, JSON]], spec: JSON) -> None:
+    if spec["metric"] in (*REGIONS, *BOXES) and spec["label"] in spec.get("slices", ()):
+        raise StepError(
+            f"evaluation: `{spec['label']}` has masks or boxes, which make no slices", hint="remove it from `slices`"
+        )
     for number, row in enumerate(rows):
         for column in (spec["label"], *spec.get("slices", ())):
             if row.get(column) in (None, ""):
                 what = "label" if column == spec["label"] else "value of a slice"
-                raise StepError(f"evaluation: row {number} has no `{column}`, the {what}", hint=_HINT)
+                raise StepError(f"evaluation: row {number} has no `{column}`, the {what}", hint=HINT)
 
 
 class _Reader:
@@ -159,20 +118,35 @@ class _Reader:
     def __init__(self, interface: Interface, raw: Pipeline | None, spec: JSON, classes: JSON) -> None:
         self.interface, self.raw, self.metric = interface, raw, spec["metric"]
         self._columns = [port.name for port in interface.inputs]
+        self.sizes: dict[int, Sequence[tuple[int, int]]] = {}
         if raw is not None:
-            answer = raw.about.answer
-            if not isinstance(answer, Classes) or self.metric in _NUMBERS:
-                raise StepError(
-                    f"evaluation: `{self.metric}` is not measured for `{raw.about.task}`",
-                    hint="it is for pipelines that classify; remove `evaluation`, or `pipeline`",
-                )
-            self._columns, self.output, self.names = [raw.describe()["input"]], answer.output, answer.labels
+            self._check_metric(raw)
+            answer: Any = raw.about.answer
+            self._columns = [raw.describe()["input"]]
+            self.output, self.names = getattr(answer, "output", ""), answer.labels
             return
+        if self.metric in (*REGIONS, *BOXES):
+            raise StepError(
+                f"evaluation: `{self.metric}` is of what a pipeline finds in pictures, and there is none",
+                hint="add `pipeline`, with the task `image-segmentation` or `object-detection`",
+            )
         self.output = spec.get("output") or self._proposed()
         self.names = tuple(_text(label) for label in classes.get(self.output, ()))
         if self.output not in [port.name for port in interface.outputs]:
             known = ", ".join(f"`{port.name}`" for port in interface.outputs)
             raise StepError(f"evaluation: there is no output `{self.output}`", hint=f"write `output`: one of {known}")
+
+    def _check_metric(self, raw: Pipeline) -> None:
+        """Raise StepError for a metric that says nothing of the answers of a task."""
+        answer = raw.about.answer
+        fitting = {Regions: self.metric in REGIONS, Boxes: self.metric in BOXES}
+        fitting[Classes] = self.metric not in (*_NUMBERS, *REGIONS, *BOXES)
+        if not fitting.get(type(answer), False):
+            raise StepError(
+                f"evaluation: `{self.metric}` is not measured for `{raw.about.task}`",
+                hint="pipelines that classify have `accuracy`, `f1`, `auc` and `recall@N`, `image-segmentation` has "
+                "`miou`, `object-detection` has `map`; remove `evaluation`, or `pipeline`",
+            )
 
     def _proposed(self) -> str:
         """Return the first output that the metric can read."""
@@ -192,6 +166,8 @@ class _Reader:
     @property
     def size(self) -> int:
         """How many rows a run takes."""
+        if self.raw is not None and self.raw.single:
+            return 1
         first = self.interface.inputs[0].shape[0] if self.interface.inputs[0].shape else 1
         most = first if isinstance(first, int) else self.interface.allowed_range(first).largest
         return min(most or _BATCH, _BATCH)
@@ -205,22 +181,49 @@ class _Reader:
 
     def _prepared(self, part: Sequence[Mapping[str, JSON]], start: int) -> Mapping[str, Any]:
         try:
-            return self._made(part)
+            feeds, self.sizes[start] = self._made(part)
+            return feeds
         except RequestError as error:
             for number, row in enumerate(part):
                 try:
                     self._made([row])
                 except RequestError as own:
-                    raise StepError(f"evaluation: row {start + number}: {own.message}", hint=_HINT) from None
-            raise StepError(f"evaluation: rows from {start} on: {error.message}", hint=_HINT) from None
+                    raise StepError(f"evaluation: row {start + number}: {own.message}", hint=HINT) from None
+            raise StepError(f"evaluation: rows from {start} on: {error.message}", hint=HINT) from None
 
-    def _made(self, part: Sequence[Mapping[str, JSON]]) -> Mapping[str, Any]:
+    def _made(self, part: Sequence[Mapping[str, JSON]]) -> tuple[Mapping[str, Any], Sequence[tuple[int, int]]]:
+        """Return the inputs of rows, and the heights and widths of pictures."""
         taken = [{name: row[name] for name in self._columns if name in row} for row in part]
-        return self.raw.prepare(taken).feeds if self.raw else tables.feeds(self.interface, taken)
+        if self.raw is None:
+            return tables.feeds(self.interface, taken), ()
+        prepared = self.raw.prepare(taken)
+        return prepared.feeds, prepared.sizes
+
+
+class Collector(Protocol):
+    """The answers of one side, run by run."""
+
+    def add(self, results: Sequence[Any], start: int) -> None:
+        """Take the outputs of a run, whose first row has the number `start`. Raises StepError."""
+
+    def answers(self) -> Any:
+        """Return what was said of all rows. Raises StepError for an output that the metric cannot read."""
+
+
+class _Pictures:
+    """The answers of one side about pictures, whose sizes the reader knows."""
+
+    def __init__(self, inner: PictureCollector, reader: _Reader) -> None:
+        self._inner, self._reader = inner, reader
+        self.answers = inner.answers
+
+    def add(self, results: Sequence[Any], start: int) -> None:
+        """Count the outputs of a run."""
+        self._inner.add(results, start, self._reader.sizes[start])
 
 
 class _Collector:
-    """The answers of one side, run by run."""
+    """The labels, scores or numbers of one side, run by run."""
 
     def __init__(self, reader: _Reader) -> None:
         self._reader, self._parts = reader, list[Any]()
@@ -272,7 +275,7 @@ def _text(value: Any) -> str:
 
 
 def _slices(
-    spec: JSON, rows: Sequence[Mapping[str, JSON]], truth: Sequence[JSON], found: Sequence[_Answers]
+    spec: JSON, rows: Sequence[Mapping[str, JSON]], truth: Sequence[JSON], found: Sequence[Any]
 ) -> Iterator[JSON]:
     for column in spec.get("slices", ()):
         places: dict[str, list[int]] = {}
@@ -288,15 +291,19 @@ def _slices(
             yield {**about, **_both(spec["metric"], truth, found, chosen)}
 
 
-def _both(metric: str, truth: Sequence[JSON], found: Sequence[_Answers], chosen: list[int] | None) -> JSON:
+def _both(metric: str, truth: Sequence[JSON], found: Sequence[Any], chosen: list[int] | None) -> JSON:
     source, target = (_value(metric, truth, side, chosen) for side in found)
     return {"source": source, "target": target}
 
 
-def _value(metric: str, truth: Sequence[JSON], found: _Answers, chosen: list[int] | None) -> float | None:
+def _value(
+    metric: str, truth: Sequence[JSON], found: _Answers | Counts | Detections, chosen: list[int] | None
+) -> float | None:
     """Return the metric over all rows or the chosen ones; None where it is not defined, as AUC with one class."""
     numpy = importlib.import_module("numpy")
     places = range(len(truth)) if chosen is None else chosen
+    if not isinstance(found, _Answers):
+        return found.value(places)
     scores = None if found.scores is None else found.scores[list(places)]
     if metric in _NUMBERS:
         value = _of_numbers(metric, [_number(truth[place], place) for place in places], scores)
@@ -311,7 +318,7 @@ def _number(value: JSON, row: int) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise StepError(f"evaluation: the label of row {row} is not a number", hint=_HINT) from None
+        raise StepError(f"evaluation: the label of row {row} is not a number", hint=HINT) from None
 
 
 def _of_numbers(metric: str, right: list[float], got: Any) -> float | None:
@@ -344,7 +351,7 @@ def _area(metrics: Any, right: Any, scores: Any, names: tuple[str, ...]) -> floa
         return metrics.roc_auc_score(right == present[1], scores) if len(present) == 2 else None
     known = [index for index, name in enumerate(names) if name in present]
     if unknown := sorted(set(present) - set(names)):
-        raise StepError(f"evaluation: the label `{unknown[0]:.60}` is none of the model's", hint=_HINT)
+        raise StepError(f"evaluation: the label `{unknown[0]:.60}` is none of the model's", hint=HINT)
     if len(known) < 2:
         return None
     areas = [metrics.roc_auc_score(right == names[index], scores[:, index]) for index in known]

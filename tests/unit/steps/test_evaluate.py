@@ -21,6 +21,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from packager.errors import StepError
 from packager.steps import _evaluate
+from packager.steps._evaluate_files import read_rows
 
 DIGITS = load_digits()
 X, Y = (DIGITS.data / 16).astype(np.float32), DIGITS.target
@@ -187,7 +188,7 @@ def test_data_that_do_not_fit(model: LogisticRegression, tmp_path: Path, change:
 def test_files_that_are_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text(text)
     with pytest.raises(StepError, match=r"evaluation: .*data\.jsonl"):
-        _evaluate._read(tmp_path)
+        read_rows(tmp_path)
 
 
 def test_labels_are_compared_as_text() -> None:
@@ -200,4 +201,4 @@ def test_a_text_may_hold_any_separator_of_lines(tmp_path: Path) -> None:
     rows_of = [{"text": "one\u2028two\x85three", "digit": 1}, {"text": "four", "digit": 2}]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows_of)
     (tmp_path / "data.jsonl").write_bytes(text.encode())
-    assert _evaluate._read(tmp_path) == rows_of
+    assert read_rows(tmp_path) == rows_of
