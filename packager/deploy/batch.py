@@ -4,10 +4,11 @@
     OUT                   the rows in the order of the input, each with its `answer`
     OUT.refused.jsonl     rows without one: their number, the reason, the row
     OUT.run.json          the bundle's digest, the input's, and how many rows
-    OUT.parts/            while it runs: one file per chunk, each written whole or not at all
+    OUT.parts/            while it runs: two files per chunk, and `done` with a line of digests for each
 
-The workers are processes of the installation: its own interpreter, its own libraries. Chunks depend on the input and
-`chunk` alone, so an interrupted run gives the bytes of an unbroken one.
+Parts are not forced to the disk one by one: a chunk counts as done if its files have the digests of its line, so that
+what a power cut took is answered again. The workers are processes of the installation: its own interpreter, its own
+libraries. Chunks depend on the input and `chunk` alone, so an interrupted run gives the bytes of an unbroken one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import queue
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -35,7 +37,7 @@ from packager.errors import StepError, UsageError
 from packager.events import Note, OnEvent, ignore
 from packager.files import hold_lock, storage_errors, write_atomically
 
-_STATE = "state.json"
+_STATE, _DONE = "state.json", "done"
 _FORMAT = 1
 _SECONDS = 5.0  # between two lines about progress
 _PIECE = 1 << 20
@@ -65,7 +67,7 @@ class _Worker:
         try:
             if sink is None or source is None:
                 raise BrokenPipeError
-            sink.write(json.dumps(rows, ensure_ascii=False).encode() + b"\n")
+            sink.write(_encode(rows).encode() + b"\n")
             sink.flush()
             line = source.readline()
             return list(json.loads(line))
@@ -103,7 +105,7 @@ def run_batch(
     with storage_errors(target.parent), hold_lock(lock):
         _prepare(folder, state, restart=settings.restart)
         with _workers(release, settings.processes) as free:
-            resumed = _answer_all(source, folder, settings, free, on_event)
+            resumed = _answer_all(source, _Parts(folder), settings, free, on_event)
         done = _assemble(folder, target, state)
         shutil.rmtree(folder)
         lock.unlink()
@@ -172,8 +174,44 @@ def _about(process: subprocess.Popen[bytes]) -> Mapping[str, JSON]:
     return about
 
 
+class _Parts:
+    """The answered chunks in a folder; a chunk is done if its files have the digests that its line in `done` says."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the folder of an interrupted run, or an empty one."""
+        self._folder, self._lock = folder, threading.Lock()
+        journal = folder / _DONE
+        lines = journal.read_text("ascii", "replace").split("\n") if journal.is_file() else []
+        self.done = {number for line in lines if (number := self._checked(line.split())) is not None}
+
+    def _checked(self, words: Sequence[str]) -> int | None:
+        """Return the number of a chunk whose files are as its line says; None for any other line."""
+        if len(words) != 3 or not words[0].isdecimal():
+            return None
+        files = self._files(int(words[0]))
+        try:
+            found = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+        except OSError:
+            return None
+        return int(words[0]) if found == words[1:] else None
+
+    def _files(self, number: int) -> tuple[Path, Path]:
+        return self._folder / f"{number:08d}.jsonl", self._folder / f"{number:08d}.refused"
+
+    def write(self, number: int, kept: bytes, refused: bytes) -> None:
+        """Write the answers of a chunk and its refused rows. Raises StorageError."""
+        with storage_errors(self._folder):
+            for path, data in zip(self._files(number), (kept, refused), strict=True):
+                fresh = path.with_name(f".{path.name}")
+                fresh.write_bytes(data)
+                fresh.replace(path)
+            line = " ".join([str(number), *(hashlib.sha256(data).hexdigest() for data in (kept, refused))])
+            with self._lock, (self._folder / _DONE).open("ab") as journal:
+                journal.write(f"\n{line}\n".encode())  # a line that a kill cut off ends here
+
+
 def _answer_all(
-    source: Path, folder: Path, settings: BatchSettings, free: queue.Queue[_Worker], on_event: OnEvent
+    source: Path, parts: _Parts, settings: BatchSettings, free: queue.Queue[_Worker], on_event: OnEvent
 ) -> int:
     """Answer the chunks that have no part yet; return how many had one."""
     about = free.queue[0].about
@@ -185,12 +223,11 @@ def _answer_all(
             while chunk := list(islice(rows, settings.chunk)):
                 if not number:
                     _check_columns(chunk, about, settings.columns, source)
-                part, first = folder / f"{number:08d}.jsonl", number * settings.chunk
                 number += 1
-                if part.is_file():
+                if number - 1 in parts.done:
                     resumed += 1
                     continue
-                running.add(pool.submit(_answer, part, chunk, first, source, settings.columns, free))
+                running.add(pool.submit(_answer, parts, number - 1, chunk, source, settings, free))
                 if len(running) >= 2 * settings.processes:
                     finished, running = wait(running, return_when=FIRST_COMPLETED)
                     done += sum(item.result() for item in finished)
@@ -228,22 +265,22 @@ def _check_columns(chunk: Sequence[Row], about: Mapping[str, JSON], columns: Map
 
 
 def _answer(
-    part: Path,
+    parts: _Parts,
+    number: int,
     chunk: Sequence[Row],
-    first: int,
     source: Path,
-    columns: Mapping[str, str],
+    settings: BatchSettings,
     free: queue.Queue[_Worker],
 ) -> int:
-    """Answer one chunk into its part; the refused rows are written first, so that the part says all is done."""
+    """Answer one chunk, and return how many rows it has."""
     worker = free.get()
     try:
-        requests = [_asked(row, worker.about, columns, source) for row in chunk]
+        requests = _list_requests(chunk, worker.about, settings.columns, source)
         sent = [row for row in requests if not isinstance(row, Unreadable)]
         found = iter(worker.ask(sent) if sent else [])
     finally:
         free.put(worker)
-    kept, refused = [], []
+    kept, refused, first = [], [], number * settings.chunk
     for index, (row, request) in enumerate(zip(chunk, requests, strict=True)):
         answer = {"error": request.reason} if isinstance(request, Unreadable) else next(found)
         shown = {"text": row.text} if isinstance(row, Unreadable) else dict(row)
@@ -251,29 +288,40 @@ def _answer(
             refused.append({"row": first + index, "reason": answer["error"], "input": shown})
         else:
             kept.append({**shown, ANSWER: answer["answer"]})
-    write_atomically(part.with_suffix(".refused"), _dumped(refused))
-    write_atomically(part, _dumped(kept))
+    parts.write(number, _dumped(kept), _dumped(refused))
     return len(chunk)
 
 
-def _asked(row: Row, about: Mapping[str, JSON], columns: Mapping[str, str], source: Path) -> JSON | Unreadable:
-    """Return what the worker is sent of a row: the columns that the bundle takes."""
+def _list_requests(
+    chunk: Sequence[Row], about: Mapping[str, JSON], columns: Mapping[str, str], source: Path
+) -> list[JSON | Unreadable]:
+    """Return what the worker is sent of every row: the columns that the bundle takes."""
+    if source.is_dir():
+        return [_read_file(row, about, source) for row in chunk]
+    pairs = [(name, columns.get(name, name)) for name in (*about["columns"], *about["optional"])]
+    return [
+        row if isinstance(row, Unreadable) else {name: row[column] for name, column in pairs if column in row}
+        for row in chunk
+    ]
+
+
+def _read_file(row: Row, about: Mapping[str, JSON], source: Path) -> JSON | Unreadable:
     if isinstance(row, Unreadable):
         return row
-    if source.is_dir():
-        try:
-            kind = next(iter(about["columns"]))
-            return {kind: table_files.read_file(source, str(row["file"]), kind)}
-        except OSError as error:
-            return Unreadable(f"cannot be read: {error.strerror}", str(row["file"]))
-        except ValueError as error:
-            return Unreadable(str(error), str(row["file"]))
-    names = [*about["columns"], *about["optional"]]
-    return {name: row[columns.get(name, name)] for name in names if columns.get(name, name) in row}
+    try:
+        kind = next(iter(about["columns"]))
+        return {kind: table_files.read_file(source, str(row["file"]), kind)}
+    except OSError as error:
+        return Unreadable(f"cannot be read: {error.strerror}", str(row["file"]))
+    except ValueError as error:
+        return Unreadable(str(error), str(row["file"]))
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # `json.dumps` makes one for each call
 
 
 def _dumped(rows: Sequence[JSON]) -> bytes:
-    return "".join(f"{json.dumps(row, ensure_ascii=False, separators=(',', ':'))}\n" for row in rows).encode()
+    return "".join([f"{_encode(row)}\n" for row in rows]).encode()
 
 
 def _assemble(folder: Path, target: Path, state: Mapping[str, JSON]) -> dict[str, JSON]:

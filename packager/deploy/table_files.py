@@ -93,13 +93,14 @@ def _json_row(line: bytes) -> Row:
 
 def _csv(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
+        reader = csv.reader(file, strict=True)
         try:
-            for row in reader:
-                if None in row or None in row.values():
-                    yield Unreadable(f"expected {len(reader.fieldnames or ())} cells", str(list(row.values()))[:200])
-                else:
-                    yield dict(row)
+            names = next(reader, [])
+            for cells in reader:
+                if len(cells) == len(names):
+                    yield dict(zip(names, cells, strict=True))
+                elif cells:  # a line without any is no row
+                    yield Unreadable(f"expected {len(names)} cells", str(cells)[:200])
         except (csv.Error, UnicodeDecodeError) as error:
             raise UsageError(f"`{path}` is not CSV in UTF-8: line {reader.line_num}: {error}") from None
 

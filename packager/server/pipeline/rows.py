@@ -19,6 +19,7 @@ from packager.server.pipeline.prepared import Prepared
 from packager.server.protocol.interface import Interface, Tensor
 from packager.server.protocol.tensors import Array, dtype_of, no_charge
 
+_PLAIN = {"f": float, "i": int, "u": int, "b": bool, "O": str}
 _FLAGS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -28,7 +29,9 @@ def feeds(interface: Interface, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
     sizes: dict[str, int] = {}
     for port in interface.inputs:
         missing = port.name in interface.missing
-        cells = [_cell(row, port, missing=missing) for row in rows]
+        cells = _plain_cells(rows, port)
+        if cells is None:
+            cells = [_cell(row, port, missing=missing) for row in rows]
         try:
             values = np.array(cells, dtype_of(port.dtype))
         except (ValueError, TypeError, OverflowError):
@@ -39,6 +42,23 @@ def feeds(interface: Interface, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
         found[port.name] = values
     interface.check_values(found)
     return found
+
+
+def _plain_cells(rows: Sequence[Mapping[str, Any]], port: Tensor) -> list[Any] | None:
+    """Return the cells of a column that all have one plain form, read as `_read` reads each; None for any other."""
+    try:
+        cells = [row[port.name] for row in rows]
+    except (KeyError, TypeError):
+        return None
+    kind, found = dtype_of(port.dtype).kind, set(map(type, cells))
+    if found == {_PLAIN.get(kind)}:
+        return cells
+    if found == {str} and kind in "fiu":
+        try:
+            return list(map(float if kind == "f" else int, cells))
+        except ValueError:
+            return None
+    return None
 
 
 def _cell(row: Mapping[str, Any], port: Tensor, *, missing: bool) -> Any:
@@ -76,7 +96,15 @@ def _refuse(value: Any, port: Tensor) -> Any:
 
 def answers(results: Mapping[str, Array], count: int) -> list[Any]:
     """Return the values of every output for each row; what is not finite is None."""
-    return [{name: _shown(values[index]) for name, values in results.items()} for index in range(count)]
+    columns = [_shown_column(values, count) for values in results.values()]
+    return [dict(zip(results, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
+def _shown_column(values: Array, count: int) -> list[Any]:
+    if values.dtype.kind in "iub" or (values.dtype.kind == "f" and np.isfinite(values[:count]).all()):
+        found: list[Any] = values[:count].tolist()
+        return found
+    return [_shown(values[index]) for index in range(count)]
 
 
 def _shown(value: Any) -> Any:

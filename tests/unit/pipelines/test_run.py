@@ -107,8 +107,10 @@ def test_order_and_refused_rows(moods: Path, tmp_path: Path) -> None:
 
 def test_csv_and_parquet(moods: Path, tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
-    source.write_text('review,stars\n"good, really",5\nbad,1\nshort\n')
-    assert run(moods, source, "-o", tmp_path / "out.csv", "--column", "text=review")["refused"] == 1
+    source.write_text('review,stars\n"good, really",5\n\nbad,1\nshort\nmore,2,3\n')
+    assert run(moods, source, "-o", tmp_path / "out.csv", "--column", "text=review")["refused"] == 2
+    refused = [json.loads(line) for line in (tmp_path / "out.csv.refused.jsonl").read_text().splitlines()]
+    assert [(row["row"], row["reason"]) for row in refused] == [(2, "expected 2 cells"), (3, "expected 2 cells")]
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["review"] for row in rows] == ["good, really", "bad"] and json.loads(rows[0]["answer"])[0]["score"] > 0
@@ -191,6 +193,32 @@ def test_kills_at_any_moment_change_no_byte(moods: Path, tmp_path: Path) -> None
     done = run(moods, source, "-o", out, *settings)
     assert done["resumed"] > 0 and out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not parts.exists()
+
+
+def cut_off(parts: Path) -> None:
+    """What a power cut may leave: a part without its bytes, one of another moment, half of a line."""
+    first, second, *_ = sorted(parts.glob("*.jsonl"))
+    first.write_bytes(b"")
+    second.write_bytes(second.read_bytes().replace(b"text", b"tent"))
+    with (parts / "done").open("ab") as journal:
+        journal.write(b"7 0123")
+
+
+def test_parts_that_lost_their_bytes_are_answered_again(moods: Path, tmp_path: Path) -> None:
+    source, out = write_lines(tmp_path / "in.jsonl", 400), tmp_path / "out.jsonl"
+    whole, parts = tmp_path / "whole.jsonl", tmp_path / "out.jsonl.parts"
+    settings = ("--chunk", "8")
+    run(moods, source, "-o", whole, *settings)
+    process = subprocess.Popen(command(moods, source, "-o", out, *settings), start_new_session=True)
+    while process.poll() is None and len(list(parts.glob("*.jsonl")) if parts.exists() else []) < 6:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    left = len(list(parts.glob("*.jsonl")))
+    cut_off(parts)
+    done = run(moods, source, "-o", out, *settings)
+    assert out.read_bytes() == whole.read_bytes()
+    assert left - 3 <= done["resumed"] <= left - 2, "both spoilt parts, and the one that was being written"
 
 
 def test_parts_of_another_run_are_not_taken(moods: Path, tmp_path: Path) -> None:
