@@ -15,7 +15,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -27,8 +26,9 @@ from packager import canonical, edits, json_schema, plugins, untrusted_files
 from packager.errors import IntegrityError, StepError, StorageError, TooNewError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import storage_errors
+from packager.sandbox import preloads, warm
 from packager.sandbox.pinning import pin_numerics
-from packager.sandbox.process import MAX_ANSWER, Outcome
+from packager.sandbox.process import MAX_ANSWER, Outcome, Running
 from packager.sandbox.sandbox import (
     Confinement,
     Limits,
@@ -39,6 +39,7 @@ from packager.sandbox.sandbox import (
     host_interpreter,
     run_confined,
 )
+from packager.sandbox.warm import ForkServer
 from packager.store.store import Store
 from packager.types import Action, Blob, Result, Tree
 
@@ -85,22 +86,43 @@ class LocalExecutor:
     """Performs actions in confined processes of this machine."""
 
     def __init__(self) -> None:
-        self._workers: set[subprocess.Popen[bytes]] = set()
+        self._workers: set[Running] = set()
 
     def perform(self, job: Job, store: Store) -> tuple[Result, str | None]:
         by = choose_confinement(wanted=job.confined)  # before anything is installed for it
         built = job.virtualenv() if job.virtualenv else None
+        server = find_fork_server(job, store, by)
+        if server:
+            by = replace(by, level="namespaces")  # of a step that has to start afresh it is the least that holds
         with store.scratch() as scratch:
             out = scratch / "out"
             out.mkdir()
             with _directory(out) as handle:  # what this names then may be something else later
-                facts = execute(store, job.action, scratch, job.limits, by, living=self._workers, virtualenv=built)
+                facts = execute(
+                    store, job.action, scratch, job.limits, by, living=self._workers, virtualenv=built, server=server
+                )
                 tree = _taken(store, handle, job.action.step)
         return Result(tree.digest, facts, confinement=by.to_json()), built.name if built else None
 
     def stop(self) -> None:
         for process in list(self._workers):
             process.kill()
+
+
+def find_fork_server(job: Job, store: Store, by: Confinement) -> ForkServer | None:
+    """Return what forks the workers of a job; None where they start afresh.
+
+    A scan takes whatever runs already: by itself it imports too little.
+    """
+    scratches, action = store.root / "tmp", job.action
+    found = None
+    if job.virtualenv is None and not action.params.get("gpu"):
+        name = preloads.OF_KIND.get(action.params.get("kind", ""))
+        if action.step == "scan":
+            found = warm.find_running(scratches)
+        elif name and action.step in preloads.WARM_STEPS:
+            found = warm.find_server(name, scratches, by)
+    return found if found and found.fits(job.limits) else None
 
 
 class Runner:
@@ -206,19 +228,21 @@ def execute(
     limits: Limits,
     by: Confinement,
     *,
-    living: set[subprocess.Popen[bytes]] | None = None,
+    living: set[Running] | None = None,
     virtualenv: Path | None = None,
+    server: ForkServer | None = None,
 ) -> canonical.JSON:
     """Perform one action in a separate process, confined `by`; its files are left in `scratch/out`.
 
     A top-level function of plain data, so that a local process and a remote worker can call the same one; `living`
-    is where the process is listed while it lives, `virtualenv` the virtual environment it runs in (None: this Python).
+    is where the process is listed while it lives, `virtualenv` the virtual environment it runs in (None: this Python),
+    `server` what its workers are forked from.
     Raises StepError with the step's message, or with the tail of its log when it died.
     """
     inputs = {role: store.checkout(store.tree(digest), scratch / "in" / role) for role, digest in action.inputs.items()}
     gpu = bool(action.params.get("gpu"))
     bounds = replace(limits, memory=0) if gpu else limits  # CUDA reserves room for all memory of GPUs and host
-    work = _Work(action, scratch, by, virtualenv)
+    work = _Work(action, scratch, by, virtualenv, server)
     listed = set() if living is None else living
     if action.step not in APART:
         return _facts(action.step, work.perform(inputs, bounds, listed, gpu=gpu), limits, filtered=by.seccomp)
@@ -244,12 +268,13 @@ class _Work:
     scratch: Path
     by: Confinement
     virtualenv: Path | None
+    server: ForkServer | None = None
 
     def perform(
         self,
         inputs: Mapping[str, Path],
         limits: Limits,
-        living: set[subprocess.Popen[bytes]],
+        living: set[Running],
         *,
         gpu: bool = False,
         channel: socket.socket | None = None,
@@ -277,7 +302,8 @@ class _Work:
             with storage_errors(self.scratch):
                 (self.scratch / "job.json").write_bytes(json.dumps(job).encode())
 
-        return run_confined(step, self.by, living, tell)
+        forked = self.server.run(step, self.by, living, tell) if self.server else None
+        return run_confined(step, self.by, living, tell) if forked is None else forked
 
 
 def _together(
@@ -287,7 +313,7 @@ def _together(
     foreign_inputs: Mapping[str, Path],
     bounds: Limits,
     limits: Limits,
-    living: set[subprocess.Popen[bytes]],
+    living: set[Running],
     *,
     gpu: bool,
 ) -> canonical.JSON:
@@ -296,7 +322,7 @@ def _together(
     They share one socket and nothing else. Where the source's worker fails first, its error is reported.
     """
     ours, theirs = socket.socketpair()
-    serving: set[subprocess.Popen[bytes]] = set()
+    serving: set[Running] = set()
 
     def serve() -> Outcome:
         with theirs:  # the caller must see the end, whatever happens here

@@ -21,7 +21,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from packager.sandbox import landlock, namespaces, seccomp
@@ -43,13 +43,24 @@ def main() -> None:
         if job["spaces"]:
             namespaces.enter_namespaces(job)
         os.set_inheritable(status.fileno(), False)
-        _first_process(job, status)
+        become_first_process(job, status, _replace_program)
     except OSError as error:
-        _tell(status, {"error": f"{error.strerror}: {error.filename}" if error.filename else str(error)})
+        tell_failure(status, error)
     os._exit(1)
 
 
-def _first_process(job: Mapping[str, Any], status: socket.socket) -> None:
+def tell_failure(status: socket.socket, error: OSError) -> None:
+    """Say why the step cannot be confined."""
+    _tell(status, {"error": f"{error.strerror}: {error.filename}" if error.filename else str(error)})
+
+
+def become_first_process(
+    job: Mapping[str, Any], status: socket.socket, program: Callable[[Mapping[str, Any]], None]
+) -> None:
+    """Give up every power, run `program` in a child that is confined for good, and end with it; never returns.
+
+    The calling process is the first one of its process space. Raises OSError where something of it fails.
+    """
     if os.getsid(0) != os.getpid():
         os.setsid()  # a separate group: a signal to a group stays inside
     os.umask(0o022)
@@ -60,23 +71,29 @@ def _first_process(job: Mapping[str, Any], status: socket.socket) -> None:
     child = os.fork()
     if child == 0:
         status.close()
-        _become_program(job)
+        _become_program(job, program)
     for handle in (job["answer"], *job["passed"]):
         os.close(handle)
     _end(status, _wait(child, Watch(job["limits"], job["writable"]), status))
 
 
-def _become_program(job: Mapping[str, Any]) -> None:
+def _replace_program(job: Mapping[str, Any]) -> None:
+    os.execve(job["arguments"][0], job["arguments"], job["variables"])
+
+
+def _become_program(job: Mapping[str, Any], program: Callable[[Mapping[str, Any]], None]) -> None:
     try:
         for handle in (job["answer"], *job["passed"]):
             os.set_inheritable(handle, True)
-        os.fchdir(os.open(job["home"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        home = os.open(job["home"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fchdir(home)
+        os.close(home)
         _limit(job["limits"])
         if job["landlock"]:
             landlock.restrict_process(job["readable"], [*job["writable"], "/dev"])
         if code := seccomp.build_program(gpu=job["gpu"]):
             seccomp.install(code)
-        os.execve(job["arguments"][0], job["arguments"], job["variables"])
+        program(job)
     except BaseException as error:
         os.write(2, f"cannot start the step: {error}\n".encode())
     os._exit(127)
@@ -113,15 +130,31 @@ def give_up_powers(user: int | None) -> None:
 
     Raises OSError where something of it fails.
     """
-    for number in range(_LAST_CAPABILITY + 1):
-        load_libc().prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # fails for those that this kernel has not
+    _bound_powers(())
     if user is not None:
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
+    _set_powers(())
+
+
+def keep_powers(kept: Sequence[int]) -> None:
+    """Give up every capability but those of these numbers, for good. Raises OSError where something of it fails."""
+    _bound_powers(kept)
+    _set_powers(kept)
+
+
+def _bound_powers(kept: Sequence[int]) -> None:
+    for number in range(_LAST_CAPABILITY + 1):
+        if number not in kept:
+            load_libc().prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # fails for those that this kernel has not
+
+
+def _set_powers(kept: Sequence[int]) -> None:
     check(load_libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    header, nothing = struct.pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24)
-    check(load_libc().capset(header, nothing))
+    powers = sum(1 << number for number in kept)
+    header, held = struct.pack("=Ii", _CAPABILITY_VERSION, 0), struct.pack("=II", powers, powers)
+    check(load_libc().capset(header, held + bytes(4) + bytes(12)))
 
 
 def _limit(limits: Mapping[str, int]) -> None:

@@ -37,8 +37,9 @@ def is_supported() -> bool:
 
 
 def enter_namespaces(job: Mapping[str, Any]) -> None:
-    """Move the calling process, which has one thread, into new namespaces as `job` says (`sandbox.job`).
+    """Move the calling process, which has one thread, into new namespaces as `job` says (`sandbox.view`).
 
+    With `maps` it can write to `/proc`, as whoever maps the users of further spaces has to.
     What returns is the first process of the new process space; the one that called waits for it and ends.
     Raises OSError.
     """
@@ -78,7 +79,8 @@ def _root(job: Mapping[str, Any]) -> Path:
     _temporary(root / "dev" / "shm", size)
     (root / "dev" / "fd").symlink_to("/proc/self/fd")
     (root / "proc").mkdir()
-    _mount("proc", root / "proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | _MS_RDONLY)
+    kept = 0 if job.get("maps") else _MS_RDONLY
+    _mount("proc", root / "proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | kept)
     for path in job["own"]:
         _bind(Path(path), Path(path), root, recursive=False)
         _protect(root / Path(path).relative_to("/"), _ATTR_NOSUID | _ATTR_NODEV, recursive=False)

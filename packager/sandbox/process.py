@@ -15,8 +15,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from packager.errors import StepError
 
@@ -51,6 +52,17 @@ class Outcome:
     error: str | None = None
 
 
+class Running(Protocol):
+    """What performs a step, until it is dead: a child of ours, or a process of another one, which has no `pid` here."""
+
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def kill(self) -> None: ...
+    def wait(self) -> int: ...
+
+
 @dataclass(slots=True)
 class _Heard:
     answer: bytearray = field(default_factory=bytearray)
@@ -65,7 +77,7 @@ def run(
     variables: Mapping[str, str],
     cwd: str,
     seconds: float,
-    living: set[subprocess.Popen[bytes]],
+    living: set[Running],
     passed: Sequence[socket.socket] = (),
 ) -> Outcome:
     """Start what `command` gives for the descriptors, hand it the job, and wait until all of it is dead.
@@ -73,6 +85,30 @@ def run(
     `passed` are sockets that it inherits, and that are closed here. `living` lists the process while it lives; killing
     that one ends the step. Raises StepError when a process of the step outlives it, which no step can bring about.
     """
+
+    def start(handles: Handles, log: int, status: socket.socket) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command(handles),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=dict(variables),
+            cwd=cwd,
+            start_new_session=True,
+            pass_fds=(handles.answer, handles.status, handles.job, *(end.fileno() for end in passed)),
+        )
+
+    return run_started(start, job, seconds, living, passed)
+
+
+def run_started(
+    start: Callable[[Handles, int, socket.socket], Running],
+    job: Callable[[Handles], Mapping[str, object]],
+    seconds: float,
+    living: set[Running],
+    passed: Sequence[socket.socket] = (),
+) -> Outcome:
+    """Run a step as `run` does; `start` gets the descriptors, that of the log, and this end of the status."""
     with contextlib.ExitStack() as stack:
         (log, log_end), (answer, answer_end) = os.pipe(), os.pipe()
         status, status_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -85,16 +121,7 @@ def run(
         stack.enter_context(status_end)
         os.write(handles.job, json.dumps(job(handles)).encode())
         os.lseek(handles.job, 0, os.SEEK_SET)
-        process = subprocess.Popen(
-            command(handles),
-            stdin=subprocess.DEVNULL,
-            stdout=log_end,
-            stderr=log_end,
-            env=dict(variables),
-            cwd=cwd,
-            start_new_session=True,
-            pass_fds=(handles.answer, handles.status, handles.job, *(end.fileno() for end in passed)),
-        )
+        process = start(handles, log_end, status)
         living.add(process)
         _close(ends, {log_end, answer_end})
         for end in passed:
@@ -108,7 +135,10 @@ def run(
             _end(process, status, heard)
             living.discard(process)
         _drain(log, answer, heard)
-    return _outcome(process.returncode, heard, stopped)
+    if process.pid is None and heard.first is None and heard.outcome is None:
+        heard.outcome = {"error": "what was to fork it is dead"}
+    code = process.returncode
+    return _outcome(-signal.SIGKILL if code is None else code, heard, stopped)
 
 
 def _close(held: set[int], which: set[int]) -> None:
@@ -119,20 +149,22 @@ def _close(held: set[int], which: set[int]) -> None:
 
 
 def _listen(
-    process: subprocess.Popen[bytes], log: int, answer: int, status: socket.socket, heard: _Heard, deadline: float
+    process: Running, log: int, answer: int, status: socket.socket, heard: _Heard, deadline: float
 ) -> str | None:
-    """Read until the process ends; return why it is to be ended before."""
-    ended = os.pidfd_open(process.pid)
-    try:
+    """Read until the process ends; return why it is to be ended before.
+
+    One that is not our child has ended when nobody holds the other end of the status any more.
+    """
+    with _watched(process) as ended:
         waited = select.poll()
-        for source in (log, answer, status.fileno(), ended):
+        for source in (log, answer, status.fileno(), *ended):
             waited.register(source, select.POLLIN)
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
                 return "time"
             for source, _ in waited.poll(1000 * left):
-                if source == ended:
+                if source in ended:
                     return None
                 if source == status.fileno():
                     more = _hear_status(status, heard)
@@ -140,8 +172,21 @@ def _listen(
                     more = _hear(source, heard.log if source == log else heard.answer, keep_end=source == log)
                 if not more:
                     waited.unregister(source)
+                if not more and not ended and source == status.fileno():
+                    return None
             if len(heard.answer) > MAX_ANSWER:
                 return "answer"
+
+
+@contextlib.contextmanager
+def _watched(process: Running) -> Iterator[Sequence[int]]:
+    """Yield the descriptor that shows the end of a child; none of what is not ours."""
+    if process.pid is None:
+        yield ()
+        return
+    ended = os.pidfd_open(process.pid)
+    try:
+        yield (ended,)
     finally:
         os.close(ended)
 
@@ -166,13 +211,18 @@ def _hear_status(status: socket.socket, heard: _Heard) -> bool:
     return bool(data)
 
 
-def _end(process: subprocess.Popen[bytes], status: socket.socket, heard: _Heard) -> None:
+def _end(process: Running, status: socket.socket, heard: _Heard) -> None:
     """Kill whatever of the step lives, and see that it is dead."""
     while heard.outcome is None and select.select([status], [], [], 0)[0] and _hear_status(status, heard):
         pass  # what was said last
+    if heard.first is None and process.pid is None:
+        process.wait()  # what was not heard yet cannot begin any more
+        while heard.first is None and _hear_status(status, heard):
+            pass
     if heard.first is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         return
     try:

@@ -17,7 +17,6 @@ import resource
 import shutil
 import site
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from packager import plugins
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.sandbox import cgroup, landlock, launch, namespaces, process, seccomp
-from packager.sandbox.process import Handles, Outcome
+from packager.sandbox.process import Handles, Outcome, Running
 
 _SYSTEM = (
     "/usr",
@@ -223,15 +222,13 @@ _slots = itertools.count(os.getpid() * 64)
 
 
 def run_confined(
-    step: Step, by: Confinement, living: set[subprocess.Popen[bytes]], answer: Callable[[int], None] | None = None
+    step: Step, by: Confinement, living: set[Running], answer: Callable[[int], None] | None = None
 ) -> Outcome:
     """Run a step confined `by`, until nothing of it lives. `answer` is called with the descriptor of the answers."""
-    line = [step.python.program, "-s", "-P", "-B", *step.arguments]  # not -I: that would ignore PYTHONHASHSEED
-    user = launch.user_of(next(_slots)) if by.level != "none" else None
-    _prepare(step.scratch, user)
     if by.level == "none":
+        prepare(step.scratch, None)
         return process.run(
-            lambda _: line,
+            lambda _: _line(step),
             _told(answer, {}),
             step.variables,
             str(step.scratch / "home"),
@@ -239,7 +236,7 @@ def run_confined(
             living,
             step.passed,
         )
-    job = {"arguments": line, "user": user, "landlock": by.landlock, "spaces": by.level == "namespaces", **_view(step)}
+    job = {**job_of(step, by), "arguments": _line(step)}
 
     def command(handles: Handles) -> Sequence[str]:
         boot = [_base(), "-I", "-S", "-B", "-c", _BOOT, str(handles.job)]
@@ -263,6 +260,18 @@ def run_confined(
         return group.judge(run(group.entered))
 
 
+def _line(step: Step) -> list[str]:
+    return [step.python.program, "-s", "-P", "-B", *step.arguments]  # not -I: that would ignore PYTHONHASHSEED
+
+
+def job_of(step: Step, by: Confinement) -> dict[str, object]:
+    """Lay out the scratch of a step; return what `launch` reads about it, which takes a user of its own."""
+    user = launch.user_of(next(_slots))
+    prepare(step.scratch, user)
+    spaces = by.level == "namespaces"
+    return {"arguments": list(step.arguments), "user": user, "landlock": by.landlock, "spaces": spaces, **view(step)}
+
+
 def _told(answer: Callable[[int], None] | None, job: Mapping[str, object]) -> Callable[[Handles], Mapping[str, object]]:
     def complete(handles: Handles) -> Mapping[str, object]:
         if answer:
@@ -283,7 +292,7 @@ _BOOT = (
 )
 
 
-def _prepare(scratch: Path, user: int | None) -> None:
+def prepare(scratch: Path, user: int | None) -> None:
     """Lay out what a worker sees of `scratch`."""
     for name in ("in", "code", "out", "home", "etc", "root"):
         (scratch / name).mkdir(exist_ok=True)
@@ -299,7 +308,7 @@ def _prepare(scratch: Path, user: int | None) -> None:
         (scratch / "etc" / name).chmod(0o644)
 
 
-def _view(step: Step) -> dict[str, object]:
+def view(step: Step) -> dict[str, object]:
     """Return what a step sees and what it may use, as `launch` reads it.
 
     Where distributions keep the settings of Java runtimes is part of the system.

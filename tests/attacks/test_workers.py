@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hostile worker can do nothing outside, in both kinds of confinement, as root and as a user.
+"""A hostile worker can do nothing outside, in both kinds of confinement and forked, as root and as a user.
 
 Each payload runs where a source is opened, with all that a source can have. It is followed by an honest step on the same
 store, which must work.
@@ -51,6 +51,7 @@ class Site:
 
     folder: Path
     prefix: tuple[str, ...]
+    words: tuple[str, ...] = ()
 
     def attack(self, payload: str, seconds: float = 120) -> dict[str, Any]:
         """Run a payload, which has so long; return what the build would say. The default is for a busy machine."""
@@ -65,6 +66,7 @@ class Site:
             self.folder / "store",
             file,
             str(seconds),
+            *self.words,
         ]
         env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "HERE": sys.base_prefix}
         done = subprocess.run(
@@ -82,9 +84,11 @@ WAYS: dict[str, tuple[str, ...]] = (
         "namespaces-root": HIDE,
         "bubblewrap-user": (*SHOW, *become(USER)),
         "namespaces-user": (*HIDE, *SHOW, *become(USER)),
+        "forked-root": (),
+        "forked-user": (*SHOW, *become(USER)),
     }
     if os.geteuid() == 0
-    else {"as it is": ()}
+    else {"as it is": (), "forked": ()}
 )
 
 
@@ -94,7 +98,7 @@ def both_ways(name: str, kinds: Iterable[Any], ids: Sequence[str] | None = None)
     pairs = []
     for way in WAYS:
         for number, kind in enumerate(found):
-            rare = "user" in way or (way.startswith("namespaces") and number)
+            rare = "user" in way or (way.startswith(("namespaces", "forked")) and number)
             text = f"{way}-{named[number] if named else kind}"
             pairs.append(pytest.param(way, kind, id=text, marks=pytest.mark.slow if rare else []))
     return pytest.mark.parametrize(("site", name), pairs, indirect=["site"])
@@ -117,7 +121,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
         for path in (folder, canaries, canaries / "secret"):
             os.chown(path, USER, USER)
     before = {path: (path.stat(), path.read_bytes()) for path in canaries.iterdir()}
-    yield Site(folder, WAYS[request.param])
+    yield Site(folder, WAYS[request.param], ("forked",) if "forked" in request.param else ())
     after = {path: (path.stat(), path.read_bytes()) for path in canaries.iterdir()}
     assert {p: (s.st_ino, s.st_mode, s.st_nlink, s.st_uid, d) for p, (s, d) in before.items()} == {
         p: (s.st_ino, s.st_mode, s.st_nlink, s.st_uid, d) for p, (s, d) in after.items()

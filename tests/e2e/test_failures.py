@@ -358,8 +358,11 @@ def test_without_bubblewrap_namespaces_do_and_say_so(
 ) -> None:
     tool("bwrap")
     made = project(CNN_RECIPE, model=cnn)
-    wrapped = made.run("build", "--json")
+    wrapped = made.run("build", "--json", PACKAGER_WARM_WORKERS="0")
     assert confinement(made) == {("bubblewrap", True)}
+    forked = Project(made.folder, tmp_path / "third-store")
+    assert forked.run("build", "--locked", "--json")["digest"] == wrapped["digest"]
+    assert confinement(forked) == {("namespaces", True)}, "a fork makes its spaces itself (ADR 397)"
     bare = Project(made.folder, tmp_path / "other-store")
     assert bare.run("build", "--locked", "--json", prefix=WITHOUT_BUBBLEWRAP)["digest"] == wrapped["digest"]
     assert confinement(bare) == {("namespaces", True)}
@@ -398,4 +401,4 @@ def test_where_nothing_confines_the_recipe_must_say_so_and_release_says_no(
     again = made.run("build", "--json")
     assert again["digest"] == built["digest"], "the confinement changes no byte"
     assert again["executed"] > 0, "what an unconfined worker did is done again"
-    assert confinement(made) == {("none", False), ("bubblewrap", True)}, "what was signed of the first build stays"
+    assert confinement(made) == {("none", False), ("namespaces", True)}, "what was signed of the first build stays"

@@ -37,8 +37,7 @@ def load(path: Path, recorded: Sequence[str] = ()) -> Any:
     `recorded` are the types that MLflow wrote down as trusted; without any (a bare file) those of the archive count.
     """
     try:
-        with hidden(*NEVER_USED):
-            skops = importlib.import_module("skops.io")
+        skops = _library()
     except ImportError:
         raise MissingToolError("skops", "sklearn") from None
     archive.refuse_bomb(path)
@@ -56,6 +55,17 @@ def load(path: Path, recorded: Sequence[str] = ()) -> Any:
         f"`{foreign[0]}` in `{path.name}` is not on the list of types known to be safe",
         hint=_SEARCHED if foreign[0].startswith("scipy.stats.") else _WAY_OUT,
     )
+
+
+def preload() -> None:
+    """Import skops if it is installed."""
+    with contextlib.suppress(ImportError):
+        _library()
+
+
+def _library() -> Any:
+    with hidden(*NEVER_USED):
+        return importlib.import_module("skops.io")
 
 
 NEVER_USED = ("torch", "cupy", "dask", "jax")

@@ -10,8 +10,8 @@ import re
 import signal
 import struct
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,47 @@ import pytest
 from packager import canonical
 from packager.actions.runner import Runner
 from packager.sandbox import sandbox, seccomp
+from packager.sandbox.process import Outcome
 from packager.sandbox.sandbox import NONE, Confinement, Limits, Step
+from packager.sandbox.warm import ForkServer
 from packager.store.store import Store
 from packager.types import Action, Result, Tree
 
 ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 X86, ARM = 0xC000003E, 0xC00000B7
+FORKED = "forked"
 LEVELS = [Confinement(level, seccomp=True, limits="step") for level in ("bubblewrap", "namespaces")]
+
+
+WAYS = [*(by.level for by in LEVELS), FORKED]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    shared = tmp_path_factory.mktemp("shared")
+    for above in (shared, shared.parent):
+        above.chmod(0o755)
+    made = ForkServer("tables", shared)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def scratch(way: str, server: ForkServer, tmp_path: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=server.shared if way == FORKED else tmp_path) as name:
+        yield Path(name)
+
+
+def confined(step: Step, way: str, server: ForkServer, *, landlock: bool = True) -> Outcome:
+    """Run a step in one of the ways that workers run, each of which this host must be able to."""
+    by = Confinement("namespaces" if way == FORKED else way, seccomp=True, landlock=landlock, limits="step")
+    if way == "bubblewrap" and sandbox.find_confinement().level != way:
+        pytest.skip("bubblewrap does not work here")
+    if way != FORKED:
+        return sandbox.run_confined(step, by, set())
+    done = server.run(step, by, set())
+    assert done is not None, "the server is dead"
+    return done
 
 
 def decide(program: bytes, architecture: int, call: int, *arguments: int) -> int:
@@ -163,21 +197,19 @@ print(json.dumps({"refused": {number: call(number) for number in json.loads(sys.
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the foreign call is x86's")
-@pytest.mark.parametrize("by", LEVELS, ids=lambda by: by.level)
-def test_the_kernel_refuses_every_call_that_is_not_on_the_list(tmp_path: Path, by: Confinement) -> None:
-    if by.level == "bubblewrap" and sandbox.find_confinement().level != "bubblewrap":
-        pytest.skip("bubblewrap does not work here")
+@pytest.mark.parametrize("way", WAYS)
+def test_the_kernel_refuses_every_call_that_is_not_on_the_list(way: str, scratch: Path, server: ForkServer) -> None:
     listed = {*(numbers[0] for numbers in seccomp._ALLOWED.values()), *seccomp._MACHINES["x86_64"][2].values()}
     probes = (335, 336)  # the kernel lets no filter judge them (6.14), and ends whoever is not being probed
     others = [number for number in range(600) if number not in (*listed, *probes)]
     step = Step(
-        tmp_path,
+        scratch,
         sandbox.host_interpreter(),
         ("-c", REFUSED, json.dumps(others)),
         Limits(1 << 32, 60),
-        sandbox.build_environment(tmp_path, {}),
+        sandbox.build_environment(scratch, {}),
     )
-    done = sandbox.run_confined(step, by, set())
+    done = confined(step, way, server)
     assert done.code == 0, done.log
     said = json.loads(done.log)
     assert said["refused"] == {str(number): "ENOSYS" if number >= 449 else "EPERM" for number in others}
@@ -251,13 +283,12 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("landlock", [True, False], ids=["landlock", "no landlock"])
-@pytest.mark.parametrize("by", LEVELS, ids=lambda by: by.level)
-def test_both_ways_leave_a_worker_the_same(tmp_path: Path, by: Confinement, landlock: bool) -> None:
-    if by.level == "bubblewrap" and sandbox.find_confinement().level != "bubblewrap":
-        pytest.skip("bubblewrap does not work here")
-    secret, scratch = tmp_path / "secret", tmp_path / "scratch"
+@pytest.mark.parametrize("way", WAYS)
+def test_all_ways_leave_a_worker_the_same(
+    tmp_path: Path, way: str, scratch: Path, server: ForkServer, landlock: bool
+) -> None:
+    secret = tmp_path / "secret"
     secret.write_text("x")
-    scratch.mkdir()
     step = Step(
         scratch,
         sandbox.host_interpreter(),
@@ -265,7 +296,7 @@ def test_both_ways_leave_a_worker_the_same(tmp_path: Path, by: Confinement, land
         Limits(1 << 32, 60),
         sandbox.build_environment(scratch, {}),
     )
-    done = sandbox.run_confined(step, replace(by, landlock=landlock), set())
+    done = confined(step, way, server, landlock=landlock)
     assert done.code == 0, done.log
     expected = dict(EXPECTED)
     if not landlock:
