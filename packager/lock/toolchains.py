@@ -152,7 +152,8 @@ def prepare(
     """
     rows = environment.requirements.replace("\\\n", " ").splitlines()
     root = store.root / TOOLCHAINS
-    options = ["--require-hashes", "--no-deps", *_sources(builds)]
+    compiled = "--compile-bytecode"  # a worker sees it read-only: else each start compiles what it imports
+    options = ["--require-hashes", "--no-deps", compiled, *_sources(builds)]
     python = find(environment.python)
     store.hold_environment(environments.environment_directory(rows, python, root).name)
     label = f"build the locked toolchain ({len(rows)} packages)"

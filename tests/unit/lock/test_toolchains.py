@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from packager.lock import library_ages, origins, toolchains
+from packager.lock.lock import Environment
 from packager.lock.origins import Origin
+from packager.store.store import Store
 
 TOOLS = ("scikit-learn", "skl2onnx", "onnx", "numpy", "scipy")
 
@@ -106,3 +112,13 @@ def test_a_release_from_before_a_python_has_no_build_for_it() -> None:
         ({"scikit-learn": ">=0.24"}, "3.11", None),
     ):
         assert library_ages.unbuilt_library(packages, python) == expected
+
+
+def test_locked_environment_holds_bytecode(tmp_path: Path) -> None:
+    """A worker may not write beside the libraries, and would compile every module each time that it starts."""
+    wheel = "b6a85871a79d2e3b22d2d1b94ac2824226a63c6b741c88f7ae975f18b6778374"
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    environment = Environment(python, f"iniconfig==2.0.0 --hash=sha256:{wheel}\n")
+    place = toolchains.prepare(environment, (), Store(tmp_path), dict(os.environ), lambda _: None)
+    (module,) = place.glob("lib/python*/site-packages/iniconfig/__init__.py")
+    assert [*module.parent.glob("__pycache__/__init__.*.pyc")], "compiled when it was installed"
