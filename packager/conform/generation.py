@@ -179,6 +179,8 @@ def _run(
         _check_tokens(cell, model, reference, prompt, answer, tolerance)
         if "beams" in answer:
             _check_beams(cell, model, reference, prompt, answer)
+    if level >= 3 and not reference.steps:
+        _check_own_loop(cell, model, reference, tolerance)
     if level >= 4:
         _check_behaviour(cell, model, reference)
     if level >= 5:
@@ -227,6 +229,32 @@ def _check_tokens(
             other = f"step {step}: expected token {token}, got {found['best'][step]} (recorded gap {gap:.3g})"
     cell.add(3, f"prompt {name}: log-probabilities", worst or None)
     cell.add(3, f"prompt {name}: greedy tokens", other or None)
+
+
+def _check_own_loop(cell: _Cell, model: Conversation, reference: Reference, tolerance: Mapping[str, float]) -> None:
+    """Compare what the runtime's own loop and tokenizer make of the prompts, where programs of others use those."""
+    answers = [reference.answers[str(prompt["name"])] for prompt in reference.prompts]
+    asked = [
+        {**{name: prompt[name] for name in ("ids", "text", "special")}, "count": len(answer["tokens"])}
+        for prompt, answer in zip(reference.prompts, answers, strict=True)
+    ]
+    try:
+        found = model.request(do="own", prompts=asked)["own"]
+    except StepError:  # an installation of before there was the question
+        return
+    for prompt, answer, own in zip(reference.prompts, answers, found or (), strict=False):
+        name = prompt["name"]
+        cell.add(2, f"prompt {name}: ids of the runtime's own tokenizer", _first_difference(prompt["ids"], own["ids"]))
+        other = _other_token(answer, own["tokens"], tolerance)
+        cell.add(3, f"prompt {name}: greedy tokens of the runtime's own loop", other)
+
+
+def _other_token(answer: Mapping[str, JSON], got: Sequence[int], tolerance: Mapping[str, float]) -> str | None:
+    """Return the first difference; none behind a tie, where the answers go apart and both are right."""
+    pairs = zip(answer["tokens"], got, answer["gaps"], answer["logprobs"], strict=False)
+    first = next(((gap, odds) for expected, token, gap, odds in pairs if token != expected), None)
+    tie = first is not None and first[0] <= 2 * (tolerance["atol"] + tolerance["rtol"] * abs(first[1])) + _RECORDED
+    return None if tie and len(got) == len(answer["tokens"]) else _first_difference(answer["tokens"], got)
 
 
 def _check_beams(

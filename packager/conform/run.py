@@ -33,7 +33,8 @@ from packager.runtime import load_conformance
 from packager.transport import copy
 
 REFERENCE = "onnxruntime"
-_TEXTS = ("onnxruntime", "onnxruntime-genai", "serve")  # runtimes that a bundle which generates text is tested on
+_TEXTS = ("onnxruntime", "onnxruntime-genai", "openvino-genai", "llama.cpp", "serve")
+"""Runtimes that a bundle which generates text is tested on."""
 
 
 def run_suite(bundle: Bundle, plan: Sequence[PlannedCell], settings: Settings, on_event: OnEvent = ignore) -> JSON:

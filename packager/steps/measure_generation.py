@@ -3,14 +3,15 @@
 
 Every prompt is one case. The source's own tokens are fed to the artefact one by one, and of each step is kept: the
 logits, the token that the artefact finds most likely, and, where that is another one, how far the source was from it.
-One case runs two prompts of unequal length as one batch, and one compares the ids of many strings. The source is not
-opened here: its answers are files.
+One case runs two prompts of unequal length as one batch, and one compares the ids of many strings. Where programs of
+others use a library's own loop and tokenizer on the artefact, those are compared as well. The source is not opened
+here: its answers are files.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,58 @@ class _Expected:
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
     """Compare the artefact `path` of the tree `artefact`, with the files of `graph`, to the tree `reference`."""
     generation = importlib.import_module("packager.server.generation.decoder")
-    decoder = generation.open_decoder(_session(inputs["artefact"] / params["path"], params))
+    session = _session(inputs["artefact"] / params["path"], params)
+    decoder = generation.open_decoder(session)
     expected = _read(inputs["reference"])
     tokenizer, template = _open_texts(inputs["graph"], params["generation"])
     cases = [_case(decoder, tokenizer, template, item) for item in expected]
-    return {"cases": [*cases, *_batched(decoder, expected), _texts(tokenizer, inputs["reference"])]}
+    own = _own(generation.open_own_loop(session), expected, inputs["reference"], params["runtime"])
+    return {"cases": [*cases, *_batched(decoder, expected), _texts(tokenizer, inputs["reference"]), *own]}
 
 
-def _texts(tokenizer: Any, reference: Path) -> JSON:
+def _own(loop: Any, expected: Sequence[_Expected], reference: Path, runtime: str) -> Iterator[JSON]:
+    """Yield how the library's own loop and tokenizer answer, where programs of others use those."""
+    if loop is None:
+        return
+    for item in expected:
+        try:
+            yield _own_case(loop, item, runtime)
+        except Exception as error:  # each runtime has its own tree of exceptions
+            raise StepError(
+                f"{runtime}'s own loop fails on a prompt (`{item.name}`): {error_causes.find_cause(error)}"
+            ) from error
+    if getattr(loop, "every_string", True):
+        yield _texts(loop, reference, f" in {runtime}'s own tokenizer")
+
+
+def _own_case(loop: Any, item: _Expected, runtime: str) -> JSON:
+    """Compare a prompt's ids, tokens and text; behind a token that is another one, answers are not compared."""
+    numpy = importlib.import_module("numpy")
+    ids, tokens = item.prompt["ids"], item.answer["tokens"]
+    found = loop.generate(ids, len(tokens))
+    if len(found) != len(tokens):
+        raise StepError(f"{runtime} answers {len(found)} tokens where {len(tokens)} are asked for")
+    same = next((step for step, pair in enumerate(zip(tokens, found, strict=True)) if pair[0] != pair[1]), len(tokens))
+    own = numpy.array([*found[: same + 1], *tokens[same + 1 :]])
+    text = numpy.array([loop.decode(tokens)], object)
+    outputs = {
+        "logits": _compare.compare(numpy.zeros(0, numpy.float32), numpy.zeros(0, numpy.float32)),
+        "prompt_ids": _compare.compare_exactly(
+            numpy.array(ids), numpy.array(loop.encode(item.prompt["text"], special=item.prompt["special"]), numpy.int64)
+        ),
+        "text": _compare.compare_exactly(numpy.array([item.answer["text"]], object), text),
+        "tokens": _compare.compare(numpy.array(tokens), own, _gaps(item.logits, tokens, own)),
+    }
+    lengths = {"batch": 1, "sequence": len(ids), "past": len(ids) + len(tokens) - 1, "total": len(ids) + len(tokens)}
+    return {
+        "name": f"prompt {item.name} in {runtime}'s own loop",
+        "fill": "prompt",
+        "lengths": lengths,
+        "outputs": outputs,
+    }
+
+
+def _texts(tokenizer: Any, reference: Path, place: str = "") -> JSON:
     """Return how the ids of many strings, and what these decode to, differ from the source's."""
     numpy = importlib.import_module("numpy")
     strings = importlib.import_module("packager.pipelines.strings")
@@ -75,7 +120,7 @@ def _texts(tokenizer: Any, reference: Path) -> JSON:
         "tokens": none,
     }
     lengths = {"batch": 1, "sequence": 1, "past": 0, "total": 1}
-    return {"name": f"{wanted['count']} strings", "fill": "prompt", "lengths": lengths, "outputs": outputs}
+    return {"name": f"{wanted['count']} strings{place}", "fill": "prompt", "lengths": lengths, "outputs": outputs}
 
 
 def _session(path: Path, params: Mapping[str, JSON]) -> Any:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from packager.runtimes._generation import find_special_names
+
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.runtime import Batches, CompileFacts
@@ -94,9 +96,7 @@ def _tokenizer_config(tokenizer: Path, special: JSON) -> JSON:
 
     Another class would choose another way to split texts.
     """
-    added = {row["id"]: row["content"] for row in json.loads(tokenizer.read_bytes()).get("added_tokens", [])}
-    ids = {"bos_token": special["bos"], "eos_token": next(iter(special["eos"]), None), "pad_token": special["pad"]}
-    names = {name: added[number] for name, number in ids.items() if number in added}
+    names = find_special_names(tokenizer, special)
     return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names}
 
 

@@ -406,6 +406,30 @@ def test_conformance_on_the_promised_versions_and_as_installed(project: Project,
     assert "none is trusted here" in done.stderr
 
 
+@pytest.mark.slow  # another export, and an environment
+def test_openvino_genai_from_the_recipe_to_an_installation(tmp_path: Path) -> None:
+    pytest.importorskip("openvino_genai", reason="openvino-genai is not installed")
+    other = Project(tmp_path / "elsewhere", tmp_path / "store", {"PACKAGER_PASSPHRASE": "secret"})
+    other.folder.mkdir()
+    language_models.write(other.folder / "model")
+    (other.folder / "bundle.yaml").write_text(f'{RECIPE}  openvino-genai: ">=2026.4"\n')
+    other.run("keygen", "release")
+    other.run("lock")
+    other.run("build")
+    other.run("sign", "tiny:1.0.0", "--key", "release.pem", "-o", "tiny.bundle.tar")
+    target = ("--target", "openvino-genai-cpu-fp32")
+    other.run("install", "tiny.bundle.tar", "own", "--key", "release.pub", *target)
+    other.run("install", "tiny.bundle.tar", "plain", "--key", "release.pub")
+    found, expected = (other.run("chat", name, *ASK) for name in ("own", "plain"))
+    assert found["tokens"] == expected["tokens"]
+    options = ("--key", "release.pub", "--json", "--cache", tmp_path / "cache", "--runtime", "openvino-genai")
+    (cell,) = other.run("conform", "tiny.bundle.tar", *options)["cells"]
+    assert set(cell["levels"].values()) == {"pass"}, cell["reason"]
+    names = [check["name"] for check in cell["checks"]]
+    assert "prompt plain: greedy tokens of the runtime's own loop" in names
+    assert "prompt plain: ids of the runtime's own tokenizer" in names
+
+
 @pytest.mark.slow  # a second export
 def test_a_second_build_in_another_place_gives_the_same_digest(project: Project, tmp_path: Path) -> None:
     other = Project(tmp_path / "elsewhere", tmp_path / "store")

@@ -69,6 +69,26 @@ class Steps(Protocol):
         """Forget a cache that no step follows for."""
 
 
+class OwnLoop(Protocol):
+    """How programs of others use an artefact: a library's own loop, greedily, and its own tokenizer."""
+
+    def generate(self, ids: Sequence[int], count: int) -> list[int]:
+        """Return `count` tokens behind a prompt, the most likely of each step; an end token does not end them."""
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Return the ids of a text, on request with the tokens that the model expects around it."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, without special tokens."""
+
+
+def open_own_loop(session: Session) -> OwnLoop | None:
+    """Return the loop of a session's library, None where it has none that others would use."""
+    own = getattr(session, "own_loop", None)
+    found: OwnLoop | None = None if own is None else own()
+    return found
+
+
 def open_decoder(session: Session) -> Steps:
     """Return what runs a session's decoder. Raises ValueError where its graph is none."""
     own = getattr(session, "decoder", None)

@@ -10,6 +10,8 @@
         {"best": […], "logprobs": […], "of_best": […]}: of each step the most likely token and log-probabilities
     {"do": "grammars"}
         {"grammars": true}: whether answers of this model can keep to one, which is the option `grammar`
+    {"do": "own", "prompts": [{"ids": […], "count": …, "text": …, "special": true}]}
+        {"own": [{"tokens": […], "ids": […]}]} of the runtime's own loop and tokenizer; null where it has none
     {"do": "encode", "text": …, "special": true} | {"do": "encode_chat", "messages": […]} | {"do": "decode", "ids": […]}
 
 An encoder-decoder takes `text`, `ids`, or `audio`, the bytes of a WAV file in base64.
@@ -32,6 +34,7 @@ import numpy as np
 from packager.server import config
 from packager.server.errors import RequestError, StartError
 from packager.server.generation import seq2seq
+from packager.server.generation.decoder import open_own_loop
 from packager.server.generation.engine import Engine
 from packager.server.generation.guidance import GuidanceError, schema_grammar
 from packager.server.generation.loop import Step, prefill
@@ -78,6 +81,8 @@ def _answers(engine: Engine | Seq2Seq, request: Mapping[str, Any]) -> Iterator[M
             yield from _generated(_causal(engine), request)
         case "force":
             yield _forced(_causal(engine), request["ids"], request["tokens"])
+        case "own":
+            yield {"own": _own(_causal(engine), request["prompts"])}
         case "grammars":
             yield {"grammars": not isinstance(engine, Seq2Seq) and _guided(engine)}
         case "encode":
@@ -153,6 +158,20 @@ def _guided(engine: Engine) -> bool:
     except GuidanceError:
         return False
     return True
+
+
+def _own(engine: Engine, prompts: list[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
+    """Let the runtime's own loop and tokenizer answer prompts, as programs of others do."""
+    loop = open_own_loop(engine.session)
+    if loop is None:
+        return None
+    return [
+        {
+            "tokens": loop.generate(prompt["ids"], prompt["count"]),
+            "ids": loop.encode(prompt["text"], special=prompt["special"]),
+        }
+        for prompt in prompts
+    ]
 
 
 def _forced(engine: Engine, ids: list[int], tokens: list[int]) -> Mapping[str, Any]:

@@ -26,6 +26,15 @@ for line in sys.stdin:
         odds = [-0.5 - (0.1 if fault == "odds" and place == 2 else 0) for place in range(len(best))]
         say({"best": best, "logprobs": odds, "of_best": odds})
     elif asked["do"] == "grammars": say({"error": "the request is unknown"} if fault == "old" else {"grammars": True})
+    elif asked["do"] == "own":
+        own = [
+            {
+                "tokens": [t + (fault in ("own token", "own tie") and n == 1) for n, t in enumerate([100, 101, 102])],
+                "ids": prompt["ids"] + ([0] if fault == "own ids" else []),
+            }
+            for prompt in asked["prompts"]
+        ]
+        say({"error": "the request is unknown"} if fault == "old" else {"own": own if fault[:3] == "own" else None})
     elif "grammar" in asked["options"]:
         say({"text": '"maybe"' if fault == "schema" else '"yes"'})
         say({"finish": "stop", "prompt_tokens": 1, "tokens": [1], "logprobs": [-0.5]})
@@ -73,6 +82,8 @@ def test_a_sound_process_passes_every_level() -> None:
         ("text", "L2", "prompt first: text"),
         ("odds", "L3", "prompt first: log-probabilities: step 2: off by 0.1"),
         ("token", "L3", "prompt first: greedy tokens: step 1: expected token 101, got 102 (recorded gap 0.3)"),
+        ("own ids", "L2", "prompt first: ids of the runtime's own tokenizer: token 5: expected None, got 0"),
+        ("own token", "L3", "prompt first: greedy tokens of the runtime's own loop: token 1: expected 101, got 102"),
         ("memory", "L4", "a prompt answers the same after others"),
         ("seed", "L4", "a seed repeats"),
         ("stop", "L4", "a text that stops is kept out"),
@@ -96,6 +107,13 @@ def test_an_installation_of_before_there_were_grammars_passes() -> None:
 
 def test_another_token_is_a_tie_where_the_recorded_gap_says_so() -> None:
     assert verdict("tie", gap=1e-4)["outcome"] == "pass"
+    assert verdict("own tie", gap=1e-4)["outcome"] == "pass"
+
+
+def test_a_runtimes_own_loop_is_compared_where_it_has_one() -> None:
+    names = [check["name"] for check in verdict("own")["checks"]]
+    assert sum("runtime's own" in name for name in names) == 2 * len(NAMES)
+    assert not any("runtime's own" in check["name"] for check in verdict("none")["checks"])
 
 
 def test_levels_beyond_the_last_one_are_not_run() -> None:
