@@ -205,6 +205,11 @@ class Runtime:
     ]
     extra: Annotated[str, "the extra of `model-packager` that brings the toolchain", "`build`"] = "build"
     builds_on_gpu: Annotated[bool, "whether artefacts are compiled on the GPU they run on", "False"] = False
+    from_source: Annotated[
+        bool,
+        "whether artefacts are compiled from the source: `inputs` has `source`, `params` have `kind` and `payload`",
+        "False",
+    ] = False
     served: Annotated[bool, "whether `packager serve` runs it, through `session.py`", "False"] = False
     tasks: Annotated[tuple[str, ...], "the tasks of a recipe that it is for", "none is needed"] = ()
     engine: Annotated[str, "the runtime whose artefacts it runs: they are compiled and measured there", "itself"]

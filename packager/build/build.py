@@ -275,6 +275,10 @@ def _compile(
         **({"gpu": True} if runtime.builds_on_gpu else {}),
         **({"generation": place.graph_facts["generation"]} if recipe.task else {}),
     }
+    if runtime.from_source:
+        inputs["source"] = place.source
+        params |= {"kind": lock.kind, "payload": lock.payload}
+        users |= _exporter_tools(lock)
     if promise.timing_cache:
         inputs["timings"] = _beside(place, promise.timing_cache, about, "timings")
     if target.precision == "int8" and recipe.calibration:

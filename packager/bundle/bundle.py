@@ -73,6 +73,7 @@ ALLOWED_SUFFIXES = frozenset(
         ".whl",
         ".html",
         ".engine",
+        ".gguf",
         ".xml",
         ".toml",
         ".jinja",

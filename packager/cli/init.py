@@ -43,6 +43,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.output, draft.text.encode())
     consent = "opening this source runs its author's code: decide about `allow-pickle`\n" if "executes" in found else ""
+    if "blocks" in found:
+        consent += "its weights may be in blocks of fewer bits: decide about `dequantize`\n"
     if "code" in found:
         consent += "it brings code of its own along, which the draft lists: read it, and decide about `allow-code`\n"
     console.result(

@@ -33,7 +33,7 @@ from packager.runtime import load_conformance
 from packager.transport import copy
 
 REFERENCE = "onnxruntime"
-_TEXTS = ("onnxruntime", "onnxruntime-genai", "openvino-genai", "llama.cpp", "serve")
+_TEXTS = ("onnxruntime", "onnxruntime-genai", "openvino-genai", "llama-cpp", "serve")
 """Runtimes that a bundle which generates text is tested on."""
 
 

@@ -67,7 +67,7 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
         schema=SCHEMA,
         name=_scalar(known.get("name") or name_from(source)),
         version=_scalar(known.get("version") or "0.1.0"),
-        source=_scalar(source) + _task(known.get("task")),
+        source=_scalar(source) + _task(known.get("task")) + _blocks(known.get("blocks")),
         registry=_registry(known.get("registry")),
         taken=_taken(known.get("inside")),
         inputs=_promised(known["inside"]) if _ran(known) else _shapes(known.get("inputs"), known.get("dynamic")),
@@ -118,6 +118,11 @@ def _task(task: JSON) -> str:
     return (
         f"\n{f'task: {task}':<32} # its cache, tokenizer and chat template too; without this line a graph of one pass"
     )
+
+
+def _blocks(found: JSON) -> str:
+    """Return the line that asks for consent to turn blocks of fewer bits into float32."""
+    return f"\n{'dequantize: false':<32} # true: {found}" if found else ""
 
 
 def inspect_source(
@@ -183,6 +188,8 @@ def _found(files: Mapping[str, Path | None], kind: str, payload: str) -> dict[st
         found["executes"] = f"`{payload}` is {getattr(module, 'IS', 'a pickle')}: true runs the code inside, sandboxed"
         if code := {path: file for path, file in files.items() if path.startswith(CODE)}:
             found["code"] = {"files": sorted(code), "digest": _digest(code)}
+    if getattr(module, "DEQUANTIZES", False):
+        found["blocks"] = "weights in blocks of fewer bits become float32, several times as large"
     if task := getattr(module, "task", _no_task)(payload, files, lambda path: _head(files[path])):
         found["task"] = task
     differs = _differs([name for name in module.TOOLCHAIN if name not in origins.OURS], origin)

@@ -23,7 +23,7 @@ from packager.lock.build_context import BuildContext
 from packager.lock.build_tools import choose_environment, list_versions
 from packager.lock.lock import Lock
 from packager.lock.opset_level import choose_level
-from packager.lock.recipe_checks import check_pickle, check_signature, check_targets, check_task
+from packager.lock.recipe_checks import check_dequantize, check_pickle, check_signature, check_targets, check_task
 from packager.recipe.recipe import Recipe
 from packager.runtime import GENERATION_REQUIREMENTS, load_runtime
 from packager.sources import Pin, Settings
@@ -45,6 +45,7 @@ def resolve(recipe: Recipe, runner: Runner, context: BuildContext, memo: Memo, e
     signed = _signer(recipe, pin, tree, runner, settings, context)
     exporter, payload = exporters.detect_kind([path for path, _ in tree], _payload_reader(runner, tree))
     check_pickle(recipe, exporter, payload)
+    check_dequantize(recipe, exporter, payload)
     check_signature(recipe, exporter)
     check_task(recipe, exporter, payload, [path for path, _ in tree], _payload_reader(runner, tree))
     origin = origins.read([path for path, _ in tree], _payload_reader(runner, tree), payload)
@@ -144,6 +145,8 @@ def lock_inputs_digest(recipe: Recipe, base: Path) -> str:
     }
     if recipe.task:
         inputs["task"] = recipe.task
+    if recipe.dequantize:
+        inputs["dequantize"] = True
     if recipe.toolchain != "host":
         inputs["toolchain"] = [recipe.toolchain, recipe.allow_pickle]
     devices = {promise.runtime: list(promise.devices) for promise in recipe.runs_on if promise.devices != ("cpu",)}

@@ -11,7 +11,7 @@ from packager.errors import (
     StepError,
     UsageError,
 )
-from packager.recipe.fields import PRECISIONS
+from packager.recipe.fields import LOSSY, PRECISIONS
 from packager.recipe.recipe import Recipe, no_tolerance
 from packager.runtime import load_runtime
 from packager.server.generation.settings import PAIRS
@@ -34,7 +34,7 @@ def check_targets(recipe: Recipe) -> None:
                 hint="an encoder-decoder runs on `onnxruntime` in fp32: leave the other runtimes and precisions out",
             )
         named = set(recipe.tolerance) - {"default", *PRECISIONS} | set(recipe.tolerance) & {target.precision}
-        if target.precision.startswith("int8") and not named:
+        if target.precision.startswith(LOSSY) and not named:
             raise no_tolerance(target.precision)
 
 
@@ -47,6 +47,24 @@ def check_pickle(recipe: Recipe, exporter: str, payload: str) -> None:
             hint="log the model in a form that is data (pt2, ONNX, skops); or, if you trust its author, "
             "write `allow-pickle: true` in the recipe",
             edits=[Edit(("allow-pickle",), True, consents=True)],
+        )
+
+
+def check_dequantize(recipe: Recipe, exporter: str, payload: str) -> None:
+    """Refuse weights in blocks of fewer bits unless the recipe consents to float32, and the word for other sources."""
+    blocks = getattr(plugins.load("exporters", exporter), "DEQUANTIZES", False)
+    if blocks and not recipe.dequantize:
+        raise StepError(
+            f"`{payload}` may hold weights in blocks of fewer bits, which a graph computes in float32",
+            hint="write `dequantize: true` in the recipe if a bundle several times as large is what you want; "
+            "the model as its authors saved it has lost nothing yet",
+            edits=[Edit(("dequantize",), True, consents=True)],
+        )
+    if recipe.dequantize and not blocks:
+        raise UsageError(
+            f"`dequantize` is set, and a source of kind `{exporter}` has no blocks",
+            hint="leave it out: it is for GGUF files",
+            edits=[Edit(("dequantize",))],
         )
 
 

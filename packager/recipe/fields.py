@@ -53,7 +53,9 @@ VERSIONS = rf" *({_CLAUSE}) *(, *({_CLAUSE}) *)*"
 TOOLCHAINS = ("host", "locked")
 SANDBOXES = ("required", "none")
 TASKS = ("text-generation", "text2text-generation", "automatic-speech-recognition")
-PRECISIONS = ("fp32", "fp32_optimised", "fp16", "mixed", "bf16", "int8", "int8_dynamic")
+PRECISIONS = ("fp32", "fp32_optimised", "fp16", "mixed", "bf16", "int8", "int8_dynamic", "q8_0")
+LOSSY = ("int8", "q8_0")
+"""How precisions begin that no default tolerance is for."""
 DTYPES = (
     "bfloat16",
     "bool",
@@ -358,6 +360,10 @@ def custom_domains(node: Node) -> tuple[str, ...]:
 
 def allow_pickle(node: Node) -> bool:
     return strictyaml.read_boolean(node, "allow-pickle")
+
+
+def read_dequantize(node: Node) -> bool:
+    return strictyaml.read_boolean(node, "dequantize")
 
 
 def allow_code(node: Node) -> str:

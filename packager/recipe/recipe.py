@@ -35,7 +35,7 @@ from packager.recipe.clauses import (
     built_in_tolerance,
 )
 from packager.recipe.evaluation import EvaluationSpec
-from packager.recipe.fields import DEVICE, DIMENSION, DTYPES, PRECISIONS, RUNTIME
+from packager.recipe.fields import DEVICE, DIMENSION, DTYPES, LOSSY, PRECISIONS, RUNTIME
 from packager.recipe.lengths import Axis
 from packager.recipe.pipeline import PipelineSpec
 from packager.strictyaml import Node, Scalar, Table
@@ -63,6 +63,7 @@ class Recipe:
     samples: str | None = None
     calibration: str | None = None
     allow_pickle: bool = False
+    dequantize: bool = False
     allow_code: str | None = None
     custom_domains: tuple[str, ...] = ()
     toolchain: str = "host"
@@ -104,7 +105,7 @@ class Recipe:
     def check_outputs(self, outputs: Collection[str]) -> None:
         """Refuse a tolerance for an output that the graph does not have, and an output of int8 without one."""
         for target in self.targets():
-            for name in sorted(outputs) if target.precision.startswith("int8") else ():
+            for name in sorted(outputs) if target.precision.startswith(LOSSY) else ():
                 if not self.tolerance.keys() & {name, target.precision}:
                     raise no_tolerance(target.precision)
         for name in sorted(set(self.tolerance) - {"default", *PRECISIONS, *outputs}):
@@ -136,6 +137,7 @@ class Recipe:
             "calibration": self.calibration,
             "allow-pickle": self.allow_pickle,
             "allow-code": self.allow_code,
+            "dequantize": self.dequantize or None,
             "custom-domains": list(self.custom_domains) or None,
             "toolchain": None if self.toolchain == "host" else self.toolchain,
             "sandbox": None if self.sandbox == "required" else self.sandbox,
@@ -357,6 +359,7 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "calibration": fields.read_calibration,
     "allow-pickle": fields.allow_pickle,
     "allow-code": fields.allow_code,
+    "dequantize": fields.read_dequantize,
     "custom-domains": fields.custom_domains,
     "toolchain": fields.read_toolchain,
     "sandbox": fields.read_sandbox,

@@ -128,6 +128,7 @@ SINGLE_FILES = (
     ".h5",
     ".hdf5",
     ".tflite",
+    ".gguf",
 )
 """Endings of the files that are a whole source; any other path is a directory."""
 LOOSE_FILES = (

@@ -55,35 +55,36 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     return {"cases": [*cases, *_batched(decoder, expected), _texts(tokenizer, inputs["reference"]), *own]}
 
 
-def _own(loop: Any, expected: Sequence[_Expected], reference: Path, runtime: str) -> Iterator[JSON]:
+def _own(library: Any, expected: Sequence[_Expected], reference: Path, runtime: str) -> Iterator[JSON]:
     """Yield how the library's own loop and tokenizer answer, where programs of others use those."""
-    if loop is None:
+    if library is None:
         return
     for item in expected:
         try:
-            yield _own_case(loop, item, runtime)
+            yield _own_case(library, item, runtime)
         except Exception as error:  # each runtime has its own tree of exceptions
             raise StepError(
                 f"{runtime}'s own loop fails on a prompt (`{item.name}`): {error_causes.find_cause(error)}"
             ) from error
-    if getattr(loop, "every_string", True):
-        yield _texts(loop, reference, f" in {runtime}'s own tokenizer")
+    if getattr(library, "every_string", True):
+        yield _texts(library, reference, f" in {runtime}'s own tokenizer")
 
 
-def _own_case(loop: Any, item: _Expected, runtime: str) -> JSON:
+def _own_case(library: Any, item: _Expected, runtime: str) -> JSON:
     """Compare a prompt's ids, tokens and text; behind a token that is another one, answers are not compared."""
     numpy = importlib.import_module("numpy")
     ids, tokens = item.prompt["ids"], item.answer["tokens"]
-    found = loop.generate(ids, len(tokens))
+    found = library.generate(ids, len(tokens))
     if len(found) != len(tokens):
         raise StepError(f"{runtime} answers {len(found)} tokens where {len(tokens)} are asked for")
     same = next((step for step, pair in enumerate(zip(tokens, found, strict=True)) if pair[0] != pair[1]), len(tokens))
     own = numpy.array([*found[: same + 1], *tokens[same + 1 :]])
-    text = numpy.array([loop.decode(tokens)], object)
+    text = numpy.array([library.decode(tokens)], object)
     outputs = {
         "logits": _compare.compare(numpy.zeros(0, numpy.float32), numpy.zeros(0, numpy.float32)),
         "prompt_ids": _compare.compare_exactly(
-            numpy.array(ids), numpy.array(loop.encode(item.prompt["text"], special=item.prompt["special"]), numpy.int64)
+            numpy.array(ids),
+            numpy.array(library.encode(item.prompt["text"], special=item.prompt["special"]), numpy.int64),
         ),
         "text": _compare.compare_exactly(numpy.array([item.answer["text"]], object), text),
         "tokens": _compare.compare(numpy.array(tokens), own, _gaps(item.logits, tokens, own)),

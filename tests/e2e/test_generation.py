@@ -430,6 +430,34 @@ def test_openvino_genai_from_the_recipe_to_an_installation(tmp_path: Path) -> No
     assert "prompt plain: ids of the runtime's own tokenizer" in names
 
 
+@pytest.mark.slow  # two more exports
+def test_gguf_goes_in_by_consent_and_comes_out(tmp_path: Path) -> None:
+    """The file for llama.cpp of one bundle is the source of another, which answers the same."""
+    pytest.importorskip("gguf", reason="gguf is not installed")
+    secret = {"PACKAGER_PASSPHRASE": "secret"}
+    first, second = (Project(tmp_path / name, tmp_path / "store", secret) for name in ("out", "in"))
+    for other in (first, second):
+        other.folder.mkdir()
+        other.run("keygen", "release")
+    language_models.write(first.folder / "model")
+    (first.folder / "bundle.yaml").write_text(f'{RECIPE}  llama-cpp: ">=0.3"\n')
+    first.run("lock")
+    first.run("build")
+    first.run("sign", "tiny:1.0.0", "--key", "release.pem", "-o", "tiny.bundle.tar")
+    first.run("unpack", "tiny.bundle.tar", "plain", "--key", "release.pub")
+    (second.folder / "x.gguf").write_bytes((first.folder / "plain/targets/llama-cpp-cpu-fp32/model.gguf").read_bytes())
+    recipe = RECIPE.replace("name: tiny", "name: again").replace("source: model", "source: x.gguf")
+    (second.folder / "bundle.yaml").write_text(recipe)
+    refused = second.run("lock", code=4)
+    assert "may hold weights in blocks of fewer bits" in refused.stderr and "dequantize: true" in refused.stderr
+    (second.folder / "bundle.yaml").write_text(f"{recipe}dequantize: true\n")
+    second.run("lock")
+    second.run("build")
+    second.run("sign", "again:1.0.0", "--key", "release.pem", "-o", "again.bundle.tar")
+    expected = first.run("chat", "tiny.bundle.tar", "--key", "release.pub", *ASK)
+    assert second.run("chat", "again.bundle.tar", "--key", "release.pub", *ASK)["tokens"] == expected["tokens"]
+
+
 @pytest.mark.slow  # a second export
 def test_a_second_build_in_another_place_gives_the_same_digest(project: Project, tmp_path: Path) -> None:
     other = Project(tmp_path / "elsewhere", tmp_path / "store")

@@ -38,7 +38,7 @@ OTHERS = {
     "an HDF5 file, as Keras 2 writes models": "open it with the Keras that wrote it and save it as `.keras`, or with "
     "`model.export(DIR)`",
     "a TensorFlow Lite model": "give the Keras model or SavedModel that it was converted from",
-    "a GGUF file": "a language model for llama.cpp has no ONNX form here; give the transformers directory it came from",
+    "a GGUF file": "let its name end in `.gguf`; better still, give the transformers directory it came from",
     "a model in ONNX Runtime's own form": "it is written for one release, perhaps for one processor; give the "
     "`.onnx` file that it was made from",
     "a graph of OpenVINO": "give the ONNX graph or the model that it was converted from; a target of "

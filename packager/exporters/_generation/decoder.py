@@ -146,7 +146,11 @@ def name_axes(values: Any, ports: Sequence[Port]) -> None:
 
 def open_decoder(folder: Path) -> Decoder:
     """Open the directory of a causal language model. Raises StepError for any other model, and says why."""
-    model = opening.open_model(folder)
+    return describe_decoder(opening.open_model(folder))
+
+
+def describe_decoder(model: Any) -> Decoder:
+    """Return an opened model with what its cache holds. Raises StepError for one that keeps something else."""
     lib, names = program.import_torch(), inspect.signature(model.forward).parameters
     if "past_key_values" not in names or "attention_mask" not in names:
         raise StepError(

@@ -83,13 +83,25 @@ def open_source(source: Path, folder: Path) -> Source:
     decoder = open_decoder(folder)
     tokenizer = beside.open_tokenizer(source, folder)
     special = beside.special_tokens(folder, tokenizer)
+    template = beside.chat_template(source, folder)
+    return build_source(decoder, tokenizer, special, sampling, beside.tokenizer_json(source, folder), template)
+
+
+def build_source(
+    decoder: Decoder,
+    tokenizer: Any,
+    special: beside.Special,
+    sampling: Mapping[str, float],
+    text: bytes,
+    template: bytes | None,
+) -> Source:
+    """Return a source of its opened parts; `text` is `tokenizer.json`. Raises StepError where they do not fit."""
     known = [token for token in (special.bos, special.pad, *special.eos) if token is not None]
     if outside := [token for token in known if token >= decoder.vocabulary]:
         raise StepError(
             f"the special token {outside[0]} is outside of the model's vocabulary of {decoder.vocabulary}",
             hint="correct `eos_token_id`, `bos_token_id` and `pad_token_id` in `generation_config.json`",
         )
-    template = beside.chat_template(source, folder)
-    files = {TOKENIZER: beside.tokenizer_json(source, folder)}
+    files = {TOKENIZER: text}
     files |= {TEMPLATE: template} if template is not None else {}
     return Source(decoder, tokenizer, special, sampling, files)

@@ -404,14 +404,14 @@ def test_a_draft_says_that_a_source_brings_code_along(tmp_path: Path) -> None:
 def test_what_can_be_drafted_can_be_locked(tmp_path: Path) -> None:
     (tmp_path / "model.sav").write_bytes(b"\x80\x04\x95\x0a\0\0\0\0\0\0\0}\x94\x8c\x01a\x94K\x01s.")
     (tmp_path / "net.onnx").write_bytes(b"x")
-    (tmp_path / "weights.gguf").write_bytes(b"GGUF\x03\0\0\0")
+    (tmp_path / "weights.bin").write_bytes(b"GGUF\x03\0\0\0")
     assert "`model.sav` is a pickle" in str(draft.inspect_source("model.sav", tmp_path)["executes"])
     assert draft.name_from("models/swift-f0/model.onnx") == "swift-f0" and draft.name_from("./model.onnx") == "model"
     assert draft.name_from("digits.joblib.gz") == draft.name_from("digits.sav") == "digits"
     with pytest.raises(SourceError, match=r"`absent\.pkl` does not exist"):
         draft.inspect_source("absent.pkl", tmp_path)
-    with pytest.raises(SourceError, match=r"`weights\.gguf` is a GGUF file"):
-        draft.inspect_source("weights.gguf", tmp_path)
+    with pytest.raises(SourceError, match=r"`weights\.bin` is a GGUF file"):
+        draft.inspect_source("weights.bin", tmp_path)
     with pytest.raises(SourceError, match=r"`net\.onnx` is not an ONNX file"):
         draft.inspect_source("net.onnx", tmp_path)
 
