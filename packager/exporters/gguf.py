@@ -65,7 +65,7 @@ def load_generative(source: Path, payload: str, task: str | None = None) -> Gene
     file = source / payload
     header = gguf.read(file)
     check_sizes(header, file.name)
-    library = opening.library()
+    library = opening.import_transformers()
     for name in ("gguf", "accelerate"):
         if importlib.util.find_spec(name) is None:
             raise MissingToolError(name, "gguf")

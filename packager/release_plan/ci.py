@@ -157,7 +157,7 @@ def _github(parts: Mapping[str, str], hosts: list[str], *, keyless: bool, key: b
         run: |
           sudo apt-get update -qq
           sudo apt-get install -y -qq --no-install-recommends bubblewrap
-          sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0
+          sudo sysctl -e -w kernel.apparmor_restrict_unprivileged_userns=0
       - run: pip install --quiet '{parts["requirement"]}'
       - uses: {_action("actions/cache/restore")}
         with:
