@@ -11,12 +11,21 @@ import contextlib
 import importlib
 from collections.abc import Mapping, Sequence
 
-_STEPS = ("packager.steps.export", "packager.steps.measure", "packager.steps.scan", "packager.runtime")
+_STEPS = ("packager.steps.export", "packager.steps.measure", "packager.steps.scan", "packager.contract.runtime_support")
 _TABLES = ("sklearn.base", "sklearn.pipeline", "sklearn.linear_model", "sklearn.ensemble", "sklearn.preprocessing")
 _GRAPHS = ("numpy", "onnx", "onnxruntime")
+_TORCH = (
+    "torch",
+    "torch.export.pt2_archive",
+    "torch.export._trace",
+    "torch.onnx._internal.exporter._core",
+    "torch.onnx._internal.exporter._compat",
+    "onnxscript.optimizer",
+    "onnxscript.function_libs.torch_lib.ops",
+)
 LISTS: Mapping[str, Sequence[str]] = {
-    "tables": (*_GRAPHS, *_TABLES, "joblib"),
-    "torch": (*_GRAPHS, "torch", "onnxscript"),
+    "tables": (*_GRAPHS, *_TABLES, "joblib", "packager.exporters.sklearn", "packager.exporters.sklearn_pickle"),
+    "torch": (*_GRAPHS, *_TORCH, "packager.exporters.pt2", "packager.exporters.torch_pickle"),
 }
 OF_KIND = {
     "sklearn": "tables",

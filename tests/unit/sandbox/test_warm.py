@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from packager import plugins
+from packager import exporters, plugins
 from packager.actions import runner
 from packager.actions.runner import Runner
 from packager.exporters import _toys
@@ -191,23 +191,25 @@ def store(tmp_path: Path) -> Iterator[Store]:
     warm.stop_servers()
 
 
-def export(store: Store) -> tuple[Runner, Action]:
+def export(store: Store, kind: str = "sklearn") -> tuple[Runner, Action]:
     """Return a runner and the export of a small model."""
-    folder = store.root.parent / "toy"
-    folder.mkdir(exist_ok=True)
-    pytest.importorskip("skops")
-    toy = _toys.toy_writer("sklearn")
+    toy = _toys.toy_writer(kind)
     assert toy is not None
-    toy[0](folder)
-    source = Tree.of({"model.skops": store.put((folder / "model.skops").read_bytes())})
+    folder = store.root.parents[1] / f"toy-{kind}"  # one for all stores of a test: torch draws weights
+    if not folder.exists():
+        folder.mkdir()
+        toy[0](folder)
+    names = [path.name for path in folder.iterdir()]
+    payload = exporters.exporter(kind).detect(names, lambda name: (folder / name).read_bytes())
+    source = Tree.of({name: store.put((folder / name).read_bytes()) for name in names})
     store.put_tree(source)
-    params = {"kind": "sklearn", "payload": "model.skops", "opset": 17, "ir": 8}
+    params = {"kind": kind, "payload": payload, "opset": 18, "ir": 8, **toy[1]}
     action = Action("export", plugins.load("steps", "export").VERSION, {"source": source.digest}, params)
     return Runner(store, Limits(MEMORY, 600)), action
 
 
-def performed(store: Store, monkeypatch: pytest.MonkeyPatch, *, forked: bool) -> Any:
-    made, action = export(store)
+def performed(store: Store, monkeypatch: pytest.MonkeyPatch, kind: str = "sklearn", *, forked: bool) -> Any:
+    made, action = export(store, kind)
     if not forked:
         monkeypatch.setenv(warm.SWITCH, "0")
     found = made(action, "export")
@@ -215,12 +217,23 @@ def performed(store: Store, monkeypatch: pytest.MonkeyPatch, *, forked: bool) ->
     return found
 
 
-def test_a_build_forks_and_makes_the_same_bytes(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    forked = performed(store, monkeypatch, forked=True)
+TORCH = pytest.mark.slow  # 20 s of processor for what `sklearn` shows; bench_forks.py compares whole bundles besides
+KINDS = [
+    pytest.param(kind, marks=TORCH if name == "torch" else [])
+    for kind, name in preloads.OF_KIND.items()
+    if _toys.toy_writer(kind)
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_build_forks_and_makes_the_same_bytes(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    forked = performed(store, monkeypatch, kind, forked=True)
     assert warm.find_running(store.root / "tmp") is not None
     assert forked.confinement["level"] == "namespaces", "what is said of it is how it was"
     other = Store(tmp_path / "other")
-    fresh = performed(other, monkeypatch, forked=False)
+    fresh = performed(other, monkeypatch, kind, forked=False)
     assert warm.find_running(other.root / "tmp") is None
     assert (forked.tree, forked.facts) == (fresh.tree, fresh.facts)
 
