@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read the header of a GGUF file, and refuse one that does not describe exactly the bytes behind it.
 
-Source: the format's description in ggml-org/ggml, and the types of `gguf` 0.19: magic, version, two
+Source: the format's description in ggml-org/ggml (its page on GGUF), and the types of `gguf` 0.19: magic, version, two
 counts, key-value pairs, one entry per tensor, then the data, each tensor at a multiple of `general.alignment`.
 
 Law: whatever the bytes are, the answer is a header or one StepError, in memory of the order of the header. A library

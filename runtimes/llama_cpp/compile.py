@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write one GGUF file of the source: hyper-parameters, tokenizer, template and weights, the same bytes everywhere.
 
-Source: GGUF's specification in ggml-org/ggml, and what llama.cpp's `convert_hf_to_gguf.py` expects of architectures.
+Source: ggml-org/ggml's page on GGUF, llama.cpp's `convert_hf_to_gguf.py` for what it expects of each architecture.
 """
 
 from __future__ import annotations

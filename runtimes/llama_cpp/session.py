@@ -27,6 +27,21 @@ def _ignore(level: int, text: bytes, data: Any) -> None:
     pass
 
 
+class Model:
+    """An opened file, which is closed when nothing refers to it any more."""
+
+    def __init__(self, path: Path) -> None:
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = 0
+        self.pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not self.pointer:
+            raise ValueError("llama.cpp does not open the file")
+
+    def __del__(self) -> None:
+        if self.pointer:
+            llama_cpp.llama_model_free(self.pointer)
+
+
 class Session:
     """An opened file. It has no requests of tensors: `decoder` and `own_loop` give what runs it."""
 
@@ -34,7 +49,7 @@ class Session:
     outputs: Sequence[Any] = ()
     provider = "CPU"
 
-    def __init__(self, path: Path, model: Any, threads: int) -> None:
+    def __init__(self, path: Path, model: Model, threads: int) -> None:
         self._path, self._model, self._threads = path, model, threads
         self.version = importlib.metadata.version("llama-cpp-python")
 
@@ -50,15 +65,12 @@ class Session:
         """Open the file as the library's users do. Raises what the library raises."""
         return OwnLoop(self._path, self._threads)
 
-    def __del__(self) -> None:
-        llama_cpp.llama_model_free(self._model)
-
 
 class Cache:
-    """The context of one conversation."""
+    """The context of one conversation with a model, which outlives it."""
 
-    def __init__(self, context: Any) -> None:
-        self.context = context
+    def __init__(self, context: Any, model: Model) -> None:
+        self.context, self._model = context, model
 
     def __del__(self) -> None:
         self.free()
@@ -75,26 +87,26 @@ class Decoder:
 
     batches = False
 
-    def __init__(self, model: Any, threads: int) -> None:
+    def __init__(self, model: Model, threads: int) -> None:
         self._model, self._threads = model, threads
-        self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+        self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model.pointer))
 
     def empty(self, batch: int = 1) -> Cache:
         """Return the cache of no tokens. Raises ValueError for more than one row, MemoryError without room for it."""
         if batch != 1:
             raise ValueError("llama.cpp is run with one row here")
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = min(llama_cpp.llama_model_n_ctx_train(self._model), _LONGEST)
+        params.n_ctx = min(llama_cpp.llama_model_n_ctx_train(self._model.pointer), _LONGEST)
         params.n_batch = params.n_ubatch = _BATCH
         params.no_perf = True
         for name, value in _EXACT.items():
             setattr(params, name, value)
         if self._threads:
             params.n_threads = params.n_threads_batch = self._threads
-        context = llama_cpp.llama_init_from_model(self._model, params)
+        context = llama_cpp.llama_init_from_model(self._model.pointer, params)
         if not context:
             raise MemoryError("llama.cpp made no context")
-        return Cache(context)
+        return Cache(context, self._model)
 
     def step(self, ids: NDArray[np.int64], cache: Cache, mask: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """Append tokens [1, sequence] to a cache; return the logits behind the last of them [1, 1, vocabulary]."""
@@ -149,9 +161,4 @@ def open_session(path: Path, *, threads: int, device: str = "cpu") -> Session:
         raise ValueError(f"expected device cpu, got {device}")
     llama_cpp.llama_log_set(_ignore, None)
     llama_cpp.llama_backend_init()
-    params = llama_cpp.llama_model_default_params()
-    params.n_gpu_layers = 0
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
-    if not model:
-        raise ValueError("llama.cpp does not open the file")
-    return Session(path, model, threads)
+    return Session(path, Model(path), threads)

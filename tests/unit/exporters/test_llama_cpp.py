@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -177,6 +178,24 @@ def test_llama_cpp_gives_the_sources_tokens(kind: str, tmp_path: Path) -> None:
     # transformers' class for Qwen 2 adds tokens that no file of this model has: what serves is not in question here.
     assert findings([case for case in cases if case["name"] != "2000 strings"]) == []
     assert max(case["outputs"]["logits"].get("max_abs", 0.0) for case in cases) < 1e-4
+
+
+@needs_llama
+def test_a_decoder_and_its_caches_need_no_session(llama: tuple[Path, Path, Any], tmp_path: Path) -> None:
+    compiled(*llama, tmp_path / "target")
+    path = tmp_path / "target" / "model.gguf"
+    decoder = load_runtime("llama-cpp").opener()(path, threads=1, device="cpu").decoder()  # type: ignore[attr-defined]
+    gc.collect()
+    one, other = decoder.empty(), decoder.empty()
+    first = decoder.step(np.array([[5, 6, 7]]), one)
+    decoder.step(np.array([[9, 9]]), other)
+    later = decoder.step(np.array([[8]]), one)
+    decoder.leave(other)
+    again = decoder.empty()
+    assert np.abs(decoder.step(np.array([[5, 6, 7]]), again) - first).max() == 0
+    assert np.abs(decoder.step(np.array([[8]]), again) - later).max() == 0
+    with pytest.raises(ValueError, match="one row"):
+        decoder.empty(2)
 
 
 @needs_llama
