@@ -63,10 +63,10 @@ def _serve(control: socket.socket) -> None:
     waited.register(control, select.POLLIN)
     living = 0
     while True:
-        asked = waited.poll(1000 if living else None)
+        arrived = waited.poll(1000 if living else None)
         while living and os.waitpid(-1, os.WNOHANG)[0]:
             living -= 1
-        if not asked:
+        if not arrived:
             continue
         _, descriptors, _, _ = socket.recv_fds(control, 1, _MOST)
         if not descriptors:

@@ -39,7 +39,7 @@ def is_supported() -> bool:
 def enter_namespaces(job: Mapping[str, Any]) -> None:
     """Move the calling process, which has one thread, into new namespaces as `job` says (`sandbox.view`).
 
-    With `maps` it can write to `/proc`, as whoever maps the users of further spaces has to.
+    With `maps` it can write to `/proc`, as what maps the users of further spaces has to.
     What returns is the first process of the new process space; the one that called waits for it and ends.
     Raises OSError.
     """

@@ -153,7 +153,7 @@ def _listen(
 ) -> str | None:
     """Read until the process ends; return why it is to be ended before.
 
-    One that is not our child has ended when nobody holds the other end of the status any more.
+    One that is not our child has ended when the other end of its status is closed.
     """
     with _watched(process) as ended:
         waited = select.poll()

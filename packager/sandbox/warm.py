@@ -91,7 +91,7 @@ class _Forked:
         self.wait()
 
     def wait(self) -> int:
-        """Let it see that nobody waits for it any more."""
+        """Show it that its caller has stopped waiting."""
         if self.status:
             with contextlib.suppress(OSError):  # it is dead
                 self.status.shutdown(socket.SHUT_RDWR)

@@ -76,7 +76,7 @@ def _own_case(library: Any, item: _Expected, runtime: str) -> JSON:
     ids, tokens = item.prompt["ids"], item.answer["tokens"]
     found = library.generate(ids, len(tokens))
     if len(found) != len(tokens):
-        raise StepError(f"{runtime} answers {len(found)} tokens where {len(tokens)} are asked for")
+        raise StepError(f"{runtime} answers {len(found)} tokens where {len(tokens)} are wanted")
     same = next((step for step, pair in enumerate(zip(tokens, found, strict=True)) if pair[0] != pair[1]), len(tokens))
     own = numpy.array([*found[: same + 1], *tokens[same + 1 :]])
     text = numpy.array([library.decode(tokens)], object)

@@ -103,8 +103,8 @@ def _is_over(signer: Signer, trust: Trust) -> bool:
 # policy-controller
 
 
-def _policy_controller(asked: Request) -> dict[str, bytes]:
-    name, signers, trust, scopes = asked.name, asked.signers, asked.trust, asked.scopes
+def _policy_controller(request: Request) -> dict[str, bytes]:
+    name, signers, trust, scopes = request.name, request.signers, request.trust, request.scopes
     authorities, roots = [], {}
     for number, signer in enumerate(signers):
         authority: JSON = {"name": f"signer{number}"}
@@ -193,8 +193,8 @@ def _log(row: JSON) -> JSON:
 # policy.json
 
 
-def _policy_json(asked: Request) -> dict[str, bytes]:
-    signers, scopes = asked.signers, asked.scopes
+def _policy_json(request: Request) -> dict[str, bytes]:
+    signers, scopes = request.signers, request.scopes
     accepted = [{"type": "insecureAcceptAnything"}]
     demanded = [_requirement(signers)]
     if EVERYTHING in scopes:

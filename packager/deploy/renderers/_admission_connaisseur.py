@@ -19,23 +19,23 @@ _KIND = "connaisseur"
 _REST = "allow"
 
 
-def write_connaisseur(asked: Request) -> dict[str, bytes]:
+def write_connaisseur(request: Request) -> dict[str, bytes]:
     """Return the chart's values by path. Raises UsageError for what Connaisseur cannot judge."""
-    if asked.variant == "image-volume":
+    if request.variant == "image-volume":
         hint = "use --admission kyverno, or another --variant"
         raise UsageError(f"--admission {_KIND} judges no image volume: --variant image-volume needs another", hint=hint)
-    if EVERYTHING in asked.scopes:
+    if EVERYTHING in request.scopes:
         hint = "give --admission-scope HOST or HOST/PATH"
         raise UsageError(f"--admission {_KIND}: `all` would refuse Connaisseur's own images", hint=hint)
-    name = f"{asked.name}-signed"
-    roots = [{"name": f"signer{number}", "key": _pem(signer)} for number, signer in enumerate(asked.signers)]
+    name = f"{request.name}-signed"
+    roots = [{"name": f"signer{number}", "key": _pem(signer)} for number, signer in enumerate(request.signers)]
     validators = [
         {"name": _REST, "type": "static", "approve": True},
         {"name": name, "type": "cosign", "trustRoots": roots},
     ]
     counted = {"trustRoot": "*", "threshold": 1, "verifyInTransparencyLog": False, "verifySCT": False}
     rules: list[JSON] = [{"pattern": "*:*", "validator": _REST}]
-    for scope in asked.scopes:
+    for scope in request.scopes:
         rules += [{"pattern": pattern, "validator": name, "with": {**counted}} for pattern in _patterns(scope)]
     return {"admission/connaisseur.yaml": yaml_text({"application": {"validators": validators, "policy": rules}})}
 

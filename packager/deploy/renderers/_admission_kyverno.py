@@ -46,23 +46,23 @@ class _Mirror:
     root: bytes
 
 
-def write_kyverno(asked: Request) -> dict[str, bytes]:
+def write_kyverno(request: Request) -> dict[str, bytes]:
     """Return the policy, and the files of a TUF repository if a signer is of a pinned instance, by path."""
-    repository = _build_repository(asked)
-    mirror = _Mirror(asked.mirror.rstrip("/"), repository["1.root.json"]) if repository else None
-    attestors = [_attestor(f"signer{number}", signer, mirror) for number, signer in enumerate(asked.signers)]
+    repository = _build_repository(request)
+    mirror = _Mirror(request.mirror.rstrip("/"), repository["1.root.json"]) if repository else None
+    attestors = [_attestor(f"signer{number}", signer, mirror) for number, signer in enumerate(request.signers)]
     policy = {
         "apiVersion": "policies.kyverno.io/v1beta1",
         "kind": "ImageValidatingPolicy",
-        "metadata": {"name": f"{asked.name}-signed"},
-        "spec": _spec(asked, attestors),
+        "metadata": {"name": f"{request.name}-signed"},
+        "spec": _spec(request, attestors),
     }
     files = {f"{_FOLDER}/{path}": data for path, data in repository.items()}
     return {"admission/kyverno.yaml": yaml_text(policy), **files}
 
 
-def _spec(asked: Request, attestors: list[JSON]) -> JSON:
-    scopes, namespace = asked.scopes, asked.namespace
+def _spec(request: Request, attestors: list[JSON]) -> JSON:
+    scopes, namespace = request.scopes, request.namespace
     listed = ", ".join(f"attestors.{entry['name']}" for entry in attestors)
     judged = "" if EVERYTHING in scopes else f".filter(image, {' || '.join(map(_inside, scopes))})"
     resources = {
@@ -108,17 +108,17 @@ def _attestor(name: str, signer: Signer, mirror: _Mirror | None) -> JSON:
     return {"name": name, "cosign": {**keyless, "tuf": {"mirror": mirror.url, "root": {"data": encode(mirror.root)}}}}
 
 
-def _build_repository(asked: Request) -> dict[str, bytes]:
+def _build_repository(request: Request) -> dict[str, bytes]:
     """Return the TUF repository of the one pinned instance, none without one. Raises UsageError."""
-    pinned = [signer for signer in asked.signers if isinstance(signer, KeylessSigner) and signer.instance is not None]
+    pinned = [signer for signer in request.signers if isinstance(signer, KeylessSigner) and signer.instance is not None]
     if not pinned:
-        if asked.mirror or asked.open_key:
+        if request.mirror or request.open_key:
             raise UsageError(
                 "--admission-mirror and --admission-key are for identities of a pinned Sigstore instance",
                 hint="the trust names none: leave both out",
             )
         return {}
-    (first, *_), trust = pinned, asked.trust
+    (first, *_), trust = pinned, request.trust
     others = sorted({signer.instance for signer in pinned if signer.instance is not None})
     if len(others) > 1:
         hint = "render each with a trust file, an OUT, a mirror and a key of its own"
@@ -126,17 +126,17 @@ def _build_repository(asked: Request) -> dict[str, bytes]:
     if trust.name is None or trust.expires is None or trust.serial < 1:
         hint = "make one with `packager trust init` and `trust add`; its serial and expiry become the repository's"
         raise refuse("kyverno", first, "is of a pinned Sigstore instance, which needs a trust file", hint)
-    if not asked.mirror:
+    if not request.mirror:
         raise refuse(
             "kyverno", first, "is of a pinned Sigstore instance, which Kyverno reads from a TUF mirror", _MIRROR
         )
-    if asked.open_key is None:
+    if request.open_key is None:
         raise refuse(
             "kyverno", first, "is of a pinned Sigstore instance, and the TUF repository with it is signed", _KEY
         )
     root = trust.instances[others[0]]
     _require_logs(first, root)
-    key = asked.open_key()
+    key = request.open_key()
     if is_p384(key.public):
         raise UsageError("--admission-key: expected a P-256 key, which is all that Kyverno's older client reads")
     return _tuf.build_repository(root, key, trust.serial, trust.expires)
