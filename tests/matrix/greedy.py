@@ -2,8 +2,10 @@
 """Greedy tokens of many prompts: the source in transformers against our graph in each runtime, step by step.
 
     python -m tests.matrix.greedy SOURCE BUNDLE OUT.jsonl [--prompts 200] [--steps 256] [--runtimes onnxruntime,…]
+    python -m tests.matrix.greedy SOURCE - OUT.jsonl --artefact llama-cpp=model.gguf [--artefact …]
 
-SOURCE is a directory of transformers, BUNDLE an unpacked bundle made of it. One row per prompt and runtime: how many
+SOURCE is a directory of transformers or a GGUF file, BUNDLE an unpacked bundle made of it; `--artefact` names files of
+runtimes without a bundle. One row per prompt and runtime: how many
 tokens are equal until the first difference, and there the distance of both tokens in the source's logits. Rows that are
 there are not made again, so that a long run may be interrupted. The table is printed at the end.
 """
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from packager import plugins
 from packager.runtime import load_runtime
 from packager.server.generation.decoder import open_decoder
 from packager.server.generation.loop import prefill
@@ -47,6 +50,10 @@ class Source:
 
         torch.set_num_threads(1)
         self._torch = torch
+        if folder.suffix == ".gguf":
+            opened: Any = plugins.load("exporters", "gguf").load_generative(folder.parent, folder.name)
+            self.tokenizer, self._model = opened.tokenizer, opened.decoder.model
+            return
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         self._model = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32)
 
@@ -88,6 +95,18 @@ def compared(decoder: Any, ids: Sequence[int], tokens: Sequence[int], logits: An
     return {"steps": len(tokens), "furthest": furthest, "differences": differences}
 
 
+def artefacts(args: argparse.Namespace) -> dict[str, Path]:
+    """Return the files to run, by runtime."""
+    found = {name: Path(path) for name, _, path in (text.partition("=") for text in args.artefact)}
+    if str(args.bundle) == "-":
+        return found
+    targets = json.loads((args.bundle / "contract.json").read_text())["targets"]
+    for name in args.runtimes.split(","):
+        target = next(value for key, value in targets.items() if key.startswith(f"{name}-cpu"))
+        found[name] = args.bundle / target["path"]
+    return found
+
+
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("source", type=Path)
@@ -96,14 +115,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--steps", type=int, default=256)
     parser.add_argument("--runtimes", default="onnxruntime")
+    parser.add_argument("--artefact", action="append", default=[])
     args = parser.parse_args(argv)
-    contract = json.loads((args.bundle / "contract.json").read_text())
-    decoders = {}
-    for name in args.runtimes.split(","):
-        target = next(value for key, value in contract["targets"].items() if key.startswith(f"{name}-cpu"))
-        decoders[name] = open_decoder(
-            load_runtime(name).opener()(args.bundle / target["path"], threads=1, device="cpu")
-        )
+    decoders = {
+        name: open_decoder(load_runtime(name).opener()(path, threads=1, device="cpu"))
+        for name, path in artefacts(args).items()
+    }
     done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.is_file() else []
     there = {(row["prompt"], row["runtime"]) for row in done}
     source = Source(args.source)
