@@ -77,7 +77,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> graph.Source:
     return graph.Source(module, found.interface, names, options.outputs or found.outputs, travelling, along=found.along)
 
 
-def find_task(payload: str, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+def task(payload: str, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the task of a model that generates text and has a tokenizer, by its small files; None for any other."""
     prefix = "" if payload == "." else f"{payload}/"
     try:

@@ -38,6 +38,7 @@ def main() -> None:
         job = json.loads(file.read())
     control = socket.socket(fileno=job["control"])
     os.set_inheritable(control.fileno(), False)
+    _end_with(control, True)
     os.umask(0o022)
     namespaces.enter_namespaces(job)
     launch.keep_powers(_KEPT)
@@ -46,11 +47,21 @@ def main() -> None:
     preloads.load(job["preload"])
     if (threads := len([*pathlib.Path("/proc/self/task").iterdir()])) != 1:
         sys.exit(f"{threads} threads run after importing what `{job['preload']}` needs: nothing can be forked")
+    _end_with(control, False)
     gc.collect()
     gc.freeze()  # else the first collection of each child copies every page
     size = int(pathlib.Path("/proc/self/statm").read_bytes().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     control.send(b"%d" % size)
     _serve(control)
+
+
+def _end_with(control: socket.socket, wanted: bool) -> None:
+    """Have the kernel end this process when the other end of `control` closes, or not; importing takes seconds."""
+    flags = fcntl.fcntl(control, fcntl.F_GETFL) & ~os.O_ASYNC
+    fcntl.fcntl(control, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(control, fcntl.F_SETFL, flags | os.O_ASYNC if wanted else flags)
+    if wanted and select.select([control], [], [], 0)[0]:
+        os._exit(0)  # it closed before
 
 
 def _let_be_read(wanted: bool) -> None:

@@ -26,7 +26,11 @@ HERE = (
     "xgboost",
 )
 ELSEWHERE = ("keras", "keras-h5", "savedmodel", "tflite")  # tests/matrix
-UNTRIED = ("onnx", "spark")  # has no library of its own; needs Java
+UNTRIED = (
+    "onnx",
+    "spark",
+    "gguf",
+)  # has no library of its own; needs Java; tests write such files by the exporter itself
 
 
 def tried(kind: str, out: Path, **params: Any) -> Any:
