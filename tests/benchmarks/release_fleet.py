@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from packager.formats import platforms
+from packager.formats import oci, platforms
 from packager.trust import keys
 from tests.support import registry_server
 from tests.support.registry_server import Registry
@@ -89,6 +89,7 @@ defaults:
   push: oci://{host}/models/{{name}}:{{version}}
 """
 SEED = 19
+_ACCEPT = f"{oci.MANIFEST}, application/vnd.oci.image.index.v1+json"  # a registry denies what is not accepted
 
 
 def write_models(folder: Path, count: int, host: str) -> None:
@@ -182,7 +183,7 @@ def digests_of(registry: Registry, count: int) -> dict[str, str]:
     for number in range(count):
         name = f"m{number:04}"
         address = f"http://{registry.host}/v2/models/{name}/manifests/1.0.0"
-        request = urllib.request.Request(address, method="HEAD", headers={"accept": "*/*"})
+        request = urllib.request.Request(address, method="HEAD", headers={"accept": _ACCEPT})
         try:
             with urllib.request.urlopen(request) as answer:
                 found[name] = answer.headers["docker-content-digest"]
@@ -192,7 +193,7 @@ def digests_of(registry: Registry, count: int) -> dict[str, str]:
     return found
 
 
-def print_whole(folder: Path, count: int) -> None:
+def print_whole(folder: Path, count: int, plot: Path | None) -> None:
     """Print what an unbroken release takes, by kind and task, how it grows, and what a second one takes."""
     wall, used, samples, result = run_whole(folder)
     rows = result["models"]
@@ -214,7 +215,7 @@ def print_whole(folder: Path, count: int) -> None:
     print(
         "| models done | s | s per model since | MB, median since | MB, most since |\n| ---: | ---: | ---: | ---: | ---: |"
     )
-    before, last = 0, 0.0
+    before, last, drawn = 0, 0.0, [(0.0, 0.0, 0.0)]
     for mark in [mark for mark in (10, 25, 50, 100, 150, 200) if mark <= count]:
         now = ends[mark - 1] - first
         part = [size for at, size in samples if last <= at <= now] or [0]
@@ -223,8 +224,31 @@ def print_whole(folder: Path, count: int) -> None:
             f"{max(part) / 1e6:.0f} |"
         )
         before, last = mark, now
+        drawn.append((mark, now, statistics.median(part) / 1e6))
+    if plot:
+        plot.write_text(draw_growth(drawn))
     wall, used, _, result = run_whole(folder)
     print(f"again: {wall:.1f} s wall, {used:.1f} s processor, {result['totals']['executed']} steps")
+
+
+def draw_growth(rows: Sequence[tuple[float, float, float]]) -> str:
+    """Return an SVG of seconds and megabytes over the number of models that are done."""
+    width, height, most = 640, 300, max(row[0] for row in rows)
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height + 30}" font-family="sans-serif">']
+    parts += [f'<rect width="{width}" height="{height + 30}" fill="#ffffff"/>']
+    for column, colour, unit, beside in ((1, "#1f5fa8", "s", 18), (2, "#b3541e", "MB", -6)):
+        top = max(row[column] for row in rows) * 1.1
+        points = [(50 + row[0] / most * (width - 130), height - row[column] / top * (height - 30)) for row in rows]
+        points = points if column == 1 else points[1:]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        x, y = points[-1]
+        parts.append(f'<text x="{x + 6:.1f}" y="{y + beside:.1f}" fill="{colour}">{rows[-1][column]:.0f} {unit}</text>')
+    for row in rows[1:]:
+        x = 50 + row[0] / most * (width - 130)
+        parts.append(f'<text x="{x:.1f}" y="{height + 20}" text-anchor="middle" font-size="12">{row[0]:.0f}</text>')
+    parts.append(f'<text x="{width - 4}" y="{height + 20}" text-anchor="end" font-size="12">models</text></svg>')
+    return "\n".join(parts) + "\n"
 
 
 def print_kills(folder: Path, count: int, kills: int, registry: Registry) -> None:
@@ -253,6 +277,7 @@ def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("count", type=int)
     parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--plot", type=Path, help="write the growth of seconds and memory as SVG")
     args = parser.parse_args(words)
     with (
         tempfile.TemporaryDirectory() as name,
@@ -263,7 +288,7 @@ def main(words: Sequence[str]) -> None:
         if args.kills:
             print_kills(folder, args.count, args.kills, registry)
         else:
-            print_whole(folder, args.count)
+            print_whole(folder, args.count, args.plot)
 
 
 if __name__ == "__main__":
