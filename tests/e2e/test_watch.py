@@ -161,8 +161,8 @@ def webhook(name: str, number: int, delivery: str, age: int = 0, secret: str = S
 def test_a_moved_alias_is_released_once_and_tagged(server: Server, registry: Registry, tmp_path: Path) -> None:
     project, port = make_project(tmp_path / "project", "net", server, registry), free_port()
     log_versions(server.address, "net", 3, tmp_path)
+    subscribe(server.address, port, "first")  # before any event: MLflow remembers for a minute who wants one
     move(server.address, "net", 1)
-    subscribe(server.address, port, "first")
     watcher = start(project, "--listen", f"127.0.0.1:{port}", "--interval", "3600")
     try:
         wait_for(lambda: request(port, "GET", "/healthz")[0] == 200, [watcher])
