@@ -36,7 +36,7 @@ from packager.conform.cells import PlannedCell
 from packager.conform.programs import list_variables
 from packager.deploy import conversation, server_files
 from packager.deploy.conversation import Answer, Conversation
-from packager.errors import PackagerError, StepError, UsageError
+from packager.errors import PackagerError, UsageError
 from packager.lock import environments
 from packager.runtime import GENERATION_REQUIREMENTS
 
@@ -105,10 +105,6 @@ class _Cell:
             outcomes = {check["outcome"] for check in self.checks if check["level"] == number}
             found[f"L{number}"] = "fail" if "fail" in outcomes else "pass" if outcomes else "skip"
         return found
-
-
-_NO_LOOP = ("the request is unknown", "the model holds no conversation")
-"""What says the model of an installation by an older version, and one that is no decoder."""
 
 
 def command_of(
@@ -242,13 +238,12 @@ def _check_own_loop(cell: _Cell, model: Conversation, reference: Reference, tole
         {**{name: prompt[name] for name in ("ids", "text", "special")}, "count": len(answer["tokens"])}
         for prompt, answer in zip(reference.prompts, answers, strict=True)
     ]
-    try:
-        found = model.request(do="own", prompts=prompts)["own"]
-    except StepError as error:
-        if error.message not in _NO_LOOP:
-            cell.add(3, "the runtime's own loop", error.message)
+    answered = model.request_if_known(do="own", prompts=prompts)
+    if answered is None or answered["own"] is None:
         return
-    for prompt, answer, own in zip(reference.prompts, answers, found or (), strict=False):
+    if len(answered["own"]) != len(prompts):
+        cell.add(3, "the runtime's own loop", f"expected {len(prompts)} answers, got {len(answered['own'])}")
+    for prompt, answer, own in zip(reference.prompts, answers, answered["own"], strict=False):
         name = prompt["name"]
         cell.add(2, f"prompt {name}: ids of the runtime's own tokenizer", _first_difference(prompt["ids"], own["ids"]))
         other = _other_token(answer, own["tokens"], tolerance)
@@ -306,10 +301,8 @@ def _check_schema(cell: _Cell, model: Conversation, ids: Sequence[int]) -> None:
     """Check that an answer keeps to a JSON schema, where this model's tokenizer and installation can do that."""
     from packager.server.generation.guidance import schema_grammar  # with numpy, which no verb imports at its start
 
-    try:
-        if not model.request(do="grammars")["grammars"]:
-            return
-    except StepError:  # an installation of before there were grammars
+    known = model.request_if_known(do="grammars")
+    if known is None or not known["grammars"]:
         return
     options = {"max_tokens": 64, "temperature": 1, "seed": 7, "grammar": schema_grammar({"enum": list(_CHOICES)})}
     shown = "".join(piece for piece in model.ask({"ids": list(ids)}, options) if isinstance(piece, str))

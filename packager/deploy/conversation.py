@@ -35,6 +35,7 @@ _INSTALLED = (
 )
 _NEEDS = ("numpy", "onnxruntime", "tokenizers", "jinja2", "orjson")
 _KEPT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "ORT_DISABLE_TELEMETRY")
+_UNKNOWN = "the request is unknown"  # what a program answers to a request that only newer ones know
 _MAX_LINE = 64 << 20  # characters of one answer of the process
 
 
@@ -73,8 +74,17 @@ class Conversation:
 
     def request(self, **request: Any) -> Mapping[str, Any]:
         """Return the answer of one line to a request of the worker's protocol. Raises StepError."""
+        answer = self.request_if_known(**request)
+        if answer is None:
+            raise StepError(_UNKNOWN, hint="the program of the model is older; install the bundle again")
+        return answer
+
+    def request_if_known(self, **request: Any) -> Mapping[str, Any] | None:
+        """Return what `request` does, None from a program that does not know the request. Raises StepError."""
         self._write(request)
         answer = self._read()
+        if answer.get("error") == _UNKNOWN:
+            return None
         if "error" in answer:
             raise StepError(str(answer["error"]))
         return answer

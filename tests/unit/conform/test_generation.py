@@ -25,6 +25,8 @@ for line in sys.stdin:
         best = [token + (fault in ("token", "tie") and place == 1) for place, token in enumerate(asked["tokens"])]
         odds = [-0.5 - (0.1 if fault == "odds" and place == 2 else 0) for place in range(len(best))]
         say({"best": best, "logprobs": odds, "of_best": odds})
+    elif asked["do"] == fault[8:] and fault.startswith("crashes"): sys.exit(3)
+    elif asked["do"] == fault[8:] and fault.startswith("refuses"): say({"error": "out of memory"})
     elif asked["do"] == "grammars": say({"error": "the request is unknown"} if fault == "old" else {"grammars": True})
     elif asked["do"] == "own":
         own = [
@@ -34,6 +36,7 @@ for line in sys.stdin:
             }
             for prompt in asked["prompts"]
         ]
+        if fault == "own fewer": own = own[1:]
         say({"error": "the request is unknown"} if fault == "old" else {"own": own if fault[:3] == "own" else None})
     elif "grammar" in asked["options"]:
         say({"text": '"maybe"' if fault == "schema" else '"yes"'})
@@ -84,6 +87,11 @@ def test_a_sound_process_passes_every_level() -> None:
         ("token", "L3", "prompt first: greedy tokens: step 1: expected token 101, got 102 (recorded gap 0.3)"),
         ("own ids", "L2", "prompt first: ids of the runtime's own tokenizer: token 5: expected None, got 0"),
         ("own token", "L3", "prompt first: greedy tokens of the runtime's own loop: token 1: expected 101, got 102"),
+        ("own fewer", "L3", "the runtime's own loop: expected 2 answers, got 1"),
+        ("crashes own", "L1", "the process of the model ended with status 3"),
+        ("refuses own", "L1", "out of memory"),
+        ("crashes grammars", "L1", "the process of the model ended with status 3"),
+        ("refuses grammars", "L1", "out of memory"),
         ("memory", "L4", "a prompt answers the same after others"),
         ("seed", "L4", "a seed repeats"),
         ("stop", "L4", "a text that stops is kept out"),
