@@ -136,7 +136,7 @@ def _perform(job: Mapping[str, Any]) -> None:
     try:
         code = _run(job["arguments"])
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     finally:

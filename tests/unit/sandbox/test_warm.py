@@ -159,6 +159,24 @@ def test_server_and_forks_end_with_the_program_that_started_them(tmp_path: Path)
     assert left == []
 
 
+def test_a_server_that_still_imports_ends_with_its_program(tmp_path: Path) -> None:
+    """Importing takes seconds, in which nothing is read from the program."""
+    for above in (tmp_path, tmp_path.parent):
+        above.chmod(0o755)
+    code = "import sys; from pathlib import Path; from packager.sandbox import warm; warm.ForkServer('torch', Path(sys.argv[1]))"
+    program = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=Path(__file__).parents[3])
+    try:
+        while len(mentioned(str(tmp_path))) < 2:
+            assert program.poll() is None
+        time.sleep(0.3)  # it enters its spaces first
+        assert len(mentioned(str(tmp_path))) >= 2 and program.poll() is None
+    finally:
+        program.send_signal(signal.SIGKILL)
+        program.wait()
+    time.sleep(0.5)
+    assert mentioned(str(tmp_path)) == []
+
+
 def test_a_killed_step_ends(server: ForkServer) -> None:
     class Killing(set[Any]):
         def add(self, process: Any) -> None:
