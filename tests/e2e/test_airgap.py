@@ -7,8 +7,6 @@ ships it, and nothing of ours: packager itself arrives as wheels, as it would on
 
 from __future__ import annotations
 
-import fcntl
-import os
 import platform
 import re
 import shutil
@@ -18,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import CNN_RECIPE, Project, tool
-from tests.support.debian import SUITE, find_mirror
+from tests.support import clean_debian
 
 pytestmark = pytest.mark.slow
 PYTHON = "linux_x86_64-cp311"  # what that release of Debian ships
@@ -63,27 +61,8 @@ def root_filesystem() -> Path:
     """A clean Debian with Python, from the mirror that apt on this machine uses."""
     if platform.machine() != "x86_64":
         pytest.skip("the bundle of this test carries wheels for x86-64")
-    debootstrap, _ = tool("debootstrap"), tool("bwrap")
-    if os.geteuid() != 0:
-        pytest.skip("debootstrap needs root to make the file system; what runs inside it is an ordinary user")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager-tests"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "rootfs.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done, partial = cache / f"rootfs-{SUITE}", cache / f"rootfs-{SUITE}.partial"
-        if not done.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-            command = [
-                debootstrap,
-                "--variant=minbase",
-                "--include=python3,python3-venv",
-                SUITE,
-                partial,
-                *find_mirror(),
-            ]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            partial.rename(done)
-    return done
+    tool("bwrap")
+    return clean_debian.make_root("python3", "python3-venv")
 
 
 @pytest.fixture(scope="module")

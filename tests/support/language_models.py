@@ -31,6 +31,22 @@ LLAMA = {
 }
 GPT2 = {**COMMON, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}
 
+ARCHITECTURES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("gpt2", {}),
+    ("opt", {}),
+    ("gpt_neox", {}),
+    ("mistral", {"sliding_window": 16}),
+    ("qwen2", {}),
+    ("qwen3", {}),
+    ("gemma", {}),
+    ("gemma2", {"sliding_window": 16}),
+    ("gemma3", {"sliding_window": 16}),
+    ("phi3", {}),
+    ("smollm3", {}),
+    ("granite", {}),
+    ("olmo2", {}),
+)
+"""Decoders that are exported, and what of their configuration is set."""
 PAIR = {**COMMON, "decoder_start_token_id": 1, "pad_token_id": 1}
 T5 = {**PAIR, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "n_positions": 256}
 BART = {

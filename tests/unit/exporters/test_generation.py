@@ -245,24 +245,7 @@ def test_settings_that_change_tokens_unseen_are_refused(
 
 
 @pytest.mark.slow  # a quarter of a minute of tracing each
-@pytest.mark.parametrize(
-    ("kind", "changes"),
-    [
-        ("gpt2", {}),
-        ("opt", {}),
-        ("gpt_neox", {}),
-        ("mistral", {"sliding_window": 16}),
-        ("qwen2", {}),
-        ("qwen3", {}),
-        ("gemma", {}),
-        ("gemma2", {"sliding_window": 16}),
-        ("gemma3", {"sliding_window": 16}),
-        ("phi3", {}),
-        ("smollm3", {}),
-        ("granite", {}),
-        ("olmo2", {}),
-    ],
-)
+@pytest.mark.parametrize(("kind", "changes"), language_models.ARCHITECTURES)
 def test_architectures(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
     made = make(tmp_path, kind, **changes)
     assert findings(measure(made, tmp_path / "m")) == []

@@ -157,24 +157,7 @@ def test_rows_are_run_one_by_one_and_caches_are_apart(folder: Path) -> None:
 
 
 @pytest.mark.slow  # half a minute of tracing each
-@pytest.mark.parametrize(
-    ("kind", "changes"),
-    [
-        ("gpt2", {}),
-        ("opt", {}),
-        ("gpt_neox", {}),
-        ("mistral", {"sliding_window": 16}),
-        ("qwen2", {}),
-        ("qwen3", {}),
-        ("gemma", {}),
-        ("gemma2", {"sliding_window": 16}),
-        ("gemma3", {"sliding_window": 16}),
-        ("phi3", {}),
-        ("smollm3", {}),
-        ("granite", {}),
-        ("olmo2", {}),
-    ],
-)
+@pytest.mark.parametrize(("kind", "changes"), language_models.ARCHITECTURES)
 def test_architectures(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
     made = make(tmp_path, kind, **changes)
     compiled(made, tmp_path / "target")
