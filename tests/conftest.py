@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Collecting imports some fifteen thousand modules, which stay: no search for cycles, then or in a test, needs to visit them.
+gc.disable()
 # What tests import writes nothing into the home directory and tells nobody.
 os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -47,6 +50,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for text in (item.nodeid, file_of(item))
         }
         items.sort(key=lambda item: (drawn[file_of(item)], drawn[item.nodeid]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def file_of(item: pytest.Item) -> str:

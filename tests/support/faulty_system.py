@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs verbs while the operating system refuses one call: `python -m tests.support.faulty_system CASES`, a JSON file.
+"""Runs verbs while the operating system refuses one call: `python -m tests.support.faulty_system`, a line of JSON per case.
 
 Python tells an audit hook of every file it opens, every name it makes, moves or removes, and every program it starts;
 the hook raises the error in the place of the N-th. Each case runs in a process of its own, forked from one that has
@@ -18,7 +18,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from packager import cli
 from tests.support import forks
@@ -88,40 +88,34 @@ def apart(arguments: list[str], folder: Path, place: int | None = None, code: in
     return status, count, said
 
 
-def main(cases: Path) -> None:
-    """Print one line per case: verb, error, which call, exit code, what was said, exit code of the repetition."""
-    wanted = json.loads(cases.read_text())
+def refuse_calls(wanted: dict[str, Any], out: IO[str]) -> None:
+    """Write a row for a verb as it is, and one for each call refused: exit codes, also of a repetition, and what was said."""
+
+    def say(**row: object) -> None:
+        print(json.dumps(row), file=out)
+
+    chance, verb = random.Random(wanted["seed"]), wanted["verb"]
+    with tempfile.TemporaryDirectory() as there:
+        first = shutil.copytree(wanted["folder"], Path(there, "w"), symlinks=True)
+        status, count, said = apart(verb, first)
+        twice, _, _ = apart(verb, first)
+        say(verb=verb, calls=count, status=status, said=said, twice=twice)
+    for name in wanted["errors"]:
+        for place in sorted({chance.randrange(count) for _ in range(wanted["places"] if count else 0)}):
+            with tempfile.TemporaryDirectory() as there:
+                copy = shutil.copytree(wanted["folder"], Path(there, "w"), symlinks=True)
+                status, _, said = apart(verb, copy, place, getattr(errno, name))
+                again, _, told = apart(verb, copy)
+            say(verb=verb, error=name, place=place, status=status, said=said, again=again, told=told)
+
+
+def main() -> None:
+    """Answer each case of standard input with its rows and an empty line."""
     forks.prepare()
-    chance = random.Random(wanted["seed"])
-    for verb in wanted["verbs"]:
-        with tempfile.TemporaryDirectory() as there:
-            first = shutil.copytree(wanted["folder"], Path(there, "w"), symlinks=True)
-            status, count, said = apart(verb, first)
-            twice, _, _ = apart(verb, first)
-            print(
-                json.dumps({"verb": verb, "calls": count, "status": status, "said": said, "twice": twice}), flush=True
-            )
-        for name in wanted["errors"]:
-            for place in sorted({chance.randrange(count) for _ in range(wanted["places"] if count else 0)}):
-                with tempfile.TemporaryDirectory() as there:
-                    copy = shutil.copytree(wanted["folder"], Path(there, "w"), symlinks=True)
-                    status, _, said = apart(verb, copy, place, getattr(errno, name))
-                    again, _, told = apart(verb, copy)
-                print(
-                    json.dumps(
-                        {
-                            "verb": verb,
-                            "error": name,
-                            "place": place,
-                            "status": status,
-                            "said": said,
-                            "again": again,
-                            "told": told,
-                        }
-                    ),
-                    flush=True,
-                )
+    for line in sys.stdin:
+        refuse_calls(json.loads(line), sys.stdout)
+        print(flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -254,56 +254,59 @@ def run(place: Path, *lines: list[str]) -> None:
         forks.RUNNER.run(words, place, {**forks.variables(place), **CACHES}).check_returncode()
 
 
-def trace(folder: Path, work: Path, line: list[str], errors: tuple[str, ...], places: int) -> list[dict[str, Any]]:
-    cases = work / "cases.json"
-    wanted = {"folder": str(folder), "verbs": [line], "errors": errors, "places": places, "seed": 7}
-    cases.write_text(json.dumps(wanted))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.faulty_system", str(cases)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **CACHES},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+Trace = Callable[[Path, list[str], tuple[str, ...], int], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def trace() -> Iterator[Trace]:
+    """Return what runs a verb in copies of a folder, with calls refused, in one process that has imported everything."""
+    command = [sys.executable, "-m", "tests.support.faulty_system"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env={**os.environ, **CACHES}, **pipes) as system:
+        assert system.stdin and system.stdout
+
+        def refuse(folder: Path, line: list[str], errors: tuple[str, ...], places: int) -> list[dict[str, Any]]:
+            assert system.stdin and system.stdout
+            wanted = {"folder": str(folder), "verb": line, "errors": errors, "places": places, "seed": 7}
+            print(json.dumps(wanted), file=system.stdin, flush=True)
+            return [json.loads(row) for row in iter(system.stdout.readline, "\n") if row or pytest.fail("it ended")]
+
+        yield refuse
 
 
 @pytest.mark.parametrize("line", verbs(), ids=lambda line: " ".join(line[:2]))
 def test_refused_system_call_is_a_clear_error_without_partial_files(
-    folder: Path, tmp_path: Path, line: list[str]
+    trace: Trace, folder: Path, line: list[str]
 ) -> None:
-    judge(trace(folder, tmp_path, line, FEW[: 1 if line[0] == "install" else 2], places=1))
+    judge(trace(folder, line, FEW[: 1 if line[0] == "install" else 2], 1))
 
 
 @pytest.mark.parametrize("number", range(len(RELEASES)), ids=RELEASES)
-def test_a_refused_call_on_the_way_of_a_release(number: int, released: Path, registry: Stub, tmp_path: Path) -> None:
-    judge(trace(released, tmp_path, releases(registry.host)[number], FEW[:1], places=1))
+def test_a_refused_call_on_the_way_of_a_release(number: int, trace: Trace, released: Path, registry: Stub) -> None:
+    judge(trace(released, releases(registry.host)[number], FEW[:1], 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", verbs(), ids=lambda line: " ".join(line[:2]))
-def test_many_refused_calls(folder: Path, tmp_path: Path, line: list[str]) -> None:
-    judge(trace(folder, tmp_path, line, ERRORS, places=8))
+def test_many_refused_calls(trace: Trace, folder: Path, line: list[str]) -> None:
+    judge(trace(folder, line, ERRORS, 8))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(RELEASES)), ids=RELEASES)
-def test_many_refused_calls_on_the_way_of_a_release(
-    number: int, released: Path, registry: Stub, tmp_path: Path
-) -> None:
-    judge(trace(released, tmp_path, releases(registry.host)[number], ERRORS, places=8))
+def test_many_refused_calls_on_the_way_of_a_release(number: int, trace: Trace, released: Path, registry: Stub) -> None:
+    judge(trace(released, releases(registry.host)[number], ERRORS, 8))
 
 
 @pytest.mark.parametrize("number", [n for n, line in enumerate(others()) if line[0] in NEWEST], ids=lambda n: OTHERS[n])
-def test_a_refused_call_of_a_newer_verb(number: int, equipped: Path, tmp_path: Path) -> None:
-    judge(trace(equipped, tmp_path, others()[number], FEW[:1], places=1))
+def test_a_refused_call_of_a_newer_verb(number: int, trace: Trace, equipped: Path) -> None:
+    judge(trace(equipped, others()[number], FEW[:1], 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(OTHERS)), ids=OTHERS)
-def test_many_refused_calls_of_other_verbs(number: int, equipped: Path, tmp_path: Path) -> None:
-    judge(trace(equipped, tmp_path, others()[number], ERRORS, places=3))
+def test_many_refused_calls_of_other_verbs(number: int, trace: Trace, equipped: Path) -> None:
+    judge(trace(equipped, others()[number], ERRORS, 3))
 
 
 def test_every_verb_is_tried() -> None:
