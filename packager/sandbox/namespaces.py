@@ -70,13 +70,12 @@ def _first_process() -> None:
 def _root(job: Mapping[str, Any]) -> Path:
     root, size = Path(job["root"]), int(job["memory-files"])
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=1m")
-    _temporary(root / "tmp", size)  # before the rest: what is shown may lie below it
+    for name in ("tmp", "dev/shm"):  # before the rest: what is shown may lie below them
+        _temporary(root / name, size)
     for source, target in job["shown"]:
         _bind(Path(source), Path(target), root, read_only=True)
-    (root / "dev").mkdir(exist_ok=True)
     for name in (*(f"/dev/{name}" for name in _DEVICES), *job["devices"]):
         _bind(Path(name), Path(name), root)
-    _temporary(root / "dev" / "shm", size)
     (root / "dev" / "fd").symlink_to("/proc/self/fd")
     (root / "proc").mkdir()
     kept = 0 if job.get("maps") else _MS_RDONLY

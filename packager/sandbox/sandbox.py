@@ -357,9 +357,10 @@ def _wrapping(job: Mapping[str, Any]) -> list[str]:
 
 
 def _parents(job: Mapping[str, Any]) -> list[str]:
-    """Return the directories above what is shown, from the top."""
+    """Return the directories above what is shown, from the top, but for file systems of the step's own."""
     targets = [*(target for _, target in job["shown"]), *job["own"]]
-    return sorted({str(parent) for target in targets for parent in Path(target).parents} - {"/", "/tmp"})  # noqa: S108
+    there = {"/", "/tmp", "/dev", "/dev/shm"}  # noqa: S108
+    return sorted({str(parent) for target in targets for parent in Path(target).parents} - there)
 
 
 def gpu_devices() -> list[str]:

@@ -313,6 +313,25 @@ def test_all_ways_leave_a_worker_the_same(
     assert not Path("/tmp/own").exists()
 
 
+@pytest.mark.parametrize("parent", ["/dev/shm", "/tmp"])
+@pytest.mark.parametrize("way", [by.level for by in LEVELS])
+def test_scratch_may_lie_where_a_step_has_file_systems_of_its_own(parent: str, way: str, server: ForkServer) -> None:
+    """A store in memory makes builds faster; what lies beside the scratch directory there is not seen."""
+    with tempfile.TemporaryDirectory(dir=parent) as above:
+        Path(above).chmod(0o755)
+        scratch = Path(above, "scratch")
+        scratch.mkdir()
+        Path(above, "beside").touch()
+        code = "import os, sys; print(*os.listdir(sys.argv[1])); open(sys.argv[2], 'w').write('x')"
+        arguments = ("-c", code, above, str(scratch / "home" / "own"))
+        variables = sandbox.build_environment(scratch, {})
+        done = confined(
+            Step(scratch, sandbox.host_interpreter(), arguments, Limits(1 << 32, 60), variables), way, server
+        )
+        assert done.code == 0 and done.log == b"scratch\n", done.log
+        assert (scratch / "home" / "own").read_text() == "x"
+
+
 # what is remembered of it
 
 ACTION = Action("measure", 1)
