@@ -10,7 +10,7 @@ QUICK  := tests/test_plugins.py tests/test_documentation.py tests/unit/test_erro
 T      ?= tests
 K      ?=
 SHUFFLE ?=
-# Processes of a test run: tests wait about as long as they compute. Each may hold 2 GB.
+# Processes of a test run: tests wait too. Each may hold 2 GB.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PINS   := -c tests/constraints.txt
 # pip knows this machine's package index and wheels; uv is told the same, because it does not read pip's settings.
@@ -81,7 +81,7 @@ quick: $(READY)
 	$(BIN)/python -m pytest -n 2 -q -m 'not slow' $(QUICK)
 
 test: $(READY) lint ## lint and all tests but the slow matrices (T=path, K=filter, SHUFFLE=seed)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow' $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')
+	$(BIN)/python -m tests.support.in_memory $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow' $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')
 
 test-times: $(READY) ## the tests of `make test`, with the processor time of each (T=path)
 	$(BIN)/python -m pytest -p tests.support.times -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow' $(T)

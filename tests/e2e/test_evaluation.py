@@ -161,6 +161,7 @@ def test_a_rebuild_needs_no_data(signed: Project, tmp_path: Path) -> None:
     assert again["identical"] and not again["differences"]
 
 
+@pytest.mark.slow  # of a build it is held by default
 def test_a_site_measures_the_metric_on_its_runtime(signed: Project) -> None:
     """Its rows pass above the bound; rows that the model does not know fail the cell, with metric, slice and values."""
     words = ("conform", BUNDLE, "--key", "release.pub", "--level", "L3", "--python", sys.executable)

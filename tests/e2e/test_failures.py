@@ -110,6 +110,7 @@ def test_an_unreadable_database(project: Callable[..., Project], registry: Path,
     assert not (tmp_path / "absent.db").exists(), "a missing database is not created"
 
 
+@pytest.mark.slow  # the tutorials build a registered model by default
 def test_a_registered_onnx_model_builds(project: Callable[..., Project], registry: Path) -> None:
     made = project(MLFLOW.format(source="models:/relu@champion", database=registry))
     answer = made.run("build", "--json")
@@ -138,6 +139,7 @@ def test_data_dependent_control_flow_names_the_line(project: Callable[..., Proje
     untouched(made)
 
 
+@pytest.mark.slow  # attacks hold it by default
 def test_a_source_that_reaches_for_the_network(project: Callable[..., Project], tmp_path: Path) -> None:
     """A listener stands ready; the worker must not reach it."""
     import socket

@@ -68,6 +68,7 @@ def test_a_consent_is_never_written(project: Callable[..., Project], tmp_path: P
     assert (here.folder / "bundle.yaml").read_text() == text
 
 
+@pytest.mark.slow  # two more builds; what is printed is pasted by default
 def test_a_name_is_not_taken_from_another_bundle(project: Callable[..., Project], tmp_path: Path) -> None:
     """Two unlike models in files called `model.onnx`, both 0.1.0 of a name."""
     onnx.save(network(), tmp_path / "model.onnx")

@@ -239,6 +239,7 @@ COPY python3 /usr/bin/python3
 """
 
 
+@pytest.mark.slow  # buildah is not everywhere; tests/unit/release/test_images.py signs images by default
 def test_cosign_accepts_the_image_that_buildah_built(place: Registry, digest: str, run: Run, here: Path) -> None:
     """Of a rendering, with its Containerfile; changed after that, it is not signed."""
     storage = ("--storage-driver", "vfs", "--root", str(here / "layers"), "--runroot", str(here / "run"))

@@ -205,6 +205,7 @@ def test_missing_python_error_lists_carried_ones(vendored: Project, tmp_path: Pa
     assert not (tmp_path / "site" / "current").exists()
 
 
+@pytest.mark.slow  # determinism of whole builds is held by default
 def test_two_locks_a_while_apart_and_elsewhere_are_identical(
     built: Project, tmp_path: Path, cnn: Path, project: Callable[..., Project]
 ) -> None:
@@ -230,6 +231,7 @@ def test_two_locks_a_minute_apart_are_identical(cnn: Path, tmp_path: Path) -> No
     assert locks[0] == locks[1]
 
 
+@pytest.mark.slow  # tests/unit/lock holds both engines by default
 def test_both_engines_lock_the_same(cnn: Path, project: Callable[..., Project]) -> None:
     """pip's resolver and uv's; what they chose, byte by byte. Addresses may be missing where an index is a directory."""
     made = project(CNN_RECIPE + f"platforms: [{HERE}]\n", model=cnn)

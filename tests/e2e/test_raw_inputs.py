@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.conftest import Project
 from tests.support.raw_client import Client
 
@@ -25,6 +27,7 @@ platforms: [%s]
 """
 
 
+@pytest.mark.slow  # its parts are held by tests/unit/pipelines by default
 def test_a_sentence_in_labels_out(project: Callable[..., Project], tmp_path: Path) -> None:
     made = project(RECIPE % f"linux_x86_64-cp3{sys.version_info.minor}")
     subprocess.run(

@@ -94,6 +94,7 @@ def test_spdx_tools_accept_the_other_form(described: Project, referees: Path, tm
     assert subprocess.run(command, capture_output=True, check=False).returncode, "the check can fail"
 
 
+@pytest.mark.slow  # two other tools judge it by default
 def test_cyclonedx_bom_finds_the_same_distributions(described: Project, referees: Path, tmp_path: Path) -> None:
     """It looks at what is installed, we at what is locked: one set of package URLs, edges included."""
     here = platforms.name_host()

@@ -109,6 +109,7 @@ def test_a_pickle_needs_permission(registered: Project, churn: Path) -> None:
     assert registered.run("build", "--json")["verdict"]["ok"]
 
 
+@pytest.mark.slow  # tests/unit/exporters holds it by default
 def test_boosted_trees_with_missing_values(registered: Project, churn: Path) -> None:
     registered.write(RECIPE.format(name="trees", source="trees@champion"))
     assert registered.run("build", "--json")["verdict"]["ok"]

@@ -18,6 +18,8 @@ HEAVY = {
     "torch-legacy-allowed",
     "skops-bomb",
     "skops-distribution",
+    "safetensors-huge-header",
+    "pickle-named-safetensors",
 }  # their libraries take seconds to load
 WORKER = [name for name, sample in SAMPLES.items() if name.startswith("onnx") and sample.code == 4]
 
@@ -28,7 +30,7 @@ def canary(tmp_path: Path) -> Path:
 
 
 def marked(name: str) -> object:
-    slow = name in HEAVY or (name in WORKER and name not in ("onnx-absolute", "onnx-terabyte", "onnx-domain"))
+    slow = name in HEAVY or (name in WORKER and name != "onnx-terabyte")
     return pytest.param(name, marks=pytest.mark.slow) if slow else name
 
 

@@ -59,6 +59,7 @@ def layoutlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(folder, transformers.LayoutLMForTokenClassification, transformers.LayoutLMConfig(**SIZES))
 
 
+@pytest.mark.slow  # tests/matrix has every architecture
 def test_boxes_are_an_input(layoutlm: Path) -> None:
     source = opened(layoutlm)
     assert shapes(source)["bbox"] == ("batch", "sequence", 4)
@@ -162,6 +163,7 @@ def test_tokens_outside_a_window_of_attention_do_not_count(tmp_path: Path) -> No
     assert worst(tmp_path) < 1e-5
 
 
+@pytest.mark.slow  # tests/matrix has every architecture
 def test_experts_become_arithmetic(tmp_path: Path) -> None:
     config = transformers.MixtralConfig(
         **SIZES, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, sliding_window=None
