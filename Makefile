@@ -11,7 +11,7 @@ T      ?= tests
 K      ?=
 SHUFFLE ?=
 # Processes of a test run: tests wait too. Each may hold 2 GB.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 PINS   := -c tests/constraints.txt
 # pip knows this machine's package index and wheels; uv is told the same, because it does not read pip's settings.
 LINKS  = $(shell $(1)/python -m pip config get global.find-links 2>/dev/null)

@@ -82,6 +82,7 @@ def signed(project: Callable[..., Project]) -> Project:
     return made
 
 
+@pytest.mark.slow  # tests/unit holds the parts by default
 def test_distributions_and_accuracy_travel_signed(signed: Project, tmp_path: Path) -> None:
     """The bundle of another place knows what it was measured on; drift, inspect and SBOM say it; no row is in it."""
     key = ("--key", "release.pub")

@@ -119,6 +119,7 @@ def test_a_registered_onnx_model_builds(project: Callable[..., Project], registr
     assert str(registry.parent) not in lock.replace(str(registry), ""), "a lock holds no path of this machine"
 
 
+@pytest.mark.slow  # tests/unit/exporters holds it by default
 def test_data_dependent_control_flow_names_the_line(project: Callable[..., Project], tmp_path: Path) -> None:
     tool("bwrap")
     model = make_model("branch", tmp_path / "branch")

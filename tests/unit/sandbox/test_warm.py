@@ -235,9 +235,11 @@ def performed(store: Store, monkeypatch: pytest.MonkeyPatch, kind: str = "sklear
     return found
 
 
-TORCH = pytest.mark.slow  # 20 s of processor for what `sklearn` shows; bench_forks.py compares whole bundles besides
+SLOW = (
+    pytest.mark.slow
+)  # up to 20 s of processor for what `sklearn` shows; bench_forks.py compares whole bundles besides
 KINDS = [
-    pytest.param(kind, marks=TORCH if name == "torch" else [])
+    pytest.param(kind, marks=[] if kind == "sklearn" else SLOW)
     for kind, name in preloads.OF_KIND.items()
     if _toys.toy_writer(kind)
 ]
