@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,12 +170,16 @@ class Server:
     def events(self, name: str) -> list[dict[str, Any]]:
         return [line for line in map(json.loads, list(self.lines)) if line["event"] == name]
 
-    def wait_for(self, name: str, seconds: float = 20) -> dict[str, Any]:
+    def wait_until(self, what: Callable[[], object], seconds: float = 20) -> None:
+        """Wait for what the log is about to say: a line arrives a moment after the answer that it is about."""
         end = time.monotonic() + seconds
-        while not (found := self.events(name)):
+        while not what():
             assert time.monotonic() < end and self.process.poll() is None, self.lines
             time.sleep(0.01)
-        return found[0]
+
+    def wait_for(self, name: str, seconds: float = 20) -> dict[str, Any]:
+        self.wait_until(lambda: self.events(name), seconds)
+        return self.events(name)[0]
 
     def connect(self) -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)

@@ -166,9 +166,10 @@ def test_paths_are_found_below_the_prefix_and_without_it(fronted: Server, mlp: S
 def test_client_address_is_the_trusted_proxy_s(fronted: Server, app: Path, models: dict) -> None:  # noqa: F811
     forwarded = ["-H", "X-Forwarded-For: 203.0.113.9, 198.51.100.7"]
     curl(fronted, "/v2/health/live", *forwarded)
-    assert "198.51.100.7" in {line["client"] for line in fronted.events("request")}
+    fronted.wait_until(lambda: "198.51.100.7" in {line["client"] for line in fronted.events("request")})
     with running(app, models["mlp"], "--log-level", "debug") as plain:
         curl(plain, "/v2/health/live", *forwarded)
+        plain.wait_for("request")
         assert {line["client"].rpartition(":")[0] for line in plain.events("request")} == {"127.0.0.1"}
 
 
