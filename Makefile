@@ -28,7 +28,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help dev torch demo demo-cnn demo-encoder demo-chat corpus check quick test test-times test-all attacks lint fmt bench gpu-kit gpu-report wheel reference docs golden clean
+.PHONY: help dev torch demo demo-cnn demo-encoder demo-chat corpus check quick test default test-times test-all attacks lint fmt bench gpu-kit gpu-report wheel reference docs golden clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -80,7 +80,10 @@ check: $(READY) ## lint, types and the tests that build nothing, beside each oth
 quick: $(READY)
 	$(BIN)/python -m pytest -n 2 -q -m 'not slow' $(QUICK)
 
-test: $(READY) lint ## lint and all tests but the slow matrices (T=path, K=filter, SHUFFLE=seed)
+test: $(READY) ## lint, types and, beside them, all tests but the slow matrices (T=path, K=filter, SHUFFLE=seed)
+	@$(MAKE) --no-print-directory --jobs 2 lint default
+
+default: $(READY)
 	$(BIN)/python -m tests.support.in_memory $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow' $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')
 
 test-times: $(READY) ## the tests of `make test`, with the processor time of each (T=path)

@@ -146,7 +146,14 @@ def write(folder: Path, model: Any, given: Any) -> Path:
     )
 
 
-SLOW = ("lightgbm behind text", "xgboost behind text", "stacked", "calibrated margins", "xgboost of three")
+SLOW = (
+    "histograms behind text",
+    "lightgbm behind text",
+    "xgboost behind text",
+    "stacked",
+    "calibrated margins",
+    "xgboost of three",
+)
 
 
 @pytest.mark.parametrize("name", some_of(FITTED, *(name for name in FITTED if name not in SLOW)))

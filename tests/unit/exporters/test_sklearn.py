@@ -107,7 +107,7 @@ FITTED = {
 }
 
 
-BY_DEFAULT = ("sublinear", "forest", "refuses unseen", "texts", "imputed", "votes of three", "two numbers", "histogram")
+BY_DEFAULT = ("sublinear", "refuses unseen", "texts", "imputed", "votes of three", "two numbers", "histogram")
 
 
 @pytest.mark.parametrize(

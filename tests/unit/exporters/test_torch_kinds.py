@@ -91,7 +91,7 @@ class Half(nn.Module):
         return y + torch.zeros(4, dtype=x.dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 def test_half_weights_are_computed_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     module = Half().to(dtype)
@@ -170,7 +170,7 @@ def test_a_trace_in_training_mode_is_named(tmp_path: Path) -> None:
 NAMES = ["linear", "val_0", "layer.weight", "output", "x", "größe 你好", "a/b:0", "add"]
 
 
-@pytest.mark.parametrize("name", some_of(NAMES, "val_0", "layer.weight", "größe 你好"))
+@pytest.mark.parametrize("name", some_of(NAMES, "val_0", "größe 你好"))
 def test_no_name_of_an_input_breaks_the_graph(tmp_path: Path, name: str) -> None:
     saved(tmp_path, Half(), torch.randn(3, 8))
     source = opened(tmp_path, inputs={name: {"dtype": "float32", "shape": ["batch", 8]}})
