@@ -92,6 +92,7 @@ def test_it_is_served_with_texts_of_all_scripts(churn: Path, app: Path, tmp_path
             assert [("no", "yes")[place] for place in found.argmax(axis=1)] == labels
 
 
+@pytest.mark.slow  # tests/unit/exporters/sklearn holds it by default
 def test_a_vectoriser_that_cannot_match_fails_with_the_reason(registered: Project, churn: Path) -> None:
     registered.write(RECIPE.format(name="accents", source="churn@accents"))
     done = registered.run("build", code=4)

@@ -178,6 +178,7 @@ def test_no_name_of_an_input_breaks_the_graph(tmp_path: Path, name: str) -> None
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
+@pytest.mark.slow  # the order of names is held in test_torch_pickle.py by default
 def test_inputs_and_outputs_may_swap_names(tmp_path: Path) -> None:
     saved(tmp_path, Swap(), torch.randn(3, 8), torch.randn(3, 8))
     inputs = {name: {"dtype": "float32", "shape": ["batch", 8]} for name in ("x", "y")}

@@ -108,6 +108,7 @@ def test_multiples_are_found_and_are_the_limit(tmp_path: Path) -> None:
     assert sizes["height"]["step"] == 32 and sizes["height"]["max"] % 32 == 0
 
 
+@pytest.mark.slow  # that they are found is held by default
 def test_multiples_can_be_said(tmp_path: Path) -> None:
     convolved(tmp_path, ["n", 3, "height", "width"], stride=32)
     recipe = "dynamic: {height: {step: 32, measure: [32, 96]}, width: {values: [64, 96]}}\n"
