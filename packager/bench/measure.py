@@ -130,7 +130,7 @@ def _serving(subject: Subject) -> Iterator[tuple[subprocess.Popen[bytes], int, f
     turned = {**subject.knobs.changed, "server.host": "127.0.0.1", "server.port": port}
     turned.pop("server.grpc_port", None)
     words = [word for name, value in turned.items() for word in ("--set", f"{name}={_text(value)}")]
-    command = [sys.executable, "-m", "packager", "serve", str(subject.directory.absolute()), *words]
+    command = [sys.executable, "-P", "-m", "packager", "serve", str(subject.directory.absolute()), *words]
     with tempfile.TemporaryFile() as log:
         began = time.perf_counter()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

@@ -227,7 +227,7 @@ class _Run:
     def _start(self) -> _Process:
         log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         (given, jobs), (answers, answering) = os.pipe(), os.pipe()
-        command = [sys.executable, "-m", "packager.release_plan.process"]
+        command = [sys.executable, "-P", "-m", "packager.release_plan.process"]
         try:
             popen = subprocess.Popen(command, stdin=given, stdout=answering, stderr=log, start_new_session=True)
         finally:

@@ -178,6 +178,20 @@ def test_a_plan_says_why_each_task_will_run_and_runs_none(released: tuple[Projec
     assert "planned    changed since the last time: the recipe" in shown and "3 models: 2 planned, 1 unchanged" in shown
 
 
+def test_modules_in_the_checkout_are_not_imported(tmp_path: Path) -> None:
+    """A release holds keys and passphrases; whoever may change the checkout must not run there."""
+    project = Project(tmp_path / "project", tmp_path / "store")
+    relu(project.folder / "toy", 3)
+    recipe(project.folder, "toy", "m.onnx")
+    (project.folder / "release.yaml").write_text("recipes: [toy]\ndefaults: {lock: none, build: none, policy: dev}\n")
+    (project.folder / "packager").mkdir()
+    for name in ("yaml.py", "signal.py", "packager/__init__.py"):
+        (project.folder / name).write_text("from pathlib import Path\nPath('imported').touch()\n")
+    done = project.run("release", "--json", code=None)
+    assert "is not in the store" in json.dumps(done) or "no bundle" in json.dumps(done), done
+    assert not (project.folder / "imported").exists()
+
+
 def test_what_was_released_is_never_released_as_another_bundle(released: tuple[Project, Any], tmp_path: Path) -> None:
     """Neither the store, nor the registry, nor the journal lets a version mean another bundle."""
     project = Project(shutil.copytree(released[0].folder, tmp_path / "project"), tmp_path / "store")
