@@ -22,6 +22,7 @@ from packager import api, cli, errors, runtime
 from packager.cli import options
 from packager.knobs import catalogue
 from packager.policy import docs as policy_docs
+from packager.release_plan import ci
 
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
@@ -461,6 +462,8 @@ def main() -> int:
     for page in (*PAGES, *CHAPTERS):
         (DOCS / page).write_text(expected(page), "utf-8")
         print(f"wrote docs/{page}")
+    (ROOT / ci.ACTION).write_text(ci.render_action(), "utf-8")
+    print(f"wrote {ci.ACTION}")
     return 0
 
 

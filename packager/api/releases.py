@@ -68,15 +68,16 @@ __all__ = [
 ]
 
 
-def read_release_file(path: Path) -> ReleaseFile:
+def read_release_file(path: Path, *, settings: Iterable[str] = ()) -> ReleaseFile:
     """Read a release file and the names in its recipes.
 
-    Raises UsageError with the line: for what is unknown or twice, recipes that are not there, two models of one name,
-    models that wait for each other, two models with one address.
+    `settings` are `KEY=VALUE` texts, such as `policy=dev`, that stand for those of every model; paths in them are
+    relative to the working directory. Raises UsageError with the line: for what is unknown or twice, recipes that are
+    not there, two models of one name, models that wait for each other, two models with one address.
     """
     from packager.release_plan import release_file
 
-    return release_file.load(path)
+    return release_file.load(path, settings)
 
 
 def list_secrets(file: ReleaseFile) -> Sequence[tuple[str, str]]:
@@ -197,13 +198,21 @@ def write_report(rows: Rows, folder: Path) -> None:
 
 
 def render_ci_file(
-    system: str, file: ReleaseFile, *, branch: str = "main", extras: str = "build", image: str | None = None
+    system: str,
+    file: ReleaseFile,
+    *,
+    branch: str = "main",
+    extras: str = "build",
+    image: str | None = None,
+    action: str | None = None,
 ) -> CiFile:
     """Return the file by which `github`, `gitlab`, `tekton` or `jenkins` releases the models of a release file.
 
     `branch` is the one that releases, `extras` those of this package that are installed, `image` where steps run, with
-    its digest. Raises UsageError for what cannot stand in such a file, and for an image that is not pinned.
+    its digest, `action` the repository `owner/name@commit` whose action `github` uses instead of a copy. Raises
+    UsageError for what cannot stand in such a file, and for an image or action that is not pinned.
     """
     from packager.release_plan import ci
 
-    return ci.render(system, ci.Wanted(file.path.as_posix(), branch, extras, image), file.models)
+    wanted = ci.Wanted(file.path.as_posix(), branch, extras, image, action)
+    return ci.render(system, wanted, file.models)

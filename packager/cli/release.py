@@ -26,6 +26,7 @@ EXAMPLES = """  packager release release.yaml --dry-run
   packager release release.yaml --jobs 4 --report out
   packager release release.yaml --until policy             # for a change request: nothing is signed
   packager release release.yaml --again push
+  packager release release.yaml --set sign=key:mine.pem --set push=none
   packager release release.yaml --jobs 16 --ray auto --ray-store oci://registry.example.org/build/cache"""
 _TASKS = ("lock", "build", "policy", "conform", "sign", "push", "promote")
 
@@ -45,6 +46,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         choices=_TASKS,
         metavar="TASK",
         help=f"run this task whatever is remembered; repeat it for another one: {', '.join(_TASKS)}",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="a setting of every model, over those of the file: policy=dev, push=none; repeat it for another one",
     )
     parser.add_argument(
         "--until", choices=_TASKS, default=_TASKS[-1], metavar="TASK", help="leave out what comes after"
@@ -77,7 +86,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         raise UsageError(
             "`--ray` and `--ray-store` belong together", hint="name a repository or bucket that all nodes reach"
         )
-    file = releases.read_release_file(args.file)
+    file = releases.read_release_file(args.file, settings=args.settings)
     with console:
         rows = releases.release_models(
             file,

