@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from packager.release_plan import ci
 from packager.store.store import Store
 from tests.e2e.conftest import HERE
 from tests.support import clean_debian, github, github_lint
-from tests.support.ci_checkout import PACKAGES, PASSPHRASE, make_checkout
+from tests.support.ci_checkout import PACKAGES, PASSPHRASE, copy_repository, make_checkout
 from tests.support.github import Job
 
 ROOT = HERE.parents[1]
@@ -89,16 +87,6 @@ def test_linters_find_nothing(tmp_path: Path) -> None:
         assert all(any(word in message for word in known) for _, message in found["actionlint"])
 
 
-def copy_of_this_repository(target: Path) -> Path:
-    """Return a directory with the files of this repository that are, or may be, committed."""
-    listed = ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0"):
-        if name and (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, target / name)
-    return target
-
-
 def variables() -> dict[str, str]:
     return {"PIP_FIND_LINKS": clean_debian.find_links(Path("/nowhere")), "PIP_ROOT_USER_ACTION": "ignore"}
 
@@ -106,7 +94,7 @@ def variables() -> dict[str, str]:
 @pytest.mark.slow  # a clean Debian installs everything from the index
 @pytest.mark.cold
 def test_this_repository_releases_its_example(tmp_path: Path) -> None:
-    checkout = copy_of_this_repository(tmp_path / "checkout")
+    checkout = copy_repository(tmp_path / "checkout")
     job = Job(checkout / ".github/workflows/ci.yml", "example", "pull_request")
     done, printed = github.perform_job(job, PACKAGES, tmp_path / "machine", checkout, variables())
     assert done["ok"], printed
@@ -125,7 +113,7 @@ def test_this_repository_releases_its_example(tmp_path: Path) -> None:
 @pytest.mark.cold
 def test_a_caller_s_model_is_released_by_the_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here with a key: there is no identity. Provenance names the workflow that is called, as its certificate would."""
-    ours = copy_of_this_repository(tmp_path / "ours")
+    ours = copy_repository(tmp_path / "ours")
     with make_checkout(tmp_path) as checkout:
         monkeypatch.chdir(checkout.folder)
         with (checkout.folder / "bundle.yaml").open("a") as recipe:

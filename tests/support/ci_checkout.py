@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -66,6 +67,16 @@ class Checkout:
         store = str(self.folder.parent / "store of who pulls")
         key = str(self.folder / "release.pub")
         return main(["pull", address, "-o", str(out), "--key", key, "--store", store]) == 0
+
+
+def copy_repository(target: Path) -> Path:
+    """Copy the files of this repository that are, or may be, committed; return `target`."""
+    listed = ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0"):
+        if name and (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target / name)
+    return target
 
 
 @contextmanager
