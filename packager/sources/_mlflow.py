@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from packager.errors import IntegrityError, MissingToolError, SourceError, StorageError, UsageError
 from packager.sources import Settings, redact_address
+from packager.sources._mlflow_sqlite import UnansweredError, open_reader
 
 _T = TypeVar("_T")
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///([^?]+)")
@@ -43,6 +44,14 @@ class Registry:
     @property
     def name(self) -> str:
         return redact_address(self.settings.tracking or "mlflow.db")
+
+
+@contextlib.contextmanager
+def open_database(settings: Settings) -> Iterator[Registry]:
+    """Open a local database without MLflow. Raises UnansweredError, also inside, where only its client can answer."""
+    tracking = settings.tracking or "sqlite:///mlflow.db"
+    with open_reader(settings.base, settings.tracking, settings.timeout) as reader:
+        yield Registry(reader, tracking, tracking, settings)
 
 
 @contextlib.contextmanager
@@ -207,12 +216,15 @@ def _reason(error: Exception) -> str:
 
 def ask(call: Callable[[], _T], absent: Callable[[], SourceError]) -> _T:
     """Return the registry's answer, or raise what `absent` says when there is no such thing."""
-    from mlflow.exceptions import MlflowException
-
     try:
         return call()
-    except MlflowException as error:
+    except UnansweredError:
+        raise
+    except Exception as error:
+        from mlflow.exceptions import MlflowException
+
         # An unknown alias is an invalid parameter to MLflow, all else that is unknown does not exist.
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        unknown = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+        if not isinstance(error, MlflowException) or error.error_code not in unknown:
             raise
     raise absent()

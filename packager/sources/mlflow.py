@@ -21,11 +21,14 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from packager.errors import IntegrityError, SourceError, UsageError, did_you_mean
 from packager.events import OnEvent, Progress
 from packager.sources import IGNORED, Pin, Settings, clone_file, local_path, redact_address, regular_files
-from packager.sources._mlflow import Registry, as_source_error, ask, connect
+from packager.sources._mlflow import Registry, as_source_error, ask, connect, open_database
+from packager.sources._mlflow_sqlite import UnansweredError
 from packager.types import check_path, check_paths
 
 EXTRA: str | None = "mlflow"
@@ -46,16 +49,26 @@ def matches(ref: str) -> bool:
 
 def resolve(ref: str, settings: Settings) -> Pin:
     """Look the reference up in the registry, once."""
+    with contextlib.suppress(UnansweredError), open_database(settings) as registry:
+        return _resolve(registry, ref)
     with connect(settings, settings.timeout) as registry:
-        if ref.startswith("models:/"):
-            return _resolve_model(registry, ref.removeprefix("models:/"))
-        if ref.startswith("runs:/"):
-            return _resolve_run(registry, ref.removeprefix("runs:/"))
-        return Pin("mlflow", redact_address(ref).rstrip("/"))
+        return _resolve(registry, ref)
+
+
+def _resolve(registry: Registry, ref: str) -> Pin:
+    if ref.startswith("models:/"):
+        return _resolve_model(registry, ref.removeprefix("models:/"))
+    if ref.startswith("runs:/"):
+        return _resolve_run(registry, ref.removeprefix("runs:/"))
+    return Pin("mlflow", redact_address(ref).rstrip("/"))
 
 
 def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
     """Copy or download the files of the pinned model."""
+    if (found := _find_here(pin, settings)) is not None:
+        registry, path, inner = found
+        _copy(registry, path, inner, out, on_event)
+        return
     with connect(settings, settings.timeout * _PATIENCE) as registry:
         location, inner = _location(registry, pin.uri)
         local = _local(location, settings)
@@ -71,13 +84,25 @@ def list_files(ref: str, settings: Settings, out: Path) -> Mapping[str, Path | N
     On this machine that is all of them; of a server, what MLflow says about the model is written below `out`.
     """
     pin = resolve(ref, settings)
+    if (found := _find_here(pin, settings)) is not None:
+        return _files_at(found[1] / found[2])
     with connect(settings, settings.timeout) as registry:
         location, inner = _location(registry, pin.uri)
         local = _local(location, settings)
-        if local is not None:
-            path = local / inner
-            return {path.name: path} if path.is_file() else dict(regular_files(path))
-        return _small(registry, location, inner, out)
+        return _small(registry, location, inner, out) if local is None else _files_at(local / inner)
+
+
+def _find_here(pin: Pin, settings: Settings) -> tuple[Registry, Path, str] | None:
+    """Return the directory of this machine with the files of a pin, and the path in there, where that is plain."""
+    with contextlib.suppress(UnansweredError), open_database(settings) as registry:
+        location, inner = _location(registry, pin.uri)
+        if (path := _local(location, settings)) is not None:
+            return registry, path, inner
+    return None
+
+
+def _files_at(path: Path) -> dict[str, Path | None]:
+    return {path.name: path} if path.is_file() else dict(regular_files(path))
 
 
 def _small(registry: Registry, location: str, inner: str, out: Path) -> dict[str, Path | None]:
@@ -251,11 +276,10 @@ def _location(registry: Registry, uri: str) -> tuple[str, str]:
 
 def _local(location: str, settings: Settings) -> Path | None:
     """Return the directory of this machine that MLflow means by `location`, or None if it is elsewhere."""
-    from mlflow.utils.file_utils import local_file_uri_to_path
-
     if local_path(location, settings.base) is None:
         return None
-    return settings.base / str(local_file_uri_to_path(location))  # it decodes `%20` in plain paths too
+    path = urlparse(location).path if location.startswith("file:") else location
+    return settings.base / url2pathname(path)  # as MLflow does, which decodes `%20` in plain paths too
 
 
 def _copy(registry: Registry, root: Path, inner: str, out: Path, on_event: OnEvent) -> None:

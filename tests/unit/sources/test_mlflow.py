@@ -17,7 +17,7 @@ import pytest
 from packager import sources
 from packager.errors import MissingToolError, SourceError, UsageError
 from packager.lock import draft
-from packager.sources import Pin, Settings
+from packager.sources import Pin, Settings, _mlflow, _mlflow_sqlite
 from packager.sources import mlflow as source
 from tests.support.mlflow_registries import NOWHERE, Registry, client_of, fetched, log_models, refusal, state
 
@@ -54,6 +54,64 @@ def test_a_pin_says_what_and_not_where(registry: Registry) -> None:
     details = {"name": "digits", "version": "1", "model_id": registry.pt2, "run_id": registry.run}
     assert pin == Pin("mlflow", f"models:/{registry.pt2}", details)
     assert pin == source.resolve("models:/digits/1", registry.settings)
+
+
+def test_reading_the_database_says_what_mlflows_client_says(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = ["models:/digits@champion", "models:/digits@next", "models:/digits/2", f"models:/{registry.pickled}"]
+
+    def answers(folder: Path) -> list[object]:
+        folder.mkdir()
+        pins = [source.resolve(ref, registry.settings) for ref in refs]
+        files = [fetched(pin, registry.settings, folder / str(number)) for number, pin in enumerate(pins)]
+        return [pins, files, [source.list_files(ref, registry.settings, folder) for ref in refs]]
+
+    code = (
+        "import json, sys; from pathlib import Path; from packager.sources import Settings, mlflow; "
+        "from packager.events import ignore; here = Settings(Path(sys.argv[1])); out = Path(sys.argv[2]); out.mkdir()\n"
+        "for ref in sys.argv[3:]: mlflow.fetch(mlflow.resolve(ref, here), here, out, ignore)\n"
+        "print(sorted({'mlflow', 'sqlalchemy', 'pandas'} & set(sys.modules)))"
+    )
+    words = [sys.executable, "-c", code, registry.base, tmp_path / "quiet", *refs[:1]]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "[]\n", "none of them is needed"
+    read = answers(tmp_path / "read")
+    monkeypatch.setattr(_mlflow_sqlite, "REVISIONS", ())
+    with pytest.raises(_mlflow_sqlite.UnansweredError), _mlflow.open_database(registry.settings):
+        pass
+    assert read == answers(tmp_path / "asked")
+
+
+UNPLAIN = {
+    "a version that is not ready": "UPDATE model_versions SET status = 'PENDING_REGISTRATION' WHERE version = 1",
+    "a version that was deleted": "UPDATE model_versions SET current_stage = 'Deleted_Internal' WHERE version = 1",
+    "a version of another source": "UPDATE model_versions SET source = 'runs:/1/m' WHERE version = 1",
+    "a model that was deleted": "UPDATE logged_models SET lifecycle_stage = 'deleted' WHERE model_id = :id",
+    "a model that is not ready": "UPDATE logged_models SET status = 1 WHERE model_id = :id",
+    "a model that is not there": "DELETE FROM logged_models WHERE model_id = :id",
+    "a workspace": "INSERT INTO registered_models (name, workspace) VALUES ('digits', 'other')",
+    "no table": "DROP TABLE registered_model_aliases",
+    "another schema": "UPDATE alembic_version SET version_num = '0123456789ab'",
+}
+
+
+@pytest.mark.parametrize("change", UNPLAIN.values(), ids=UNPLAIN)
+def test_what_is_not_plain_is_left_to_mlflows_client(
+    change: str, copied: tuple[Settings, Path], registry: Registry
+) -> None:
+    settings, _ = copied
+
+    def ask() -> None:
+        with _mlflow.open_database(settings) as opened:
+            version = opened.client.get_model_version_by_alias("digits", "champion")
+            opened.client.get_logged_model(version.source.removeprefix("models:/"))
+
+    ask()
+    with contextlib.closing(sqlite3.connect(settings.base / "mlflow.db")) as database, database:
+        database.execute("PRAGMA foreign_keys = OFF")
+        database.execute(change, {"id": registry.pt2} if ":id" in change else {})
+    with pytest.raises(_mlflow_sqlite.UnansweredError):
+        ask()
 
 
 @pytest.mark.parametrize(("ref", "file"), [("champion", "data/model.pt2"), ("next", "model.onnx")])
