@@ -22,6 +22,7 @@ from typing import Any
 from packager import error_causes
 from packager.errors import MissingToolError, StepError
 from packager.exporters._files import archive
+from packager.exporters._tables import trusted_types
 from packager.scanners._allowlist import ALLOWED
 
 _WAY_OUT = (
@@ -42,8 +43,8 @@ def load(path: Path, recorded: Sequence[str] = ()) -> Any:
         raise MissingToolError("skops", "sklearn") from None
     archive.refuse_bomb(path)
     try:
-        unknown = skops.get_untrusted_types(file=path)
-        foreign = [name for name in unknown if (name.rpartition(".")[0], name.rpartition(".")[2]) not in ALLOWED]
+        unknown = _list_untrusted(skops, path, recorded)
+        foreign = [name for name in unknown if not _is_allowed(name)]
         if not foreign:
             return _checked(skops.load(path, trusted=sorted(set(unknown) & set(recorded or unknown))))
     except Exception as error:  # a hostile or old archive can fail anywhere in zipfile, JSON and numpy
@@ -64,11 +65,46 @@ def preload() -> None:
 
 
 def _library() -> Any:
-    with hidden(*NEVER_USED):
-        return importlib.import_module("skops.io")
+    if "skops.io" not in sys.modules:
+        with hidden("pandas", *NEVER_USED):  # scikit-learn names it at one place, and does not use it there
+            importlib.import_module("sklearn.base")
+        with hidden(*NEVER_USED), _unlisted():
+            return importlib.import_module("skops.io")
+    return importlib.import_module("skops.io")
 
 
 NEVER_USED = ("torch", "cupy", "dask", "jax")
+
+
+def _list_untrusted(skops: Any, path: Path, recorded: Sequence[str]) -> list[str]:
+    """Return the types in an archive that skops does not trust by itself, as if it knew all of scikit-learn."""
+    unknown: list[str] = skops.get_untrusted_types(file=path)
+    trusted = importlib.import_module("skops.io._trusted_types").SKLEARN_ESTIMATOR_TYPE_NAMES
+    with hidden(*NEVER_USED):
+        named = {name for name in unknown if name.startswith("sklearn.") and name not in trusted}
+        if not named:
+            return unknown
+        trusted += sorted(name for name in named if trusted_types.is_estimator(name))
+        if any(name not in recorded and (recorded or not _is_allowed(name)) for name in named - set(trusted)):
+            trusted += sorted(trusted_types.list_estimators() - set(trusted))
+    return list(skops.get_untrusted_types(file=path))
+
+
+def _is_allowed(name: str) -> bool:
+    module, _, member = name.rpartition(".")
+    return (module, member) in ALLOWED
+
+
+@contextlib.contextmanager
+def _unlisted() -> Iterator[None]:
+    """Have scikit-learn name none of its estimators inside: what an archive names is looked up when it is opened."""
+    utils: Any = importlib.import_module("sklearn.utils")
+    listing = utils.all_estimators
+    utils.all_estimators = lambda *_, **__: []
+    try:
+        yield
+    finally:
+        utils.all_estimators = listing
 
 
 class _Hidden:
@@ -86,8 +122,7 @@ class _Hidden:
 def hidden(*names: str) -> Iterator[None]:
     """Have imports of libraries fail inside.
 
-    skops lists the estimators of scikit-learn by importing every package of it, and the adapters for other array
-    libraries among them load whole frameworks (torch: 1.7 seconds) that no archive of data can use.
+    Adapters for other array libraries load whole frameworks (torch: 1.7 seconds) that no archive of data can use.
     """
     finder = _Hidden(names)
     sys.meta_path.insert(0, finder)

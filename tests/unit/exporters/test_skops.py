@@ -35,6 +35,7 @@ from sklearn.utils import all_estimators
 
 from packager.errors import StepError
 from packager.exporters._tables import skops as _skops
+from packager.exporters._tables import trusted_types
 from tests.hostile.toys import CLASSES, FEATURES, NUMBERS, fitted
 
 REASONS = {"Birch": "skops does not write it: its nodes refer to each other in rings"}
@@ -215,12 +216,66 @@ def test_opening_an_archive_imports_no_framework(tmp_path: Path) -> None:
     skops.io.dump(LogisticRegression().fit(*fitted_rows()), tmp_path / "m.skops")
     code = (
         "import sys\nfrom pathlib import Path\nfrom packager.exporters._tables import skops\n"
-        "skops.load(Path(sys.argv[1]))\nprint(sorted({'torch', 'cupy', 'dask', 'jax'} & set(sys.modules)))\n"
-        "import torch\nprint(torch.__name__)"
+        "skops.load(Path(sys.argv[1]))\n"
+        "print(sorted({'torch', 'cupy', 'dask', 'jax', 'pandas', 'pytest', 'sklearn.mixture'} & set(sys.modules)))\n"
+        "import torch, pandas\nfrom sklearn.utils import all_estimators\nprint(torch.__name__, len(all_estimators()) > 100)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "m.skops")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["[]", "torch"]
+    assert done.stdout.split("\n")[:2] == ["[]", "torch True"]
+
+
+def test_estimators_are_trusted_one_by_one_as_skops_trusts_all_of_them() -> None:
+    from skops.io._trusted_types import SKLEARN_ESTIMATOR_TYPE_NAMES
+
+    assert trusted_types.list_estimators() >= set(SKLEARN_ESTIMATOR_TYPE_NAMES)
+    assert {name for name in trusted_types.list_estimators() if not trusted_types.is_estimator(name)} == set()
+    modules = [(name, module) for name, module in list(sys.modules.items()) if name.startswith("sklearn.")]
+    named = {f"{name}.{member}" for name, module in modules for member in dir(module)}
+    named |= {
+        f"{kind.__module__}.{kind.__name__}"
+        for _, module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type)
+    }
+    assert {name for name in named if trusted_types.is_estimator(name)} == trusted_types.list_estimators()
+
+
+@pytest.mark.parametrize(
+    ("model", "recorded"),
+    [
+        (
+            KNeighborsClassifier(2),
+            ("numpy.dtype", "sklearn.metrics._dist_metrics.EuclideanDistance64", "sklearn.neighbors._kd_tree.KDTree"),
+        ),
+        (LogisticRegression(), ("numpy.dtype",)),
+        (DecisionTreeClassifier(), ()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_process_that_knows_no_estimator_opens_them(tmp_path: Path, model: Any, recorded: tuple[str, ...]) -> None:
+    """Also where MLflow recorded types: estimators are not among them."""
+    skops.io.dump(model.fit(*fitted_rows()), tmp_path / "m.skops")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom packager.exporters._tables import skops\n"
+        "skops.preload()\nfrom skops.io._trusted_types import SKLEARN_ESTIMATOR_TYPE_NAMES as known\n"
+        "print(list(known), type(skops.load(Path(sys.argv[1]), sys.argv[2:])).__name__, len(known))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "m.skops"), *recorded]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", type(model).__name__, "1"], "only what the archive names is looked up"
+
+
+def test_what_mlflow_did_not_record_is_refused_after_all_names_were_looked_up(tmp_path: Path) -> None:
+    skops.io.dump(DecisionTreeClassifier().fit(*fitted_rows()), tmp_path / "m.skops")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom packager.errors import StepError\n"
+        "from packager.exporters._tables import skops\nfrom skops.io import _trusted_types\n"
+        "try:\n    skops.load(Path(sys.argv[1]), ['numpy.dtype'])\n"
+        "except StepError as error:\n    print(error.message.count('sklearn.tree._tree.Tree'))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "m.skops")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
 
 
 def fitted_rows() -> tuple[Any, Any]:
