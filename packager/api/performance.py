@@ -107,9 +107,10 @@ def tune_knobs(
     """
     from packager.api.conformance import count_processors
     from packager.bench import tune
+    from packager.bench.objective import Objective
     from packager.events import ignore
 
-    search = tune.Search(tune.Objective.parse(objective), clients, seconds, minutes, rounds, rows)
+    search = tune.Search(Objective.parse(objective), clients, seconds, minutes, rounds, rows)
     return tune.tune(directory, search, trials, count_processors(), on_event or ignore)
 
 

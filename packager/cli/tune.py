@@ -66,6 +66,10 @@ def main(args: argparse.Namespace, console: Console) -> int:
             write_atomically(args.output, text.encode())
         lines += [*text.splitlines(), f"wrote {args.output}"]
     else:
+        if tuned.gain:
+            shown = ", ".join(f"{name}={value}" for name, value in tuned.candidate.items())
+            gain = f"{tuned.gain.mean:.3g} (95 %: {tuned.gain.low:.3g} to {tuned.gain.high:.3g})"
+            lines.append(f"best of them: {shown}; no gain is shown over {args.rounds} rounds in turn: {gain}")
         lines.append("nothing better than what is set now was found")
     console.result(document, lines)
     return 0
