@@ -38,7 +38,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from packager import DISTRIBUTION
+from packager import DISTRIBUTION, escape
 
 if TYPE_CHECKING:
     from packager.edits import Change
@@ -58,8 +58,8 @@ class PackagerError(Exception):
     code: ClassVar[int] = 70
 
     def __init__(self, message: str, *, hint: str | None = None, edits: Iterable[Change] = ()) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = escape.line(message)  # which may quote names of strangers
+        super().__init__(self.message)
         self.hint = hint
         self.edits = tuple(edits)  # the hint as data, where it is about the recipe
 

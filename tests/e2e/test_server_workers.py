@@ -198,7 +198,7 @@ def test_workers_end_with_the_server(app: Path, models: dict[str, Path], number:
         assert workers(server) == pids
         server.process.send_signal(number)
         server.process.wait(20)
-        until(lambda: not any(Path(f"/proc/{pid}/maps").exists() for pid in pids), 2)
+        until(lambda: not any(Path(f"/proc/{pid}/maps").exists() for pid in pids), 20)
 
 
 def test_a_model_that_does_not_load_ends_the_start(app: Path, models: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from packager import error_causes
+from packager.errors import UsageError
 
 GRAPH = """Graph execution error:
 
@@ -81,3 +82,8 @@ def test_a_long_line_keeps_its_end() -> None:
     reply = error_causes.find_cause_line(text)
     assert reply.startswith("Node (/decoder/") and reply.endswith("Dimension of input 0 must be 1 instead of 2")
     assert len(reply) < 350 and "Load model" not in reply
+
+
+def test_a_name_that_a_message_quotes_ends_no_line() -> None:
+    error = UsageError("target `\x1b[2J\nx\u2028y` is unknown")
+    assert error.message == str(error) == "target `\\x1b[2J\\nx\\u2028y` is unknown"
