@@ -186,7 +186,7 @@ def test_disconnected_client_s_request_is_not_run(app: Path, models: dict[str, P
         assert figure(server, "packager_server_run_duration_seconds_count") == 1
 
 
-def until(condition: Any, seconds: float = 5) -> None:
+def until(condition: Any, seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
