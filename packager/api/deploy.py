@@ -288,20 +288,19 @@ def answer_rows(
 
     `source` is JSON lines, CSV, Parquet, or a folder of images; `output` ends in `.jsonl`, `.csv` or `.parquet`.
     `columns` says which column of the source is which input. `processes` (default: one per whole CPU that affinity and
-    control groups allow, 1 to 1024) answer
-    chunks of `chunk` rows (1024; 1 to 1048576), each of which is done or is not: an interrupted call goes on where it
-    was, unless with `restart`. Raises UsageError, StepError.
+    control groups allow, 1 to 1024) answer chunks of `chunk` rows (1 to 1048576; 1024, of a table with few cells 8192),
+    each of which is done or is not: an interrupted call goes on where it was, unless with `restart`.
+    Raises UsageError, StepError.
     """
-    from packager.deploy.batch import CHUNK, BatchSettings, run_batch
+    from packager.deploy.batch import BatchSettings, run_batch
     from packager.deploy.install import find_current
     from packager.errors import UsageError
     from packager.server.process import host_limits
 
     workers = host_limits.read_allowance().whole_cpus if processes is None else processes
-    rows = CHUNK if chunk is None else chunk
-    if not (1 <= workers <= 1024 and 1 <= rows <= 1 << 20):
+    if not (1 <= workers <= 1024 and (chunk is None or 1 <= chunk <= 1 << 20)):
         raise UsageError("expected 1 to 1024 processes, and chunks of 1 to 1048576 rows")
-    settings = BatchSettings(rows, workers, columns or {}, restart)
+    settings = BatchSettings(chunk, workers, columns or {}, restart)
     return run_batch(find_current(directory), source, output, settings, on_event)
 
 

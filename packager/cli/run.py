@@ -30,7 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--column", action="append", default=[], metavar="NAME=COLUMN", help="take COLUMN of the input as NAME"
     )
     parser.add_argument("--processes", type=int, metavar="N", help="worker processes (one per whole CPU allowed)")
-    parser.add_argument("--chunk", type=int, metavar="ROWS", help="rows of a chunk, which is done or is not (1024)")
+    parser.add_argument(
+        "--chunk", type=int, metavar="ROWS", help="rows of a chunk, which is done or is not (1024 to 8192)"
+    )
     parser.add_argument("--restart", action="store_true", help="drop what an interrupted run did")
 
 

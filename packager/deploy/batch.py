@@ -4,78 +4,73 @@
     OUT                   the rows in the order of the input, each with its `answer`
     OUT.refused.jsonl     rows without one: their number, the reason, the row
     OUT.run.json          the bundle's digest, the input's, and how many rows
-    OUT.parts/            while it runs: two files per chunk, and `done` with a line of digests for each
+    OUT.parts/            while it runs: what is answered so far (`packager.deploy.batch_parts`)
 
-Parts are not forced to the disk one by one: a chunk counts as done if its files have the digests of its line, so that
-what a power cut took is answered again. The workers are processes of the installation: its own interpreter, its own
-libraries. Chunks depend on the input and `chunk` alone, so an interrupted run gives the bytes of an unbroken one.
+The workers are processes of the installation: its own interpreter, its own libraries. Tables go to them as columns and
+come back as finished lines (`packager.deploy.batch_workers`). Chunks depend on the input and their size alone, so an
+interrupted run gives the bytes of an unbroken one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import queue
 import shutil
-import subprocess
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from packager import canonical
 from packager.canonical import JSON
-from packager.deploy import install, table_files
-from packager.deploy.server_files import CONFIG
+from packager.deploy import install, table_chunks, table_files
+from packager.deploy.batch_parts import REFUSED, ROWS, Part, Parts
+from packager.deploy.batch_tables import TableWriter, find_schema, make_piece
+from packager.deploy.batch_workers import Worker, encode, start_workers
+from packager.deploy.table_chunks import Chunk
 from packager.deploy.table_files import ANSWER, Row, Unreadable
-from packager.errors import StepError, UsageError
+from packager.errors import UsageError
 from packager.events import Note, OnEvent, ignore
 from packager.files import hold_lock, storage_errors, write_atomically
 
-_STATE, _DONE = "state.json", "done"
-_FORMAT = 1
+_STATE = "state.json"
+_FORMAT = 2
 _SECONDS = 5.0  # between two lines about progress
 _PIECE = 1 << 20
 CHUNK = 1024
+TABLE_CHUNK = 8192
+_CHUNK_CELLS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSettings:
     """How to run: rows of a chunk, worker processes, and which column of the input is which of the bundle's."""
 
-    chunk: int = CHUNK
+    chunk: int | None = None
     processes: int = 1
     columns: Mapping[str, str] = field(default_factory=dict)
     restart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class _Worker:
-    """One process of the installation, and what it says of rows."""
+class _Job:
+    """What every chunk is answered with, and what is kept of it: `lines` of JSON, `csv` under `names`, or `answers`.
 
-    process: subprocess.Popen[bytes]
-    about: Mapping[str, JSON]
+    The last are put beside the columns of the chunk, in the types of `schema`.
+    """
 
-    def ask(self, rows: Sequence[JSON]) -> list[Mapping[str, JSON]]:
-        """Return the answers to rows. Raises StepError when the process is gone."""
-        sink, source = self.process.stdin, self.process.stdout
-        try:
-            if sink is None or source is None:
-                raise BrokenPipeError
-            sink.write(_encode(rows).encode() + b"\n")
-            sink.flush()
-            line = source.readline()
-            return list(json.loads(line))
-        except (OSError, ValueError):
-            raise StepError(
-                "a worker process ended before it answered",
-                hint="its words above may say why; run the same command again: finished chunks are kept",
-            ) from None
+    source: Path
+    chunk: int
+    columns: Mapping[str, str]
+    form: str
+    names: Sequence[str] = ()
+    schema: Any = None
 
 
 def run_batch(
@@ -90,12 +85,14 @@ def run_batch(
     if target.exists() and target.samefile(source):
         raise UsageError(f"`{target}` is the input itself", hint="give -o another name: refused rows are in no answer")
     known = install.read_config(release)
+    settings = replace(settings, chunk=settings.chunk or choose_chunk(known))
     folder = target.with_name(f"{target.name}.parts")
     state = {
         "format": _FORMAT,
         "bundle": known["digest"],
         "target": known["target"],
         "input": _identity(source),
+        "output": target.suffix.lower(),
         "chunk": settings.chunk,
         "columns": dict(settings.columns),
     }
@@ -104,12 +101,33 @@ def run_batch(
     lock = target.with_name(f".{target.name}.lock")
     with storage_errors(target.parent), hold_lock(lock):
         _prepare(folder, state, restart=settings.restart)
-        with _workers(release, settings.processes) as free:
-            resumed = _answer_all(source, _Parts(folder), settings, free, on_event)
-        done = _assemble(folder, target, state)
+        parts = Parts(folder)
+        resumed = parts.done
+        job = _plan(known, source, target, settings)
+        whole = folder / f"whole{target.suffix}"
+        writer = TableWriter(whole, job.schema, parts.pieces()) if job.schema else None
+        with start_workers(release, settings.processes) as free:
+            _answer_all(parts, job, free, writer, on_event)
+        parts.close()
+        if writer is not None:
+            writer.close()
+        elif target.suffix.lower() == f".{job.form}" or target.suffix.lower() == ".jsonl":
+            whole = folder / ROWS
+        else:
+            table_files.write_rows(whole, parts.pieces(), str(state["bundle"]))
+        done = _assemble(parts, whole, target, state)
         shutil.rmtree(folder)
         lock.unlink()
     return {**done, "resumed": resumed}
+
+
+def choose_chunk(config: Mapping[str, JSON]) -> int:
+    """Return how many rows a chunk has by default: more of a table with few cells, so that memory stays small."""
+    ports = [*config["interface"]["inputs"], *config["interface"]["outputs"]]
+    sizes = [size for port in ports for size in port["shape"][1:]]
+    if config.get("pipeline") or config.get("generation") or not all(isinstance(size, int) for size in sizes):
+        return CHUNK
+    return max(CHUNK, min(TABLE_CHUNK, _CHUNK_CELLS // sum(math.prod(port["shape"][1:]) or 1 for port in ports)))
 
 
 def _identity(source: Path) -> str:
@@ -140,120 +158,65 @@ def _prepare(folder: Path, state: Mapping[str, JSON], *, restart: bool) -> None:
     write_atomically(path, canonical.dump(state))
 
 
-@contextmanager
-def _workers(release: Path, count: int) -> Iterator[queue.Queue[_Worker]]:
-    free: queue.Queue[_Worker] = queue.Queue()
-    started: list[subprocess.Popen[bytes]] = []
-    try:
-        for _ in range(count):
-            process = subprocess.Popen(
-                [*install.server_command(release, ())[:-1], "--batch", str(release / CONFIG), "1"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-            started.append(process)
-        for process in started:
-            free.put(_Worker(process, _about(process)))
-        yield free
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-
-
-def _about(process: subprocess.Popen[bytes]) -> Mapping[str, JSON]:
-    """Return what a worker says first. Raises StepError where it does not start."""
-    line = process.stdout.readline() if process.stdout else b""
-    try:
-        about: Mapping[str, JSON] = json.loads(line)
-    except ValueError:
-        hint = "it may be of an older packager: install the bundle again"
-        raise StepError("the installation does not answer rows", hint=hint) from None
-    if "error" in about:
-        raise StepError(f"the installation does not start: {about['error']}", hint="install the bundle again")
-    return about
-
-
-class _Parts:
-    """The answered chunks in a folder; a chunk is done if its files have the digests that its line in `done` says."""
-
-    def __init__(self, folder: Path) -> None:
-        """Read the folder of an interrupted run, or an empty one."""
-        self._folder, self._lock = folder, threading.Lock()
-        journal = folder / _DONE
-        lines = journal.read_text("ascii", "replace").split("\n") if journal.is_file() else []
-        self.done = {number for line in lines if (number := self._checked(line.split())) is not None}
-
-    def _checked(self, words: Sequence[str]) -> int | None:
-        """Return the number of a chunk whose files are as its line says; None for any other line."""
-        if len(words) != 3 or not words[0].isdecimal():
-            return None
-        files = self._files(int(words[0]))
-        try:
-            found = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-        except OSError:
-            return None
-        return int(words[0]) if found == words[1:] else None
-
-    def _files(self, number: int) -> tuple[Path, Path]:
-        return self._folder / f"{number:08d}.jsonl", self._folder / f"{number:08d}.refused"
-
-    def write(self, number: int, kept: bytes, refused: bytes) -> None:
-        """Write the answers of a chunk and its refused rows. Raises StorageError."""
-        with storage_errors(self._folder):
-            for path, data in zip(self._files(number), (kept, refused), strict=True):
-                fresh = path.with_name(f".{path.name}")
-                fresh.write_bytes(data)
-                fresh.replace(path)
-            line = " ".join([str(number), *(hashlib.sha256(data).hexdigest() for data in (kept, refused))])
-            with self._lock, (self._folder / _DONE).open("ab") as journal:
-                journal.write(f"\n{line}\n".encode())  # a line that a kill cut off ends here
+def _plan(config: Mapping[str, JSON], source: Path, target: Path, settings: BatchSettings) -> _Job:
+    """Return how chunks are answered: the columns of a table stay columns where the output has such."""
+    suffix, form, schema = target.suffix.lower(), "lines", None
+    names: tuple[str, ...] = ()
+    if suffix == ".csv" and (names := table_chunks.read_names(source)):
+        form = "csv"
+    if suffix == ".parquet" and not (config.get("pipeline") or config.get("generation")):
+        schema = find_schema(source, str(config["digest"]))
+        form = "answers" if schema else form
+    return _Job(source, settings.chunk or CHUNK, settings.columns, form, names, schema)
 
 
 def _answer_all(
-    source: Path, parts: _Parts, settings: BatchSettings, free: queue.Queue[_Worker], on_event: OnEvent
-) -> int:
-    """Answer the chunks that have no part yet; return how many had one."""
-    about = free.queue[0].about
-    rows, number, resumed, done = table_files.read_rows(source, about["columns"][0]), 0, 0, 0
-    reported = time.monotonic()
-    running: set[Future[int]] = set()
-    with ThreadPoolExecutor(settings.processes) as pool:
+    parts: Parts, job: _Job, free: queue.Queue[Worker], writer: TableWriter | None, on_event: OnEvent
+) -> None:
+    """Answer the chunks that are not answered yet, and add them in order."""
+    about, processes = free.queue[0].about, free.qsize()
+    chunks = table_chunks.read_chunks(job.source, job.chunk, about["columns"][0])
+    number, reported = 0, time.monotonic()
+    running: deque[Future[Part]] = deque()
+    with ThreadPoolExecutor(processes) as pool:
         try:
-            while chunk := list(islice(rows, settings.chunk)):
-                if not number:
-                    _check_columns(chunk, about, settings.columns, source)
-                number += 1
-                if number - 1 in parts.done:
-                    resumed += 1
+            for number, chunk in enumerate(chunks, 1):
+                if number == 1:
+                    _check_columns(chunk.rows()[0], about, job.columns, job.source)
+                if number <= parts.done:
                     continue
-                running.add(pool.submit(_answer, parts, number - 1, chunk, source, settings, free))
-                if len(running) >= 2 * settings.processes:
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    done += sum(item.result() for item in finished)
+                running.append(pool.submit(_answer, job, number - 1, chunk, free))
+                if len(running) > 2 * processes:
+                    _add(parts, job, running.popleft().result(), writer)
                 if time.monotonic() - reported > _SECONDS:
                     reported = time.monotonic()
-                    on_event(Note(f"{done + resumed * settings.chunk} rows"))
-            for item in running:
-                item.result()
+                    on_event(Note(f"{parts.done * job.chunk} rows"))
+            while running:
+                _add(parts, job, running.popleft().result(), writer)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    if not number and source.is_dir():
-        kind = about["columns"][0]
-        raise UsageError(f"`{source}` holds no {kind} files", hint=f"the bundle takes {', '.join(about['columns'])}")
-    return resumed
+    if not number and job.source.is_dir():
+        hint = f"the bundle takes {', '.join(about['columns'])}"
+        raise UsageError(f"`{job.source}` holds no {about['columns'][0]} files", hint=hint)
 
 
-def _check_columns(chunk: Sequence[Row], about: Mapping[str, JSON], columns: Mapping[str, str], source: Path) -> None:
+def _add(parts: Parts, job: _Job, part: Part, writer: TableWriter | None) -> None:
+    if job.form == "csv" and part.rows and not parts.rows:
+        names = [*job.names, ANSWER]
+        header = table_files.csv_text([dict(zip(names, names, strict=True))], names).encode()
+        part = Part(header + part.kept, part.refused, part.rows)
+    parts.add(part)
+    if writer is not None:
+        writer.add(part.kept)
+
+
+def _check_columns(row: Row, about: Mapping[str, JSON], columns: Mapping[str, str], source: Path) -> None:
     """Refuse an input whose first row lacks a column, before anything runs. Raises UsageError."""
     known = {*about["columns"], *about["optional"]}
     if other := sorted(set(columns) - known):
         raise UsageError(f"the bundle has no column `{other[0]}`", hint=f"it takes {', '.join(sorted(known))}")
-    row = chunk[0]
-    if isinstance(row, Unreadable):
-        return
-    if source.is_dir():
+    if isinstance(row, Unreadable) or source.is_dir():
         return
     for name in about["columns"]:
         column = columns.get(name, name)
@@ -264,32 +227,51 @@ def _check_columns(chunk: Sequence[Row], about: Mapping[str, JSON], columns: Map
             )
 
 
-def _answer(
-    parts: _Parts,
-    number: int,
-    chunk: Sequence[Row],
-    source: Path,
-    settings: BatchSettings,
-    free: queue.Queue[_Worker],
-) -> int:
-    """Answer one chunk, and return how many rows it has."""
+def _answer(job: _Job, number: int, chunk: Chunk, free: queue.Queue[Worker]) -> Part:
+    """Answer one chunk: as columns where the worker takes them, else row by row."""
     worker = free.get()
     try:
-        requests = _list_requests(chunk, worker.about, settings.columns, source)
-        sent = [row for row in requests if not isinstance(row, Unreadable)]
-        found = iter(worker.ask(sent) if sent else [])
+        columns = None
+        if worker.about.get("chunks") and not job.source.is_dir():
+            take = {name: job.columns.get(name, name) for name in worker.about["columns"]}
+            numbers = {take[name]: kind for name, kind in worker.about["numbers"].items()}
+            columns = chunk.columns(numbers)
+            if columns is not None and not set(take.values()) <= set(columns.names):
+                columns = None
+        part = None
+        if columns is not None:
+            part = worker.answer_columns(columns, form=job.form, take=take, first=number * job.chunk)
+        if part is None:
+            part = _answer_rows(job, number, chunk.rows(), worker)
     finally:
         free.put(worker)
-    kept, refused, first = [], [], number * settings.chunk
+    if job.schema is None:
+        return part
+    return replace(part, kept=make_piece(chunk, job.schema, part.kept, part.places))
+
+
+def _answer_rows(job: _Job, number: int, chunk: Sequence[Row], worker: Worker) -> Part:
+    requests = _list_requests(chunk, worker.about, job.columns, job.source)
+    sent = [row for row in requests if not isinstance(row, Unreadable)]
+    found = iter(worker.answer_rows(sent) if sent else [])
+    kept, refused, places, first = [], [], [], number * job.chunk
     for index, (row, request) in enumerate(zip(chunk, requests, strict=True)):
         answer = {"error": request.reason} if isinstance(request, Unreadable) else next(found)
         shown = {"text": row.text} if isinstance(row, Unreadable) else dict(row)
         if "error" in answer:
+            places.append(index)
             refused.append({"row": first + index, "reason": answer["error"], "input": shown})
         else:
             kept.append({**shown, ANSWER: answer["answer"]})
-    parts.write(number, _dumped(kept), _dumped(refused))
-    return len(chunk)
+    return Part(_LINES[job.form](kept, job.names), _dumped(refused), len(kept), places)
+
+
+def _csv_lines(rows: Sequence[Mapping[str, JSON]], names: Sequence[str]) -> bytes:
+    return table_files.csv_text(rows, [*names, ANSWER]).encode()
+
+
+def _answer_lines(rows: Sequence[Mapping[str, JSON]], names: Sequence[str]) -> bytes:
+    return "".join([f"{json.dumps(row[ANSWER], ensure_ascii=False)}\n" for row in rows]).encode()
 
 
 def _list_requests(
@@ -317,34 +299,27 @@ def _read_file(row: Row, about: Mapping[str, JSON], source: Path) -> JSON | Unre
         return Unreadable(str(error), str(row["file"]))
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # `json.dumps` makes one for each call
+def _dumped(rows: Sequence[JSON], names: Sequence[str] = ()) -> bytes:
+    return "".join([f"{encode(row)}\n" for row in rows]).encode()
 
 
-def _dumped(rows: Sequence[JSON]) -> bytes:
-    return "".join([f"{_encode(row)}\n" for row in rows]).encode()
+_LINES = {"lines": _dumped, "csv": _csv_lines, "answers": _answer_lines}
 
 
-def _assemble(folder: Path, target: Path, state: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Put the parts together beside the target, then put all three files in place, the target last."""
-    parts = sorted(folder.glob("*.jsonl"))
-    whole = folder / f"whole{target.suffix}"
-    table_files.write_rows(whole, parts, str(state["bundle"]))
-    refused, side = 0, folder / "refused"
-    with side.open("wb") as sink:
-        for part in parts:
-            data = part.with_suffix(".refused").read_bytes()
-            refused += data.count(b"\n")
-            sink.write(data)
-    rows = sum(_count(part) for part in parts)
-    record = {**state, "rows": rows, "refused": refused}
+def _assemble(parts: Parts, whole: Path, target: Path, state: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Put all three files in place, the target last."""
+    side = whole.with_name(REFUSED)
+    refused = _count(side)
+    record = {**state, "rows": parts.rows, "refused": refused}
     write_atomically(target.with_name(f"{target.name}.run.json"), canonical.dump(record))
     side.replace(target.with_name(f"{target.name}.refused.jsonl"))
     with whole.open("rb") as file:
         os.fsync(file.fileno())
     whole.replace(target)
-    return {"output": str(target), "bundle": state["bundle"], "rows": rows, "refused": refused, "chunks": len(parts)}
+    about = {"output": str(target), "bundle": state["bundle"], "rows": parts.rows, "refused": refused}
+    return {**about, "chunks": parts.done}
 
 
-def _count(part: Path) -> int:
-    with part.open("rb") as file:
+def _count(path: Path) -> int:
+    with path.open("rb") as file:
         return sum(1 for _ in file)

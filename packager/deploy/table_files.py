@@ -6,8 +6,10 @@ from __future__ import annotations
 import base64
 import csv
 import importlib
+import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -96,28 +98,37 @@ def _csv(path: Path) -> Iterator[Row]:
         reader = csv.reader(file, strict=True)
         try:
             names = next(reader, [])
-            for cells in reader:
-                if len(cells) == len(names):
-                    yield dict(zip(names, cells, strict=True))
-                elif cells:  # a line without any is no row
-                    yield Unreadable(f"expected {len(names)} cells", str(cells)[:200])
+            yield from (csv_row(names, cells) for cells in reader if cells)  # a line without any is no row
         except (csv.Error, UnicodeDecodeError) as error:
             raise UsageError(f"`{path}` is not CSV in UTF-8: line {reader.line_num}: {error}") from None
 
 
+def csv_row(names: Sequence[str], cells: Sequence[str]) -> Row:
+    """Return the row of cells under names."""
+    if len(cells) != len(names):
+        return Unreadable(f"expected {len(names)} cells", str(list(cells))[:200])
+    return dict(zip(names, cells, strict=True))
+
+
 def _parquet(path: Path) -> Iterator[Row]:
-    file = _arrow("pyarrow.parquet").ParquetFile(path)
+    file = arrow("pyarrow.parquet").ParquetFile(path)
     for batch in file.iter_batches(batch_size=1024):
-        for row in batch.to_pylist():
-            yield {name: _plain(value) for name, value in row.items()}
+        yield from arrow_rows(batch)
 
 
-def _plain(value: Any) -> JSON:
-    """Return a value as JSON has it; what JSON has not (times, decimals) becomes text."""
+def arrow_rows(table: Any) -> list[Row]:
+    """Return the rows of an Arrow table."""
+    return [{name: plain(value) for name, value in row.items()} for row in table.to_pylist()]
+
+
+def plain(value: Any) -> JSON:
+    """Return a value as JSON has it: NaN is missing, and what JSON has not (times, decimals, infinity) becomes text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
@@ -136,57 +147,61 @@ def check_target(path: Path) -> None:
     if path.suffix.lower() not in _WRITERS:
         raise UsageError(f"`{path}` has no known form", hint=f"known are {', '.join(sorted(_WRITERS))}")
     if path.suffix.lower() == ".parquet":
-        _arrow("pyarrow.parquet")
+        arrow("pyarrow.parquet")
 
 
-def write_rows(path: Path, parts: Iterable[Path], bundle: str) -> None:
-    """Write one file of the parts, which are JSON lines, in order."""
-    _WRITERS[path.suffix.lower()](path, parts, bundle)
+def write_rows(path: Path, pieces: Iterable[bytes], bundle: str) -> None:
+    """Write one file of lines of JSON, which come chunk by chunk, in order."""
+    _WRITERS[path.suffix.lower()](path, pieces, bundle)
 
 
-def _write_json_lines(path: Path, parts: Iterable[Path], bundle: str) -> None:
+def _write_json_lines(path: Path, pieces: Iterable[bytes], bundle: str) -> None:
     with path.open("wb") as sink:
-        for part in parts:
-            sink.write(part.read_bytes())
+        for piece in pieces:
+            sink.write(piece)
 
 
-def _write_csv(path: Path, parts: Iterable[Path], bundle: str) -> None:
+def _write_csv(path: Path, pieces: Iterable[bytes], bundle: str) -> None:
     with path.open("w", encoding="utf-8", newline="") as sink:
-        writer: Any = None
-        for part in parts:
-            for row in _lines(part):
-                writer = writer or _csv_writer(sink, row)
-                writer.writerow({name: _cell(value) for name, value in row.items()})
+        names: list[str] | None = None
+        for piece in pieces:
+            rows = _lines(piece)
+            if names is None and rows:
+                names = list(rows[0])
+                sink.write(csv_text([dict(zip(names, names, strict=True))], names))
+            sink.write(csv_text(rows, names or ()))
 
 
-def _csv_writer(sink: Any, row: Mapping[str, JSON]) -> Any:
-    writer = csv.DictWriter(sink, list(row), extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    return writer
+def csv_text(rows: Iterable[Mapping[str, JSON]], names: Sequence[str]) -> str:
+    """Return lines of CSV with the cells under `names` of every row."""
+    sink = io.StringIO(newline="")
+    writer = csv.DictWriter(sink, names, extrasaction="ignore", lineterminator="\n")
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return sink.getvalue()
 
 
 def _cell(value: JSON) -> str:
     return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _write_parquet(path: Path, parts: Iterable[Path], bundle: str) -> None:
-    """Write one row group per part; the first part says what types columns have, answers but vectors are JSON."""
-    arrow, parquet = _arrow("pyarrow"), _arrow("pyarrow.parquet")
+def _write_parquet(path: Path, pieces: Iterable[bytes], bundle: str) -> None:
+    """Write one row group per chunk; the first one says what types columns have, answers but vectors are JSON."""
+    library, parquet = arrow("pyarrow"), arrow("pyarrow.parquet")
     writer = schema = None
     try:
-        for part in parts:
-            rows = [{**row, ANSWER: _arrow_answer(row[ANSWER])} for row in _lines(part)]
+        for piece in pieces:
+            rows = [{**row, ANSWER: _arrow_answer(row[ANSWER])} for row in _lines(piece)]
             if not rows:
                 continue
             if writer is None or schema is None:
-                schema = arrow.Table.from_pylist(rows).schema.with_metadata({"packager.bundle": bundle})
+                schema = library.Table.from_pylist(rows).schema.with_metadata({"packager.bundle": bundle})
                 writer = parquet.ParquetWriter(path, schema)
-            writer.write_table(arrow.Table.from_pylist(rows, schema=schema))
+            writer.write_table(library.Table.from_pylist(rows, schema=schema))
     finally:
         if writer is not None:
             writer.close()
     if writer is None:
-        parquet.write_table(arrow.table({ANSWER: arrow.array([], arrow.string())}), path)
+        parquet.write_table(library.table({ANSWER: library.array([], library.string())}), path)
 
 
 def _arrow_answer(value: JSON) -> JSON:
@@ -194,20 +209,19 @@ def _arrow_answer(value: JSON) -> JSON:
     return value if numbers and value else json.dumps(value, ensure_ascii=False)
 
 
-def _lines(part: Path) -> Iterator[dict[str, JSON]]:
-    with part.open("rb") as file:
-        for line in file:
-            yield json.loads(line)
+def _lines(piece: bytes) -> list[dict[str, JSON]]:
+    return [json.loads(line) for line in piece.split(b"\n") if line]
 
 
-_WRITERS: Mapping[str, Callable[[Path, Iterable[Path], str], None]] = {
+_WRITERS: Mapping[str, Callable[[Path, Iterable[bytes], str], None]] = {
     ".jsonl": _write_json_lines,
     ".csv": _write_csv,
     ".parquet": _write_parquet,
 }
 
 
-def _arrow(name: str) -> Any:
+def arrow(name: str) -> Any:
+    """Return a module of pyarrow. Raises MissingToolError."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:

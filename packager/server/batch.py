@@ -2,8 +2,9 @@
 """Answer chunks of rows on standard input: `python APP --batch CONFIG.json THREADS`, what `packager run` starts.
 
 The first line of output says what a row is. Then for every line of input, a JSON list of rows, there is one line of
-output: a list with `{"answer": …}` or `{"error": "…"}` for each. Rows run together, as many as the graph takes; only
-where one of them is refused are they read one by one.
+output: a list with `{"answer": …}` or `{"error": "…"}` for each. Rows run together, as many as the graph takes; where
+one of them is refused, each half of them. Bundles without a pipeline also take chunks as columns
+(`packager.server.batch_columns`), which are answered by finished lines.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from packager.server import config
+from packager.server.batch_columns import ColumnAnswers, UnfitError, row_limit
 from packager.server.config import Config
 from packager.server.errors import RequestError, StartError
 from packager.server.execution import session as model
@@ -28,7 +30,7 @@ from packager.server.protocol.tensors import Array
 
 Run: TypeAlias = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 Answer: TypeAlias = Callable[[Sequence[Any]], list[Any]]
-_MOST_ROWS = 64  # of one run: more is seldom faster, and takes memory
+_MOST_ROWS = 64  # of one run of a pipeline: more is seldom faster, and takes memory
 FLAG = "--batch"
 
 
@@ -42,6 +44,7 @@ class OpenModel:
     columns: tuple[str, ...]
     optional: tuple[str, ...] = ()
     task: Task | None = None
+    columns_answers: ColumnAnswers | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return what a row is, as the first line of output says it."""
@@ -50,6 +53,8 @@ class OpenModel:
             "optional": list(self.optional),
             "vectors": self.task == "sentence-embedding",
             "rows": self.most,
+            "chunks": int(self.columns_answers is not None),
+            "numbers": self.columns_answers.numbers() if self.columns_answers else {},
         }
 
 
@@ -62,9 +67,28 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.buffer.write(orjson.dumps({"error": str(error)}) + b"\n")
         return 4
     _send(opened.describe())
-    for line in sys.stdin.buffer:
-        _send(answer_rows(opened, orjson.loads(line)))
+    while line := sys.stdin.buffer.readline():
+        asked = orjson.loads(line)
+        if isinstance(asked, dict):
+            _answer_chunk(opened, asked)
+        else:
+            _send(answer_rows(opened, asked))
     return 0
+
+
+def _answer_chunk(opened: OpenModel, header: Mapping[str, Any]) -> None:
+    """Answer a chunk of columns by a line with sizes, then the lines of the rows and those of refused rows."""
+    payload = sys.stdin.buffer.read(header.get("text", 0) + sum(column["size"] for column in header["columns"]))
+    try:
+        if opened.columns_answers is None:
+            raise UnfitError
+        found = opened.columns_answers.answer(header, payload)
+    except UnfitError:
+        _send({"unfit": True})
+        return
+    sizes = {"kept": len(found.kept), "refused": len(found.refused), "rows": found.rows, "places": found.places}
+    sys.stdout.buffer.write(orjson.dumps(sizes) + b"\n" + found.kept + found.refused)
+    sys.stdout.buffer.flush()
 
 
 def _send(value: Any) -> None:
@@ -84,14 +108,13 @@ def open_model(found: Config, threads: int) -> OpenModel:
 
     if found.pipeline is None:
         interface = found.interface
-        first = interface.inputs[0].shape[0] if interface.inputs[0].shape else 1
-        most = first if isinstance(first, int) else interface.allowed_range(first).largest
 
         def answer(rows: Sequence[Any]) -> list[Any]:
             return tables.answers(run(tables.feeds(interface, rows)), len(rows))
 
         columns = tuple(port.name for port in interface.inputs)
-        return OpenModel(run, answer, min(most or _MOST_ROWS, _MOST_ROWS), columns)
+        chunks = ColumnAnswers(interface, run) if ColumnAnswers.fits(interface) else None
+        return OpenModel(run, answer, row_limit(interface), columns, columns_answers=chunks)
     from packager.server.pipeline import pipeline
 
     opened = pipeline.open_checked(found.pipeline.path, found.pipeline.digest, found.interface)
@@ -144,16 +167,15 @@ def answer_rows(opened: OpenModel, rows: Sequence[Any]) -> list[Any]:
     """Return `{"answer": …}` or `{"error": …}` for every row."""
     found: list[Any] = []
     for start in range(0, len(rows), opened.most):
-        part = rows[start : start + opened.most]
-        try:
-            found += [{"answer": item} for item in opened.answer(part)]
-        except RequestError:
-            found += [_single(opened.answer, row) for row in part]
+        found += _answer_part(opened.answer, rows[start : start + opened.most])
     return found
 
 
-def _single(answer: Answer, row: Any) -> Any:
+def _answer_part(answer: Answer, rows: Sequence[Any]) -> list[Any]:
     try:
-        return {"answer": answer([row])[0]}
+        return [{"answer": item} for item in answer(rows)]
     except RequestError as error:
-        return {"error": error.message}
+        if len(rows) == 1:
+            return [{"error": error.message}]
+    middle = len(rows) // 2
+    return [*_answer_part(answer, rows[:middle]), *_answer_part(answer, rows[middle:])]

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows a second of `packager run` over a table, against a script that does the same in one process.
+"""Rows a second of `packager run` over a table, against scripts that do the same in one process.
 
     python tests/benchmarks/bench_batches.py [ROWS [ROUNDS]]      1,000,000 rows and 3 rounds by default
 
-The script is what a person would write: `csv` reads the table, numpy makes columns of 1024 rows, ONNX Runtime runs them
-on one thread, `json` writes a line for each row. `packager run` reads the same file with one worker and with two, and
-checks, resumes and refuses rows besides. Rounds alternate; the ratio is that of the medians.
+A script is what a person would write: it reads the file with pyarrow (one of them with `csv`), runs ONNX Runtime in its
+own process on batches of 8192 rows, and writes lines of JSON, CSV or Parquet. `packager run` reads the same file with one
+worker and with two, and checks, resumes and refuses rows besides. Rounds alternate; a ratio is that of the medians, with
+start and end of the programs. Times of processors are those of all processes.
 """
 
 from __future__ import annotations
 
+import csv
+import importlib
 import json
 import os
 import statistics
@@ -17,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,27 +32,58 @@ from tests.benchmarks.soak_batches import write_table  # noqa: E402
 from tests.unit.deploy.test_mlflow import AGES, ages  # noqa: E402
 from tests.unit.pipelines.test_run import installation  # noqa: E402
 
-SCRIPT = """
-import csv, itertools, json, sys
+OPEN = """
+import sys
 import numpy, onnxruntime
 graph, source, target = sys.argv[1:]
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
 session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-outputs = [output.name for output in session.get_outputs()]
+(output,) = [output.name for output in session.get_outputs()]
+"""
+ROWS = """
+import csv, itertools, json
 with open(source, newline="") as file, open(target, "w") as sink:
     rows = csv.DictReader(file)
-    while chunk := list(itertools.islice(rows, 1024)):
-        feeds = {
-            item.name: numpy.array([float(row[item.name]) for row in chunk], numpy.float32).reshape(
-                -1, *([1] * (len(item.shape) - 1))
-            )
-            for item in session.get_inputs()
-        }
-        found = [values.tolist() for values in session.run(None, feeds)]
-        for row, *values in zip(chunk, *found):
-            sink.write(json.dumps({**row, "answer": dict(zip(outputs, values))}) + "\\n")
+    while chunk := list(itertools.islice(rows, 8192)):
+        feeds = {item.name: numpy.array([float(row[item.name]) for row in chunk], "f4") for item in session.get_inputs()}
+        (found,) = session.run(None, feeds)
+        for row, value in zip(chunk, found.tolist()):
+            sink.write(json.dumps({**row, "answer": {output: value}}) + "\\n")
 """
+TABLES = """
+import json, pyarrow, pyarrow.csv, pyarrow.parquet
+def batches():
+    if source.endswith(".csv"):
+        return pyarrow.csv.open_csv(source, pyarrow.csv.ReadOptions(block_size=1 << 18))
+    return pyarrow.parquet.ParquetFile(source).iter_batches(batch_size=8192)
+def answered():
+    for batch in batches():
+        feeds = {item.name: batch[item.name].to_numpy().astype("f4") for item in session.get_inputs()}
+        yield batch.append_column("answer", pyarrow.array(session.run(None, feeds)[0]))
+"""
+LINES = """
+with open(target, "w") as sink:
+    for batch in answered():
+        for row in batch.to_pylist():
+            sink.write(json.dumps({**row, "answer": {output: row["answer"]}}) + "\\n")
+"""
+WHOLE = """
+writer = None
+for batch in answered():
+    if writer is None:
+        kind = pyarrow.csv.CSVWriter if target.endswith(".csv") else pyarrow.parquet.ParquetWriter
+        writer = kind(target, batch.schema)
+    writer.write_batch(batch)
+writer.close()
+"""
+CASES = {
+    "csv to JSON lines, csv": ("in.csv", "jsonl", OPEN + ROWS),
+    "csv to JSON lines, pyarrow": ("in.csv", "jsonl", OPEN + TABLES + LINES),
+    "csv to csv, pyarrow": ("in.csv", "csv", OPEN + TABLES + WHOLE),
+    "parquet to JSON lines, pyarrow": ("in.parquet", "jsonl", OPEN + TABLES + LINES),
+    "parquet to parquet, pyarrow": ("in.parquet", "parquet", OPEN + TABLES + WHOLE),
+}
 
 
 def timed(words: list[Any]) -> tuple[float, float]:
@@ -60,45 +95,71 @@ def timed(words: list[Any]) -> tuple[float, float]:
     return time.monotonic() - begun, spent
 
 
-def measure(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
+def prepare(folder: Path, rows: int) -> tuple[Path, Path]:
+    """Write the tables and an installation; return it and its graph."""
     graph = folder / "graph" / "model"
     graph.mkdir(parents=True)
     (graph / "model.onnx").write_bytes(ages())
-    interface = {**AGES, "dimensions": {"rows": {"min": 1, "max": 4096}}}
+    interface = {**AGES, "dimensions": {"rows": {"min": 1, "max": 8192}}}
     made: Any = SimpleNamespace(graph=folder / "graph", interface=interface)
-    site, source = installation(folder, made, raw=False), write_table(folder / "in.csv", rows)
-    (folder / "script.py").write_text(SCRIPT)
-    plain = [sys.executable, folder / "script.py", graph / "model.onnx", source, folder / "plain.jsonl"]
-    ours = [sys.executable, "-m", "packager", "run", site, source, "-o", folder / "ours.jsonl", "--json"]
-    seconds: dict[str, list[tuple[float, float]]] = {"script": [], "one worker": [], "two workers": []}
-    for _ in range(rounds):
-        seconds["script"].append(timed(plain))
-        for workers, name in ((1, "one worker"), (2, "two workers")):
-            seconds[name].append(timed([*ours, "--processes", workers]))
-    check(folder / "plain.jsonl", folder / "ours.jsonl")
-    rate = {name: rows / statistics.median(wall for wall, _ in found) for name, found in seconds.items()}
-    spent = {name: statistics.median(own for _, own in found) for name, found in seconds.items()}
-    ours_named = ("one worker", "two workers")
-    return {
-        "rows": rows,
-        "rows_a_second": {name: round(value) for name, value in rate.items()},
-        "processor_microseconds_a_row": {name: round(value / rows * 1e6, 1) for name, value in spent.items()},
-        "ratio": {name: round(rate[name] / rate["script"], 2) for name in ours_named},
-        "ratio_of_processor_time": {name: round(spent["script"] / spent[name], 2) for name in ours_named},
-    }
+    write_table(folder / "in.csv", rows)
+    arrow, parquet = importlib.import_module("pyarrow.csv"), importlib.import_module("pyarrow.parquet")
+    parquet.write_table(arrow.read_csv(folder / "in.csv"), folder / "in.parquet")
+    return installation(folder, made, raw=False), graph / "model.onnx"
+
+
+def measure(folder: Path, rows: int, rounds: int) -> Iterator[dict[str, Any]]:
+    site, graph = prepare(folder, rows)
+    for case, (name, suffix, script) in CASES.items():
+        (folder / "script.py").write_text(script)
+        source, plain, own = folder / name, folder / f"plain.{suffix}", folder / f"own.{suffix}"
+        commands = {"script": [sys.executable, folder / "script.py", graph, source, plain]}
+        for workers in (1, 2):
+            words = ["run", site, source, "-o", own, "--json", "--processes", workers]
+            commands[f"{workers} workers"] = [sys.executable, "-m", "packager", *words]
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+        for _ in range(rounds):
+            for name, words in commands.items():
+                seconds[name].append(timed(words))
+        check(plain, own)
+        walls = {name: statistics.median(wall for wall, _ in found) for name, found in seconds.items()}
+        spent = {name: statistics.median(own for _, own in found) for name, found in seconds.items()}
+        yield {
+            "case": case,
+            "rows": rows,
+            "rows_a_second": {name: round(rows / wall) for name, wall in walls.items()},
+            "processor_microseconds_a_row": {name: round(value / rows * 1e6, 2) for name, value in spent.items()},
+            "ratio": {name: round(walls["script"] / wall, 2) for name, wall in walls.items() if name != "script"},
+        }
+
+
+def read(path: Path) -> Iterator[list[Any]]:
+    """Yield the cells of every row as numbers, the answer last."""
+    if path.suffix == ".parquet":
+        rows: Any = importlib.import_module("pyarrow.parquet").read_table(path).to_pylist()
+    elif path.suffix == ".csv":
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        with path.open() as file:
+            rows = map(json.loads, file.readlines())
+    for row in rows:
+        answer = row.pop("answer")
+        answer = json.loads(answer) if isinstance(answer, str) else answer
+        yield [*map(float, row.values()), answer["old"] if isinstance(answer, dict) else answer]
 
 
 def check(plain: Path, ours: Path) -> None:
     """Both wrote the same rows and answers."""
-    with plain.open() as one, ours.open() as other:
-        for left, right in zip(one, other, strict=True):
-            assert json.loads(left) == json.loads(right), (left, right)
+    for left, right in zip(read(plain), read(ours), strict=True):
+        assert left == right, (left, right)
 
 
 def main(arguments: list[str]) -> int:
     rows, rounds = (int(value) for value in [*arguments, *("1000000", "3")[len(arguments) :]])
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(Path(folder), rows, rounds)))
+        for found in measure(Path(folder), rows, rounds):
+            print(json.dumps(found), flush=True)
     return 0
 
 

@@ -32,24 +32,80 @@ def feeds(interface: Interface, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
         cells = _plain_cells(rows, port)
         if cells is None:
             cells = [_cell(row, port, missing=missing) for row in rows]
-        try:
-            values = np.array(cells, dtype_of(port.dtype))
-        except (ValueError, TypeError, OverflowError):
-            raise RequestError(f"column {quote(port.name)}: expected {port.dtype} of one shape") from None
-        if len(port.shape) == 2 and port.shape[1] == 1 and values.ndim == 1:
-            values = values[:, None]
-        interface.check_shape(port, values.shape, sizes)
-        found[port.name] = values
+        found[port.name] = _array(cells, port)
+        interface.check_shape(port, found[port.name].shape, sizes)
     interface.check_values(found)
     return found
 
 
-def _plain_cells(rows: Sequence[Mapping[str, Any]], port: Tensor) -> list[Any] | None:
+def feeds_of_columns(interface: Interface, columns: Mapping[str, Sequence[Any] | Array]) -> dict[str, Array]:
+    """Return the inputs for columns of cells, or of float64 or int64, before `check_feeds`. Raises RequestError."""
+    found: dict[str, Array] = {}
+    for port in interface.inputs:
+        cells, missing = columns[port.name], port.name in interface.missing
+        if isinstance(cells, np.ndarray):
+            found[port.name] = _shaped(_converted(cells, port, missing=missing), port)
+            continue
+        read = _plain_column(_filled(cells, port, missing=missing), port)
+        found[port.name] = _array(
+            [_read(cell, port, missing=missing) for cell in cells] if read is None else read, port
+        )
+    return found
+
+
+def check_feeds(interface: Interface, found: Mapping[str, Array]) -> None:
+    """Check the shapes and values of inputs. Raises RequestError that names the input."""
+    sizes: dict[str, int] = {}
+    for port in interface.inputs:
+        interface.check_shape(port, found[port.name].shape, sizes)
+    interface.check_values(found)
+
+
+def _array(cells: Sequence[Any], port: Tensor) -> Array:
+    try:
+        values = np.array(cells, dtype_of(port.dtype))
+    except (ValueError, TypeError, OverflowError):
+        raise RequestError(f"column {quote(port.name)}: expected {port.dtype} of one shape") from None
+    return _shaped(values, port)
+
+
+def _shaped(values: Array, port: Tensor) -> Array:
+    return values[:, None] if len(port.shape) == 2 and port.shape[1] == 1 and values.ndim == 1 else values
+
+
+def _converted(values: Array, port: Tensor, *, missing: bool) -> Array:
+    """Return float64 or int64 in the type of an input; NaN is a missing number. Raises RequestError for any misfit."""
+    wanted = dtype_of(port.dtype)
+    if wanted.kind == "f":
+        numbers = values.astype(np.float64, copy=False)  # as a float of Python, so that a number is rounded once
+        if not missing and np.isnan(numbers).any():
+            _refuse(None, port)
+        with np.errstate(over="ignore"):
+            return numbers.astype(wanted)
+    if wanted.kind not in "iu":
+        _refuse(values[0].item(), port)
+    bounds = np.iinfo(wanted)
+    whole = values.dtype.kind == "i" or bool((values == np.floor(values)).all() and np.isfinite(values).all())
+    if not whole or values.min() < bounds.min or values.max() > bounds.max or abs(values).max() >= 2**63:
+        _refuse(None, port)
+    return values.astype(wanted)
+
+
+def _filled(cells: Sequence[Any], port: Tensor, *, missing: bool) -> Sequence[Any]:
+    """Return cells with `nan` for empty ones, where numbers may be missing."""
+    return [cell or "nan" for cell in cells] if missing and dtype_of(port.dtype).kind == "f" and "" in cells else cells
+
+
+def _plain_cells(rows: Sequence[Mapping[str, Any]], port: Tensor) -> Sequence[Any] | None:
     """Return the cells of a column that all have one plain form, read as `_read` reads each; None for any other."""
     try:
         cells = [row[port.name] for row in rows]
     except (KeyError, TypeError):
         return None
+    return _plain_column(cells, port)
+
+
+def _plain_column(cells: Sequence[Any], port: Tensor) -> Sequence[Any] | None:
     kind, found = dtype_of(port.dtype).kind, set(map(type, cells))
     if found == {_PLAIN.get(kind)}:
         return cells

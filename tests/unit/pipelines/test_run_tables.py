@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`packager run` over tables: columns give what rows one by one give, in every form of file, and after kills."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from packager.deploy import table_chunks, table_files
+from packager.deploy.table_chunks import TextChunk, read_chunks
+from packager.errors import UsageError
+from packager.server.batch_columns import ColumnAnswers, UnfitError, json_texts
+from packager.server.pipeline import rows as tables
+from packager.server.protocol.interface import Interface
+from tests.support.breadth import examples
+from tests.unit.pipelines.test_run import command, installation, kill_after, run
+
+INTERFACE: dict[str, Any] = {
+    "inputs": [
+        {"name": "age", "dtype": "float32", "shape": ["rows", 1]},
+        {"name": "count", "dtype": "int64", "shape": ["rows"]},
+        {"name": "town", "dtype": "string", "shape": ["rows"]},
+    ],
+    "outputs": [
+        {"name": "sum", "dtype": "float32", "shape": ["rows", 1]},
+        {"name": "many", "dtype": "bool", "shape": ["rows"]},
+        {"name": "place", "dtype": "string", "shape": ["rows"]},
+    ],
+    "dimensions": {"rows": {"min": 1}},
+}
+
+
+def graph() -> bytes:
+    """Age and count together, whether the count is above two, and the town itself."""
+    nodes = [
+        helper.make_node("Cast", ["count"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["number", "one"], ["column"]),
+        helper.make_node("Add", ["age", "column"], ["sum"]),
+        helper.make_node("Greater", ["count", "two"], ["many"]),
+        helper.make_node("Identity", ["town"], ["place"]),
+    ]
+    kinds = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "string": TensorProto.STRING}
+    kinds["bool"] = TensorProto.BOOL
+    ports = {
+        role: [helper.make_tensor_value_info(p["name"], kinds[p["dtype"]], p["shape"]) for p in INTERFACE[role]]
+        for role in ("inputs", "outputs")
+    }
+    constants = [
+        onnx.numpy_helper.from_array(np.array([1], np.int64), "one"),
+        onnx.numpy_helper.from_array(np.array(2, np.int64), "two"),
+    ]
+    made = helper.make_graph(nodes, "g", ports["inputs"], ports["outputs"], constants)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("table")
+    (folder / "graph" / "model").mkdir(parents=True)
+    (folder / "graph" / "model" / "model.onnx").write_bytes(graph())
+    made: Any = SimpleNamespace(graph=folder / "graph", interface=INTERFACE)
+    return installation(folder, made, raw=False)
+
+
+CELLS = [
+    "1",
+    "-2.5",
+    "1e1",
+    " 3 ",
+    "",
+    "nan",
+    "nan(1)",
+    "1_0",
+    "0x10",
+    "old",
+    "9007199254740993",
+    "1e400",
+    "+4",
+    "007",
+    "é\\b",
+]
+
+
+def rows_of(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    sink = io.StringIO(newline="")
+    csv.writer(sink, lineterminator="\n").writerows([names, *rows])
+    return sink.getvalue()
+
+
+def by_rows(interface: Interface, names: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[Any], list[Any]]:
+    """Return the lines of the rows with an answer and of those refused, one by one."""
+    kept, refused = [], []
+    for number, cells in enumerate(rows):
+        row = dict(zip(names, cells, strict=True))
+        try:
+            taken = {port.name: row[port.name] for port in interface.inputs}
+            (answer,) = tables.answers(answered(tables.feeds(interface, [taken])), 1)
+            kept.append({**row, "answer": answer})
+        except tables.RequestError as error:
+            refused.append({"row": number, "reason": error.message, "input": row})
+    return kept, refused
+
+
+def answered(feeds: Any) -> dict[str, Any]:
+    return {"age": feeds["age"], "count": feeds["count"], "town": feeds["town"]}
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(CELLS), st.sampled_from(CELLS), st.sampled_from(CELLS)), min_size=1, max_size=9),
+    st.booleans(),
+    st.sampled_from(["lines", "csv", "answers"]),
+)
+def test_columns_of_text_are_answered_as_rows(rows: list[tuple[str, str, str]], missing: bool, form: str) -> None:
+    """pyarrow reads numbers where it reads them as Python does; no value, reason or digit is another one."""
+    found = Interface.from_json(INTERFACE)
+    interface = Interface(found.inputs, found.outputs, found.dimensions, missing=frozenset({"age"} if missing else ()))
+    names = ["age", "count", "town"]
+    wanted, refused = by_rows(interface, names, rows)
+    answers = ColumnAnswers(interface, answered)
+    text = "".join(",".join(cells) + "\n" for cells in rows).encode()
+    columns = TextChunk(names, text, len(rows)).columns(answers.numbers())
+    header = {**columns.header, "form": form, "take": {name: name for name in names}, "first": 0}
+    made = answers.answer(header, b"".join(columns.data))
+    assert (made.rows, made.places) == (len(wanted), [item["row"] for item in refused])
+    assert made.refused.decode() == "".join(f"{table_chunks._encode(item)}\n" for item in refused)
+    expected = {
+        "lines": lambda: "".join(f"{table_chunks._encode(item)}\n" for item in wanted),
+        "csv": lambda: table_files.csv_text(wanted, [*names, "answer"]),
+        "answers": lambda: "".join(f"{json.dumps(item['answer'], ensure_ascii=False)}\n" for item in wanted),
+    }[form]()
+    assert made.kept.decode() == expected
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(st.lists(st.floats(width=64), min_size=1, max_size=20))
+def test_numbers_have_the_digits_of_python(numbers: list[float]) -> None:
+    finite = [number if math.isfinite(number) else None for number in numbers]
+    assert json_texts(np.array(numbers)) == [json.dumps(number) for number in finite]
+    with np.errstate(over="ignore"):
+        narrow = np.array(numbers).astype(np.float32)
+    shown = [number if math.isfinite(number) else None for number in narrow.tolist()]
+    assert json_texts(narrow) == [json.dumps(number) for number in shown]
+
+
+LINES = ["1,2,x", 'a,"b, c",d', 'a,"two\nlines",d', "", "short", "1,2,3,4", "x\ry", '"q""q",,', " , ,é", "\u2028,a,b"]
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(
+    st.lists(st.sampled_from(LINES), max_size=12),
+    st.integers(1, 5),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.booleans(),
+)
+def test_chunks_of_csv_are_its_rows(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], size: int, end: str, last: bool
+) -> None:
+    path = tmp_path_factory.mktemp("csv") / "in.csv"
+    path.write_bytes(("\ufeffa,b,c" + end + end.join(lines) + (end if last else "")).encode())
+    wanted = list(table_files.read_rows(path))
+    chunks = list(read_chunks(path, size))
+    assert [row for chunk in chunks for row in chunk.rows()] == wanted
+    assert all(chunk.count == size for chunk in chunks[:-1])
+    plain = [chunk for chunk in chunks if isinstance(chunk, TextChunk)]
+    assert len(plain) == len(chunks) or set(b'"\r') & set(path.read_bytes()) or "" in lines
+
+
+@pytest.mark.parametrize("text", [b"a,b\n1,2\n\xff,3\n", b'a,b\n1,2\n"x,3\n', b'a,b\n1,2\n"x"y,3\n'])
+def test_text_that_is_no_csv_names_its_line(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "in.csv").write_bytes(text)
+    with pytest.raises(UsageError, match=r"is not CSV in UTF-8: line [23]: "):
+        for chunk in read_chunks(tmp_path / "in.csv", 8):
+            chunk.rows()
+
+
+def test_lines_of_another_width_are_read_by_rows() -> None:
+    answers = ColumnAnswers(Interface.from_json(INTERFACE), answered)
+    columns = TextChunk(["age", "count", "town"], b"1,2\n3,4,5,6\n", 2).columns(answers.numbers())
+    header = {**columns.header, "form": "lines", "take": {}, "first": 0}
+    with pytest.raises(UnfitError):
+        answers.answer(header, b"".join(columns.data))
+
+
+def write_table(path: Path, rows: int) -> Path:
+    """A table with quotes, ragged lines, numbers that are missing and such that are none, here and there."""
+    lines = ["id,age,count,town"]
+    for number in range(rows):
+        age = {5: "", 7: "old"}.get(number % 50, f"{number / 8}")
+        town = {11: '"Zürich, ""old"""', 13: "back\\slash", 29: '"two\nlines"'}.get(number % 60, f"town {number}")
+        lines.append("ragged" if number % 97 == 3 else f"{number},{age},{number % 5},{town}")
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def expected_of(path: Path) -> tuple[list[Any], list[int]]:
+    """Return the rows with their answers, and the numbers of those without."""
+    kept, refused = [], []
+    with path.open(encoding="utf-8", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            try:
+                age, count = float(row["age"]), int(row["count"])
+            except (TypeError, ValueError):
+                refused.append(number)
+                continue
+            answer = {"sum": [float(np.float32(age) + np.float32(count))], "many": count > 2, "place": row["town"]}
+            kept.append({**row, "answer": answer})
+    return kept, refused
+
+
+def test_every_form_has_the_same_rows(site: Path, tmp_path: Path) -> None:
+    source = write_table(tmp_path / "in.csv", 700)
+    wanted, refused = expected_of(source)
+    for suffix in ("jsonl", "csv", "parquet"):
+        done = run(site, source, "-o", tmp_path / f"out.{suffix}", "--chunk", "64", "--processes", "2")
+        assert (done["rows"], done["refused"]) == (len(wanted), len(refused))
+        lines = (tmp_path / f"out.{suffix}.refused.jsonl").read_text().splitlines()
+        assert [json.loads(line)["row"] for line in lines] == refused
+    assert (tmp_path / "out.jsonl").read_text() == "".join(f"{table_chunks._encode(row)}\n" for row in wanted)
+    assert (tmp_path / "out.csv").read_bytes().decode() == rows_of(
+        ["id", "age", "count", "town", "answer"],
+        [[*list(row.values())[:-1], json.dumps(row["answer"], ensure_ascii=False)] for row in wanted],
+    )
+    table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert [{**row, "answer": json.loads(row["answer"])} for row in table.to_pylist()] == wanted
+    assert set(map(str, table.schema.types)) == {"string"} and b"packager.bundle" in table.schema.metadata
+
+
+def test_numbers_of_parquet(site: Path, tmp_path: Path) -> None:
+    ages = [1.5, math.nan, None, 1e300, math.inf, 4.0]
+    columns = {"id": pyarrow.array(range(6), pyarrow.int32()), "age": ages, "count": [1, 2, 3, 4, 5, 6]}
+    columns["town"] = pyarrow.array(["a", None, "c", "d", "e", 'f"'])
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "in.parquet", row_group_size=2)
+    for suffix in ("jsonl", "parquet"):
+        done = run(site, tmp_path / "in.parquet", "-o", tmp_path / f"out.{suffix}", "--chunk", "4")
+        assert (done["rows"], done["refused"]) == (4, 2)
+        lines = (tmp_path / f"out.{suffix}.refused.jsonl").read_text().splitlines()
+        assert [(json.loads(line)["row"], json.loads(line)["reason"]) for line in lines] == [
+            (number, "column `age`: expected float32, got `None`") for number in (1, 2)
+        ]
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["answer"]["sum"] for row in found] == [[2.5], [None], [None], [10.0]]
+    assert [row["age"] for row in found] == [1.5, 1e300, "inf", 4.0]
+    table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert table["age"].to_pylist() == [1.5, 1e300, math.inf, 4.0] and table["id"].type == pyarrow.int64()
+    assert [json.loads(text)["place"] for text in table["answer"].to_pylist()] == ["a", "d", "e", 'f"']
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_kills_change_no_byte_of_a_table(site: Path, tmp_path: Path, suffix: str) -> None:
+    source, options = write_table(tmp_path / "in.csv", 4000), ("--chunk", "32", "--processes", "2")
+    run(site, source, "-o", tmp_path / f"whole.{suffix}", *options)
+    out, parts, kills = tmp_path / f"out.{suffix}", tmp_path / f"out.{suffix}.parts", 0
+    while not out.exists() and kills < 5:
+        kill_after(command(site, source, "-o", out, *options), parts, 20)
+        kills += 1
+    assert kills > 2 and run(site, source, "-o", out, *options)["rows"] > 3000
+    for end in ("", ".refused.jsonl"):
+        whole = tmp_path / f"whole.{suffix}{end}"
+        assert out.with_name(out.name + end).read_bytes() == whole.read_bytes()
+
+
+def test_an_older_installation_gets_rows(site: Path, tmp_path: Path) -> None:
+    """A worker that does not say that it takes columns is asked as ever."""
+    older = tmp_path / "older"
+    shutil.copytree(site, older, symlinks=True)
+    program = older / "releases" / "1" / "app" / "packager" / "server" / "batch.py"
+    program.write_text(program.read_text().replace('"chunks": int(', '"unknown": int('))
+    source = write_table(tmp_path / "in.csv", 200)
+    for name, place in (("new", site), ("old", older)):
+        run(place, source, "-o", tmp_path / f"{name}.jsonl")
+    assert (tmp_path / "old.jsonl").read_bytes() == (tmp_path / "new.jsonl").read_bytes()
