@@ -45,13 +45,21 @@ def _shown(pipeline: Pipeline, own: Own, processor: Any, run: Run, seed: int) ->
 
 
 def compare_boxes(pipeline: Pipeline, own: Own, processor: Any, run: Run, seed: int) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the scores of every query, then its corners as parts of the picture. Raises StepError for a label."""
+    """Yield the scores of every query, then its corners as parts of the picture. Raises StepError for a label.
+
+    Pictures in which a near tie decides what the queries are (RT-DETR) are left out; if there are no others, that is an
+    error too.
+    """
     answer = pipeline.about.answer
     if not isinstance(answer, Boxes):
         raise StepError("the pipeline answers no boxes")
     numpy = importlib.import_module("numpy")
     everything = replace(answer, threshold=-1.0)
+    shown, tied = 0, 0
     for one in _shown(pipeline, own, processor, run, seed):
+        shown, tied = shown + 1, tied + _is_open(one.theirs)
+        if _is_open(one.theirs):
+            continue
         height, width = one.size
         (wanted,) = processor.post_process_object_detection(one.theirs, threshold=-1.0, target_sizes=[one.size])
         (found,) = scenes.find_things(everything, one.ours, [one.size])
@@ -65,6 +73,22 @@ def compare_boxes(pipeline: Pipeline, own: Own, processor: Any, run: Run, seed: 
             expected = answer.labels[int(wanted["labels"][index])]
             if expected != found[index]["label"]:
                 raise other_answer(one.name, f"expected `{expected}`, got `{found[index]['label']}`")
+    if tied and tied == shown:
+        raise StepError(
+            "the model gives one score to all places of every picture that was compared, so which of them it looks at "
+            "is open: another runtime chooses others",
+            hint="its weights are not trained; train it, or remove `pipeline` from the recipe",
+        )
+
+
+def _is_open(theirs: Any) -> bool:
+    """Return whether a near tie of the encoder's scores decides which places become queries."""
+    scores = getattr(theirs, "enc_outputs_class", None)
+    if scores is None or scores.shape[1] <= theirs.logits.shape[1]:
+        return False
+    best = scores[0].max(-1).values.sort(descending=True).values
+    last, next_one = best[theirs.logits.shape[1] - 1], best[theirs.logits.shape[1]]
+    return bool(last - next_one <= _TIE)
 
 
 def _sure(answer: Boxes, theirs: Any, scores: Any) -> tuple[Any, Any]:

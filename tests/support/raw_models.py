@@ -144,8 +144,8 @@ def write_classifier(source: Path) -> None:
     write_source(source, (transformers.BertForSequenceClassification, config), "word-piece")
 
 
-def exported(folder: Path) -> Made:
-    params = {"kind": "transformers", "payload": ".", "inputs": None, "dynamic": {}, **LEVEL}
+def exported(folder: Path, inputs: Any = None) -> Made:
+    params = {"kind": "transformers", "payload": ".", "inputs": inputs, "dynamic": {}, **LEVEL}
     (folder / "graph").mkdir()
     facts = export.run({"source": folder / "source"}, folder / "graph", params)
     return Made(folder / "source", folder / "graph", facts["interface"])
@@ -258,6 +258,33 @@ def make_detector(folder: Path) -> Made:
     processor = {"image_processor_type": "DetrImageProcessor", "do_pad": True}
     processor |= {"size": {"shortest_edge": 64, "longest_edge": 96}}
     return seen(folder, transformers.DetrForObjectDetection(config), processor)
+
+
+def make_chooser(folder: Path, *, untrained: bool = False) -> Made:
+    """RT-DETR: its encoder chooses the places that are looked at. Untrained, its normalisations leave nothing to see."""
+    torch.manual_seed(0)
+    backbone = transformers.RTDetrResNetConfig(**STAGES, out_features=["stage2", "stage3", "stage4"])
+    small = dict.fromkeys(("encoder_hidden_dim", "d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 16)
+    small |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+    small |= dict.fromkeys(("encoder_layers", "decoder_layers"), 1)
+    channels = {"encoder_in_channels": [8, 8, 16], "decoder_in_channels": [16, 16, 16]}
+    config = transformers.RTDetrConfig(backbone_config=backbone, num_queries=5, **small, **channels, **NAMED)
+    model = transformers.RTDetrForObjectDetection(config)
+    if not untrained:
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.weight.fill_(1)
+            model.model.enc_score_head.weight.normal_()
+    processor = {"image_processor_type": "RTDetrImageProcessor", "do_normalize": False, "do_pad": False}
+    model.save_pretrained(folder / "source")
+    (folder / "source" / "preprocessor_config.json").write_text(
+        json.dumps({**USUAL, **processor, "size": {"height": 64, "width": 96}})
+    )
+    return exported(folder, CHOOSER_INPUTS)
+
+
+CHOOSER_INPUTS = {"pixel_values": {"dtype": "float32", "shape": ["batch", 3, 64, 96]}}
 
 
 def make_segmenter(folder: Path) -> Made:

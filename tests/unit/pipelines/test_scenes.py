@@ -22,7 +22,7 @@ from packager.server.pipeline import scenes
 from packager.server.pipeline.parts import Boxes
 from packager.server.pipeline.pipeline import Pipeline, open_pipeline
 from packager.server.protocol.interface import Interface
-from tests.support.raw_models import BODY, NAMED, Made, seen
+from tests.support.raw_models import BODY, NAMED, Made, make_chooser, seen
 from tests.unit.pipelines.test_images import jpeg
 from tests.unit.pipelines.test_served import serving
 
@@ -61,6 +61,18 @@ def test_edges_that_are_multiples(tmp_path: Path) -> None:
     facts, pipeline = opened(made, tmp_path / "out", {"task": "object-detection"})
     assert facts["rows"] >= 16 and facts["max_abs"] < 1e-5 and pipeline.single
     assert json.loads((tmp_path / "out" / "pipeline.json").read_text())["image"]["multiple"] == 16
+
+
+@pytest.mark.slow  # a third detector, exported twice
+def test_queries_that_an_encoder_chooses(tmp_path: Path) -> None:
+    """RT-DETR looks at the best places of a picture; where all are equal, any of them may be chosen."""
+    for name in ("trained", "untrained"):
+        (tmp_path / name).mkdir()
+    facts, pipeline = opened(make_chooser(tmp_path / "trained"), tmp_path / "out", {"task": "object-detection"})
+    assert facts["rows"] >= 16 and facts["max_abs"] < 1e-5 and pipeline.about.answer.function == "sigmoid"
+    with pytest.raises(StepError, match="which of them it looks at is open") as refused:
+        opened(make_chooser(tmp_path / "untrained", untrained=True), tmp_path / "none", {"task": "object-detection"})
+    assert "not trained" in str(refused.value.hint)
 
 
 def test_regions(segmenter: Made, tmp_path: Path) -> None:
