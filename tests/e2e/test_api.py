@@ -202,7 +202,13 @@ def test_nothing_is_imported_before_it_is_used() -> None:
     modules = ", ".join(NAMES)
     code = f"import sys, {modules}; print(*(name for name in sys.modules if name.startswith('packager.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == {*NAMES, "packager.api._lazy", "packager.errors", "packager.events"}
+    assert set(done.stdout.split()) == {
+        *NAMES,
+        "packager.api._lazy",
+        "packager.errors",
+        "packager.escape",
+        "packager.events",
+    }
 
 
 def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
