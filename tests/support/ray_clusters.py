@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +89,7 @@ class Cluster:
     folder: Path
     machines: list[Machine] = field(default_factory=list)
     registry: subprocess.Popen[bytes] | None = None
+    beside: str | None = None  # processors of the registry and of the release; None: those of the first machine
 
     @property
     def head(self) -> Machine:
@@ -109,6 +110,9 @@ class Cluster:
         for machine in self.machines:
             self.start_ray(machine)
 
+    def _beside(self, *command: object) -> list[str]:
+        return replace(self.head, pinned=self.beside or self.head.pinned).inside(*command)
+
     def _wire(self, machine: Machine) -> None:
         """Lay a wire between a machine and the first one."""
         theirs, ours = f"{machine.namespace}a", f"{machine.namespace}z"
@@ -124,7 +128,7 @@ class Cluster:
         text = registry_server.CONFIG.format(root=folder / "data", port=REGISTRY, more="")
         (folder / "config.yml").write_text(text.replace("127.0.0.1", self.head.address))
         with (folder / "log").open("ab") as log:
-            command = self.head.inside(tool("docker-registry"), "serve", folder / "config.yml")
+            command = self._beside(tool("docker-registry"), "serve", folder / "config.yml")
             self.registry = subprocess.Popen(command, stdout=log, stderr=log)
 
     def start_ray(self, machine: Machine) -> None:
@@ -173,7 +177,7 @@ class Cluster:
 
     def release(self, folder: Path, store: Path, *words: object, **extra: str) -> subprocess.Popen[bytes]:
         """Start `packager release` on the first machine, with a store that is no node's."""
-        command = self.head.inside(sys.executable, "-m", "packager", "release", "--json", *words)
+        command = self._beside(sys.executable, "-m", "packager", "release", "--json", *words)
         options = ["--ray", f"{self.head.address}:{PORT}", "--ray-store", f"oci://{self.host}/build/cache"]
         environment: Mapping[str, str] = {**os.environ, **SETTINGS, "PACKAGER_STORE": str(store), **extra}
         with (folder / "out.json").open("wb") as out, (folder / "err").open("wb") as err:
@@ -190,8 +194,13 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, cpus: Sequence[int] = (1, 1), pinned: Sequence[str | None] = ()) -> Iterator[Cluster]:
-    """Run a cluster of as many machines as there are numbers of processors; skip where that cannot be."""
+def cluster(
+    folder: Path, cpus: Sequence[int] = (1, 1), pinned: Sequence[str | None] = (), beside: str | None = None
+) -> Iterator[Cluster]:
+    """Run a cluster of as many machines as there are numbers of processors; skip where that cannot be.
+
+    Machines are `pinned` to processors; the registry and the release run `beside` them, by default on the first one.
+    """
     pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
     tool("ip")
     tool("docker-registry")
@@ -199,7 +208,7 @@ def cluster(folder: Path, cpus: Sequence[int] = (1, 1), pinned: Sequence[str | N
     if os.getuid() != 0 or run("unshare", "--net", "true", check=False).returncode:
         missing("network namespaces, as root")
     pins = [*pinned, *([None] * len(cpus))]
-    made = Cluster(folder, [Machine(n, prefix, folder, count, pins[n]) for n, count in enumerate(cpus)])
+    made = Cluster(folder, [Machine(n, prefix, folder, count, pins[n]) for n, count in enumerate(cpus)], beside=beside)
     try:
         made.start()
         yield made
