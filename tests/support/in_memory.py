@@ -2,7 +2,7 @@
 """Run a command whose temporary files lie in memory, where there is room: `python -m tests.support.in_memory COMMAND...`.
 
 A third of the time of a run of all tests was waiting for a disk: stores and installations are flushed at every step.
-The files of a run without failures need less than 1 GB; those of one that failed are kept. A directory in TMPDIR is used as it is.
+A run has up to 3 GB of them, which go where it passed and are kept where it failed. A directory in TMPDIR is used as it is.
 """
 
 from __future__ import annotations
