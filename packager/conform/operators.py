@@ -118,7 +118,7 @@ def test_operators(
         cell.write_text(json.dumps(value))
 
         def program(arguments: Sequence[str], directory: Path) -> tuple[int | None, str]:
-            command = [sys.executable, "-m", *arguments]
+            command = [sys.executable, "-P", "-m", *arguments]
             return run(command, directory, settings.suite, settings.environment, settings.seconds)
 
         return Coverage(scratch / "operators-tests", program).of(planned, cell, facts)

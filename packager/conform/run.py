@@ -194,7 +194,7 @@ class _Run:
 
     def _module(self, arguments: Sequence[str], scratch: Path) -> tuple[int | None, str]:
         """Run a module of the suite."""
-        return self._spawn([sys.executable, "-m", *arguments], scratch)
+        return self._spawn([sys.executable, "-P", "-m", *arguments], scratch)
 
     # one cell
 

@@ -88,7 +88,9 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 def _supervise(arguments: Arguments, words: list[str]) -> int:
     """Run several of this program on one socket. Raises StartError."""
-    program = [sys.executable, "-I", sys.argv[0]] if sys.flags.isolated else [sys.executable, "-m", "packager.server"]
+    program = (
+        [sys.executable, "-I", sys.argv[0]] if sys.flags.isolated else [sys.executable, "-P", "-m", "packager.server"]
+    )
     values = arguments.values
     plan = Plan(
         (*program, *words),

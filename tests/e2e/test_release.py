@@ -179,7 +179,7 @@ def test_a_plan_says_why_each_task_will_run_and_runs_none(released: tuple[Projec
 
 
 def test_modules_in_the_checkout_are_not_imported(tmp_path: Path) -> None:
-    """A release holds keys and passphrases; whoever may change the checkout must not run there."""
+    """A release holds keys and passphrases: code of the checkout does not run beside them."""
     project = Project(tmp_path / "project", tmp_path / "store")
     relu(project.folder / "toy", 3)
     recipe(project.folder, "toy", "m.onnx")

@@ -109,6 +109,7 @@ def _command(
     wanted.write_text("".join(f"{line}\n" for line in lines))
     arguments = [
         sys.executable,
+        "-P",
         "-m",
         "pip",
         *command,

@@ -73,6 +73,7 @@ def _compile(request: ResolveRequest, environment: Mapping[str, str]) -> list[st
         answer = Path(folder, "answer.txt")
         command = [
             sys.executable,
+            "-P",
             "-m",
             "piptools",
             "compile",
