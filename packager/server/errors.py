@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
+
+_LONGEST_QUOTE = 100  # characters
 
 
 class RequestError(Exception):
@@ -31,8 +34,14 @@ class StartError(Exception):
 
 
 def quote(value: object) -> str:
-    """Return `value` in backticks, cut to a length that a message can carry."""
-    return f"`{str(value)[:100]}`"
+    """Return `value` in backticks; what is longer than 100 characters is cut, marked by an ellipsis.
+
+    Paths are whole: they come from the operator, who needs every part of them.
+    """
+    text = str(value)
+    if len(text) > _LONGEST_QUOTE and not isinstance(value, os.PathLike):
+        text = text[: _LONGEST_QUOTE - 1] + "…"
+    return f"`{text}`"
 
 
 def suggest_names(name: str, choices: Iterable[str]) -> str:

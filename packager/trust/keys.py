@@ -143,9 +143,10 @@ def load_private(path: Path, secret: Callable[[], bytes | None]) -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(data, passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        if encrypted and _is_about_passphrase(error):
+        doubt = _doubt_passphrase(error) if encrypted else None
+        if doubt is not None:
             hint = "it is the first line of --passphrase-file, or PACKAGER_PASSPHRASE"
-            raise UsageError(f"the passphrase of key `{path}` is wrong", hint=hint) from None
+            raise UsageError(f"the passphrase of key `{path}` is wrong{doubt}", hint=hint) from None
         raise UsageError(f"`{path}` is no private key", hint=_EXPECTED) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _HASHES:
         raise UsageError(f"`{path}` holds another kind of key", hint=_EXPECTED)
@@ -161,9 +162,14 @@ def is_encrypted(path: Path) -> bool:
 _ENCRYPTED = (b"-----BEGIN ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED")
 
 
-def _is_about_passphrase(error: Exception) -> bool:
-    """Return whether an error is about the passphrase, by its text: damaged files raise the same type."""
-    return bool(re.search(r"password|decrypt", str(error), re.IGNORECASE))
+def _doubt_passphrase(error: Exception) -> str | None:
+    """Return how a sentence about a wrong passphrase ends, by the text of an error; None for another fault.
+
+    One wrong passphrase of 256 decrypts to noise with a valid end (PKCS #7 padding): damage looks the same then.
+    """
+    if re.search(r"password|could not decrypt", str(error), re.IGNORECASE):
+        return ""
+    return ", or the file is damaged" if "could not deserialize" in str(error).lower() else None
 
 
 def load_public(path: Path) -> PublicKey:

@@ -14,7 +14,7 @@ import pytest
 
 from packager.server import config
 from packager.server.admission.admission import Admission, Limits
-from packager.server.errors import RequestError, StartError
+from packager.server.errors import RequestError, StartError, quote
 from packager.server.execution import session as model
 from packager.server.execution.warm_up import WarmUpInputs
 from packager.server.http import bodies
@@ -169,6 +169,16 @@ def test_defective_configuration_is_refused_in_one_line(tmp_path, value, sentenc
         config.read(written(tmp_path, value))
     assert caught.value.code == 4
     assert "\n" not in caught.value.message
+
+
+def test_a_message_shows_paths_whole_and_marks_what_it_cuts(tmp_path):
+    deep = tmp_path / ("folder" * 20)
+    deep.mkdir()
+    with pytest.raises(StartError) as caught:
+        config.read(written(deep, changed("artefact", to="other.onnx")))
+    assert f"artefact `{deep / 'other.onnx'}` is not there" in caught.value.message
+    assert quote("x" * 100) == f"`{'x' * 100}`"
+    assert quote("x" * 101) == f"`{'x' * 99}…`"
 
 
 # --- admission -----------------------------------------------------------------------------------------------------

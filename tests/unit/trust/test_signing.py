@@ -181,6 +181,28 @@ def test_terminal_prompts_once(folder: Path, packager: Run) -> None:
     assert code == 0, said
 
 
+_LOCKED = """-----BEGIN ENCRYPTED PRIVATE KEY-----
+MIH0MF8GCSqGSIb3DQEFDTBSMDEGCSqGSIb3DQEFDDAkBBDDrf0yQFHOxZvkXk0W
+iZx8AgIIADAMBggqhkiG9w0CCQUAMB0GCWCGSAFlAwQBKgQQYyaExgxP8oT0Iua5
+GHrflQSBkCVE1keSi4JLp5Ved54wPGmbhIShdQeD5dvL8msuMH18M904OdvIb/2a
+RpEh6jRRXPpF8bxURpD0/y8dWiuG7p4G+2vVcyHaC/6/vXhLidNH6Q6YEBlIKEIg
+EDmhTzAfxAy0CZ9Cve67yqUlOaBaqCOXy/U3iZyOcJEt6S7CcaJkdk/u+95+beSQ
+U70yxTU04Q==
+-----END ENCRYPTED PRIVATE KEY-----
+"""
+
+
+@pytest.mark.parametrize("wrong", ["wrong-0", "wrong-566", "wrong-1789"])
+def test_a_wrong_passphrase_that_decrypts_to_noise_is_a_wrong_passphrase(tmp_path: Path, wrong: str) -> None:
+    """The last two decrypt this key to bytes with a valid end, as one passphrase of 256 does."""
+    path = tmp_path / "locked.pem"
+    path.write_text(_LOCKED)
+    keys.load_private(path, lambda: b"right")
+    with pytest.raises(UsageError, match=r"the passphrase of key `.*locked.pem` is wrong") as caught:
+        keys.load_private(path, wrong.encode)
+    assert ("damaged" in caught.value.message) is (wrong != "wrong-0")
+
+
 # what a file carries
 
 
