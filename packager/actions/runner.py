@@ -58,7 +58,8 @@ class Job:
     """An action to perform: under which limits, whether its worker is `confined`, in which virtual environment.
 
     `virtualenv` returns the environment, built if it is not there; None is this Python. `memory` is what the step needs
-    in bytes where that is known, 0 elsewhere: limits say what it may use at most.
+    in bytes where that is known, 0 elsewhere: limits say what it may use at most. `next_kind` is the kind of the source
+    that is opened next on this machine, if it is: its libraries can be imported meanwhile.
     """
 
     action: Action
@@ -67,6 +68,7 @@ class Job:
     confined: bool = True
     virtualenv: Callable[[], Path] | None = None
     memory: int = 0
+    next_kind: str | None = None
 
 
 class Executor(Protocol):
@@ -112,14 +114,16 @@ class LocalExecutor:
 def find_fork_server(job: Job, store: Store, by: Confinement) -> ForkServer | None:
     """Return what forks the workers of a job; None where they start afresh.
 
-    A scan takes whatever runs already: by itself it imports too little.
+    A scan takes whatever runs already: by itself it imports too little. Beside it, what opens the source next is begun.
     """
     scratches, action = store.root / "tmp", job.action
     found = None
     if job.virtualenv is None and not action.params.get("gpu"):
-        name = preloads.OF_KIND.get(action.params.get("kind", ""))
+        name = preloads.OF_KIND.get(job.next_kind or action.params.get("kind", ""))
         if action.step == "scan":
             found = warm.find_running(scratches)
+            if name:
+                warm.begin_server(name, scratches, by)
         elif name and action.step in preloads.WARM_STEPS:
             found = warm.find_server(name, scratches, by)
     return found if found and found.fits(job.limits) else None
@@ -146,12 +150,13 @@ class Runner:
         hashed: Mapping[str, Blob] | None = None,
         virtualenv: Callable[[], Path] | None = None,
         limits: Limits | None = None,
+        next_kind: str | None = None,
     ) -> Result:
         """Return the result of `action`, from memory if it is known.
 
         `perform` does it in this process; what it hashed while writing, it may leave in `hashed`. `virtualenv` returns
         the virtual environment to run in, built only if something runs; None is this Python. `limits` are other ones
-        than those of this runner.
+        than those of this runner. `next_kind` is the kind of a source that a worker opens next, if one does.
         """
         if known := self._recalled(action, perform is None):
             self.on_event(Cached(label))
@@ -167,7 +172,7 @@ class Runner:
                 result = self._performed_here(perform, hashed)
             else:
                 needed = 0 if limits else self.limits.memory
-                job = Job(action, label, limits or self.limits, self.confined, virtualenv, needed)
+                job = Job(action, label, limits or self.limits, self.confined, virtualenv, needed, next_kind)
                 result, ran = self.executor.perform(job, self.store)
             self.executed += 1
             self.on_event(Finished(label, time.monotonic() - started))

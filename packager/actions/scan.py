@@ -21,11 +21,12 @@ LIMITS = Limits(memory=4 << 30, seconds=60)
 CODE = "code/"  # where MLflow keeps modules of the model's own
 
 
-def scan(source: Tree, runner: Runner, kind: str, consented: str | None) -> JSON:
+def scan(source: Tree, runner: Runner, kind: str, consented: str | None, *, exports: bool = False) -> JSON:
     """Return what the scanners say about each file of `source` that may hold a pickle, and what code it brings along.
 
     `kind` is its exporter; of one that opens data no code is imported. `consented` is the digest of the code that the
-    recipe allows. Raises StepError where no worker can be confined.
+    recipe allows; `exports` says that this Python opens the source next. Raises StepError where no worker can be
+    confined.
     """
     files = [path for path, blob in source if scanners.is_candidate(path, _head(runner, blob.digest))]
     scanned = runner.store.put_tree(Tree(tuple((path, blob) for path, blob in source if path in files)))
@@ -33,7 +34,8 @@ def scan(source: Tree, runner: Runner, kind: str, consented: str | None) -> JSON
     if files:
         choose_confinement(wanted=runner.confined)  # where nothing can be confined it is not the scanners that failed
     own = _own_modules(source)
-    answers = dict(runner.each(lambda name: _asked(name, scanned, own, runner), names))
+    next_kind = kind if exports else None
+    answers = dict(runner.each(lambda name: _asked(name, scanned, own, runner, next_kind), names))
     return {
         "source": source.digest,
         "files": {path: {name: answer[path] for name, answer in answers.items()} for path in files},
@@ -66,7 +68,9 @@ def _head(runner: Runner, digest: str) -> bytes:
         return file.read(scanners.HEAD)
 
 
-def _asked(name: str, scanned: Tree, own: Sequence[str], runner: Runner) -> tuple[str, Mapping[str, JSON]]:
+def _asked(
+    name: str, scanned: Tree, own: Sequence[str], runner: Runner, next_kind: str | None
+) -> tuple[str, Mapping[str, JSON]]:
     """Return the scanner with its version, and its outcome for every file."""
     scanner, files = plugins.load("scanners", name), [path for path, _ in scanned]
     try:
@@ -79,7 +83,7 @@ def _asked(name: str, scanned: Tree, own: Sequence[str], runner: Runner) -> tupl
         params |= {"own": list(own), "version": version}
     action = Action("scan", plugins.load("steps", "scan").VERSION, {"source": scanned.digest}, params, tools)
     try:
-        answer: Mapping[str, JSON] = runner(action, f"scan with {name}", limits=LIMITS).facts
+        answer: Mapping[str, JSON] = runner(action, f"scan with {name}", limits=LIMITS, next_kind=next_kind).facts
     except StorageError:
         raise  # a full disk is no verdict on a file
     except StepError as error:

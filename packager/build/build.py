@@ -88,7 +88,9 @@ def build(
     """
     profile = engine.load_profile(recipe.policy, here.base)
     source = fetch_source(recipe, lock, runner, here, memo)
-    scans = [{"signer": None, **scan.scan(lock.tree, runner, lock.kind, recipe.allow_code)}]
+    exports = build_tools.toolchain_environment(lock, runner, here) is None
+    found_in_source = scan.scan(lock.tree, runner, lock.kind, recipe.allow_code, exports=exports)
+    scans = [{"signer": None, **found_in_source}]
     if refused := _unclean(profile, scans, here.today):
         return Built(refused, {"scans": scans}, None, Tree(), Tree())
     made = assemble(recipe, lock, source, runner, here)

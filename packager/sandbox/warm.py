@@ -29,14 +29,14 @@ _SHARE = 3  # times as much as the libraries take must be left to a step
 _GRACE = 2.0  # seconds in which a server ends
 _ONE_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # pyarrow's allocator starts one otherwise
 _AS_A_MODULE = ("-s", "-P", "-B", "-m", "packager.sandbox.fork_server")  # the flags of a worker that starts afresh
-_servers: dict[tuple[int, str, str], ForkServer | None] = {}
+_servers: dict[tuple[int, str, str], ForkServer] = {}
 _gate = threading.Lock()
 
 
-def find_server(preload: str, shared: Path, by: Confinement) -> ForkServer | None:
-    """Return the server that has imported the list `preload`, started if there is none; None where none can be.
+def begin_server(preload: str, shared: Path, by: Confinement) -> ForkServer | None:
+    """Start a process that imports the list `preload`, unless there is one, and wait for nothing.
 
-    `shared` is the directory below which steps have their scratch, `by` how steps that start afresh are confined.
+    None where none can be; `shared` and `by` as in `find_server`.
     """
     switch = os.environ.get(SWITCH)  # noqa: TID251 - it changes how workers start, nothing that they make
     if switch == "0" or by.level == "none" or by.limits != "step":
@@ -44,36 +44,36 @@ def find_server(preload: str, shared: Path, by: Confinement) -> ForkServer | Non
     key = (os.getpid(), preload, str(shared))
     with _gate:
         if key not in _servers:
-            _servers[key] = _start(preload, shared, by)
-        found = _servers[key]
-    return found if found and found.is_alive else None
+            _servers[key] = ForkServer(preload, shared)
+        return _servers[key]
+
+
+def find_server(preload: str, shared: Path, by: Confinement) -> ForkServer | None:
+    """Return the server that has imported the list `preload`, started if there is none; None where none can be.
+
+    `shared` is the directory below which steps have their scratch, `by` how steps that start afresh are confined.
+    """
+    found = begin_server(preload, shared, by)
+    return found if found and found.can_confine(by) else None
 
 
 def find_running(shared: Path) -> ForkServer | None:
-    """Return a server that runs already, whatever it has imported."""
+    """Return a server that has forked already, whatever it has imported."""
     with _gate:
         mine = (server for (pid, _, path), server in _servers.items() if (pid, path) == (os.getpid(), str(shared)))
-        return next((server for server in mine if server and server.is_alive), None)
+        return next((server for server in mine if server.has_forked), None)
 
 
 def stop_servers() -> None:
     """End the servers of this process."""
     with _gate:
         for (pid, *_), server in _servers.items():
-            if server and pid == os.getpid():
+            if pid == os.getpid():
                 server.stop()
         _servers.clear()
 
 
 atexit.register(stop_servers)
-
-
-def _start(preload: str, shared: Path, by: Confinement) -> ForkServer | None:
-    server = ForkServer(preload, shared)
-    if server.is_alive and server.probe(by).code == 0:
-        return server
-    server.stop()
-    return None
 
 
 class _Forked:
@@ -106,13 +106,38 @@ class ForkServer:
         self._scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = threading.Lock()
-        self._size = 0  # bytes of the addresses that its libraries take
+        self._first = threading.RLock()  # of what is done once: waiting for the imports, and a step that does nothing
+        self._size: int | None = None  # bytes of the addresses that its libraries take; 0 where it could not import
+        self._confines: bool | None = None  # whether a step was confined
+        self._ended = False
         with theirs:
             self._process = self._started(preload, shared, theirs)
-        with contextlib.suppress(OSError, ValueError):  # it ended, or took too long
-            self._control.settimeout(_PATIENCE)
-            self._size = int(self._control.recv(32))
-        self.is_alive = self._size > 0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has imported its libraries, which is waited for, and forks."""
+        with self._first:
+            if self._size is None:
+                try:
+                    self._control.settimeout(_PATIENCE)
+                    self._size = int(self._control.recv(32))
+                except (OSError, ValueError):  # it ended, or took too long
+                    self._size = 0
+        return self._size > 0 and not self._ended
+
+    @property
+    def has_forked(self) -> bool:
+        """Whether a step was confined in it, and nothing has failed since; waits for nothing."""
+        return bool(self._confines) and not self._ended
+
+    def can_confine(self, by: Confinement) -> bool:
+        """Return whether it forks steps that are confined; one that cannot is stopped."""
+        with self._first:
+            if self._confines is None:
+                self._confines = self.is_alive and self.probe(by).code == 0
+                if not self._confines:
+                    self.stop()
+        return self.has_forked
 
     def _started(self, preload: str, shared: Path, control: socket.socket) -> subprocess.Popen[bytes]:
         scratch = Path(self._scratch.name).resolve()
@@ -141,18 +166,20 @@ class ForkServer:
 
     def stop(self) -> None:
         """End the server, and with it what it forked."""
-        self.is_alive = False
-        self._control.close()  # which it sees, and ends
+        self._ended = True
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)  # which it sees, and ends, and so does who waits for it
+        self._control.close()
         try:
             self._process.wait(_GRACE)
-        except subprocess.TimeoutExpired:  # it imports yet
+        except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._scratch.cleanup()
 
     def fits(self, limits: Limits) -> bool:
         """Say whether its libraries leave most of what a step may use to that; a step imports no more than it needs."""
-        return not limits.memory or _SHARE * self._size <= limits.memory
+        return not limits.memory or _SHARE * (self._size or 0) <= limits.memory
 
     def probe(self, by: Confinement) -> Outcome:
         """Return how a step that does nothing ends: with 0, if steps can be confined."""
@@ -167,6 +194,8 @@ class ForkServer:
 
         Only of a step that was begun are the sockets closed that it inherits.
         """
+        if not self.is_alive:  # what it reads while it imports ends it
+            return None
         job = {**sandbox.job_of(step, by), "spaces": True}
 
         def complete(handles: Handles) -> Mapping[str, object]:
@@ -183,7 +212,7 @@ class ForkServer:
 
         outcome = process.run_started(start, complete, step.limits.seconds, living)
         if outcome.error is not None and not (forked.killed or outcome.stopped):
-            self.is_alive = False
+            self._ended = True
             return None
         for end in step.passed:
             end.close()

@@ -3,10 +3,11 @@
 
     python tests/benchmarks/bench_transport.py [MEGABYTES [ROUNDS [PART …]]]
 
-The data are incompressible bytes in 8 files, and a trained sentence encoder (90 MB). Wall and CPU seconds and peak
+The data are 80 kB and MEGABYTES of incompressible bytes, in 8 files each, and a trained sentence encoder (90 MB). Wall and CPU seconds and peak
 memory of each program's own process (children included): the median of the rounds, in which tools take turns, so that
 a slow minute hurts everyone; a ratio is the median of the ratios within a round. Every other Python tool runs in a cached
-environment of its own, skopeo and docker-registry where they are installed. BentoML compresses what it exports, at a
+environment of its own; skopeo, oras (of Go) and docker-registry run where they are installed. PYTHON names the
+interpreter of an environment that has packager installed (default: this one, which has it as an editable package). BentoML compresses what it exports, at a
 few MB/s, so it runs once, at the end, and with at most 256 MB. Parts: local, remote, buckets; all by default.
 """
 
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGER = [os.environ.get("PYTHON", sys.executable), "-m", "packager"]
 sys.path.insert(0, str(ROOT))
 
 from packager.bundle.bundle import ALLOWED_SUFFIXES  # noqa: E402
@@ -152,12 +154,12 @@ def peers() -> dict[str, Path]:
 
 
 def incompressible(size: int, folder: Path) -> None:
-    """Write 8 files of together `size` MiB."""
+    """Write 8 files of together `size` bytes."""
     folder.mkdir()
     for number in range(1, 9):
         with (folder / f"weights-{number:04}.bin").open("wb") as file:
-            for _ in range(size // 8):
-                file.write(os.urandom(1 << 20))
+            for begin in range(0, size // 8, 1 << 20):
+                file.write(os.urandom(min(1 << 20, size // 8 - begin)))
 
 
 def encoder(folder: Path) -> bool:
@@ -189,13 +191,17 @@ def main() -> None:
     program, tools = shutil.which("docker-registry"), peers()
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-transport-") as name:
-        for title in ("sentence encoder", f"{size} MiB, incompressible"):
+        for title, given in {
+            "small": 80_000,
+            "sentence encoder": None,
+            f"{size} MiB, incompressible": size << 20,
+        }.items():
             work = Path(name) / title.split()[0]
             work.mkdir()
-            if title == "sentence encoder" and not encoder(work / "data"):
+            if given is not None:
+                incompressible(given, work / "data")
+            elif not encoder(work / "data"):
                 continue
-            if title != "sentence encoder":
-                incompressible(size, work / "data")
             prepare(work, work / "data")
             with contextlib.ExitStack() as stack:
                 running = stack.enter_context(registry_server.registry(program, work / "registry")) if program else None
@@ -225,7 +231,7 @@ def archived(bench: Bench) -> None:
 def local(bench: Bench) -> None:
     """Hash and pack. The limit runs again right before what is held against it."""
     python, work, files = sys.executable, bench.work, sorted(bench.data.iterdir())
-    packager, out = [python, "-m", "packager"], bench.fresh("local")
+    packager, out = PACKAGER, bench.fresh("local")
     bench.time("hash: limit (parallel SHA-256)", [python, "-c", PARALLEL_SHA256, *files])
     bench.time("hash: packager verify", [*packager, "verify", work / "lay", "--key", work / "k.pub"])
     bench.time("hash: sha256sum", ["sha256sum", *files])
@@ -249,7 +255,7 @@ def remote(bench: Bench) -> None:
     if bench.registry is None:
         print("not measured: push and pull: docker-registry is not installed")
         return
-    tools = [_packager, _skopeo, _oras]
+    tools = [_packager, _skopeo, _oras_of_go, _oras]
     turn = len(bench.measured.get("push: packager", ())) % len(tools)  # who comes later finds memory that others freed
     for tool in (*tools[turn:], *tools[:turn]):
         out = bench.fresh("r")
@@ -259,9 +265,9 @@ def remote(bench: Bench) -> None:
 
 
 def _packager(bench: Bench, host: str, out: Path) -> None:
-    packager, there = [sys.executable, "-m", "packager"], f"oci://{host}/{out.name}/tiny"
-    bench.time("push: packager", [*packager, "push", "tiny:1.0.0", there])
-    bench.time("pull: packager", [*packager, "pull", f"{there}:1.0.0", "--store", out / "store"])
+    there = f"oci://{host}/{out.name}/tiny"
+    bench.time("push: packager", [*PACKAGER, "push", "tiny:1.0.0", there])
+    bench.time("pull: packager", [*PACKAGER, "pull", f"{there}:1.0.0", "--store", out / "store"])
 
 
 def _skopeo(bench: Bench, host: str, out: Path) -> None:
@@ -269,6 +275,17 @@ def _skopeo(bench: Bench, host: str, out: Path) -> None:
         command, there = [skopeo, "copy", "--quiet"], f"docker://{host}/{out.name}:1"
         bench.time("push: skopeo", [*command, "--dest-tls-verify=false", f"oci:{bench.work}/lay:1.0.0", there])
         bench.time("pull: skopeo", [*command, "--src-tls-verify=false", there, f"oci:{out}/skopeo:1"])
+
+
+def _oras_of_go(bench: Bench, host: str, out: Path) -> None:
+    """Copy the same layout as skopeo does; its digests are checked."""
+    if oras := shutil.which("oras"):
+        there = f"{host}/{out.name}:1"
+        copy_to = [oras, "cp", "--no-tty", "--from-oci-layout", f"{bench.work}/lay:1.0.0", "--to-plain-http", there]
+        bench.time("push: oras cp", copy_to)
+        bench.time(
+            "pull: oras cp", [oras, "cp", "--no-tty", "--from-plain-http", there, "--to-oci-layout", f"{out}/oras:1"]
+        )
 
 
 def _oras(bench: Bench, host: str, out: Path) -> None:
@@ -287,7 +304,7 @@ def forget(registry: registry_server.Registry) -> None:
 
 def buckets(bench: Bench) -> None:
     """Push to and pull from an S3 server on loopback, which keeps everything in its memory and one core busy."""
-    packager, out = [sys.executable, "-m", "packager"], bench.fresh("s3")
+    packager, out = PACKAGER, bench.fresh("s3")
     with object_store.object_store(out / "server") as store:
         given = store.environment()
         bench.time("bucket: packager push s3://", [*packager, "push", "tiny:1.0.0", "s3://models/tiny"], **given)
@@ -298,7 +315,7 @@ def buckets(bench: Bench) -> None:
 
 def report(bench: Bench, title: str, rounds: int) -> None:
     """Print medians, and which of the bars hold. The first row of a kind is what the others are held against."""
-    print(f"\n{title}: {bench.size / 1e6:.0f} MB in {len(list(bench.data.iterdir()))} files; median of {rounds} rounds")
+    print(f"\n{title}: {bench.size / 1e6:.4g} MB in {len(list(bench.data.iterdir()))} files; median of {rounds} rounds")
     print(f"{'':36}{'wall s':>8}{'CPU s':>8}{'MB/s':>8}{'RSS MB':>8}{'ratio':>8}")
     found: dict[str, tuple[float, float]] = {}
     for kind in ("hash", "pack", "push", "pull", "bucket"):

@@ -2,6 +2,7 @@
 """A release of many small models of several kinds for three targets each: time, memory, a second run, and kills.
 
     python -m tests.benchmarks.release_fleet 200            one unbroken release, and one in which nothing changed
+    python -m tests.benchmarks.release_fleet 40 --gates     with conformance of two runtimes, and promoted by its outcome
     python -m tests.benchmarks.release_fleet 60 --kills 50  killed at random moments, then run to its end
 
 Models are seeded: estimators of scikit-learn, ONNX graphs, torch programs. Each is locked, built for ONNX Runtime (as it
@@ -13,6 +14,8 @@ the registry names must never change, and must in the end be what the store hold
 from __future__ import annotations
 
 import argparse
+import datetime as dt
+import importlib.metadata
 import json
 import os
 import random
@@ -31,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.formats import oci, platforms
-from packager.trust import keys
+from packager.trust import edit, file, keys
 from tests.support import registry_server
 from tests.support.registry_server import Registry
 from tests.support.tools import tool
@@ -88,6 +91,10 @@ defaults:
   sign: key:release.pem
   push: oci://{host}/models/{{name}}:{{version}}
 """
+GATES = """  conform: {{runtimes: ["onnxruntime=={onnxruntime}", "openvino=={openvino}"], level: L3}}
+  promote: {{stage: staging, profile: gate.yaml, trust: fleet.trust, sign: key:gate.pem}}
+"""
+PROFILE = "rules: [formats, parity, provenance, signature, conformance]\n"
 SEED = 19
 _ACCEPT = f"{oci.MANIFEST}, application/vnd.oci.image.index.v1+json"  # a registry denies what is not accepted
 
@@ -102,6 +109,21 @@ def write_models(folder: Path, count: int, host: str) -> None:
         (own / "bundle.yaml").write_text(text)
     keys.save(keys.generate_key("p256"), folder / "release.pem", folder / "release.pub", None)
     (folder / "release.yaml").write_text(RELEASE.format(host=host))
+
+
+def add_gates(folder: Path) -> None:
+    """Have every model conform to two runtimes, and promote it where a profile finds that it does."""
+    root, gate = keys.generate_key("p256"), keys.generate_key("p256")
+    keys.save(gate, folder / "gate.pem", folder / "gate.pub", None)
+    content = edit.new_content("fleet", [root.public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
+    for role in ("release", "gate"):
+        content = edit.with_signer(content, role, {"key": (folder / f"{role}.pub").read_text()})
+    (folder / "fleet.trust").write_bytes(file.write(content, [root]).to_bytes())
+    (folder / "gate.yaml").write_text(PROFILE)
+    versions = {name: importlib.metadata.version(name) for name in ("onnxruntime", "openvino")}
+    versions["openvino"] = ".".join(versions["openvino"].split(".")[:3])
+    with (folder / "release.yaml").open("a") as text:
+        text.write(GATES.format(**versions))
 
 
 @contextmanager
@@ -277,6 +299,7 @@ def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("count", type=int)
     parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--gates", action="store_true", help="conformance and promotion too")
     parser.add_argument("--plot", type=Path, help="write the growth of seconds and memory as SVG")
     args = parser.parse_args(words)
     with (
@@ -285,6 +308,8 @@ def main(words: Sequence[str]) -> None:
     ):
         folder = Path(name) / "fleet"
         write_models(folder, args.count, registry.host)
+        if args.gates:
+            add_gates(folder)
         if args.kills:
             print_kills(folder, args.count, args.kills, registry)
         else:

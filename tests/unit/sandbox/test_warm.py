@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,7 +165,7 @@ def test_a_server_that_still_imports_ends_with_its_program(tmp_path: Path) -> No
     """Importing takes seconds, in which nothing is read from the program."""
     for above in (tmp_path, tmp_path.parent):
         above.chmod(0o755)
-    code = "import sys; from pathlib import Path; from packager.sandbox import warm; warm.ForkServer('torch', Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from packager.sandbox import warm; warm.ForkServer('torch', Path(sys.argv[1])).is_alive"
     program = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=Path(__file__).parents[3])
     try:
         while len(mentioned(str(tmp_path))) < 2:
@@ -255,6 +257,32 @@ def test_a_build_forks_and_makes_the_same_bytes(
     fresh = performed(other, monkeypatch, kind, forked=False)
     assert warm.find_running(other.root / "tmp") is None
     assert (forked.tree, forked.facts) == (fresh.tree, fresh.facts)
+
+
+def test_libraries_are_imported_beside_the_scan_that_comes_before(store: Store) -> None:
+    """The scan waits for nothing: it starts afresh, and what opens the source next finds a server that imports already."""
+    by = sandbox.find_confinement()
+    scan = Action("scan", 1, {}, {"scanner": "picklescan", "files": []})
+    job = runner.Job(scan, "scan", Limits(MEMORY, 60))
+    assert runner.find_fork_server(job, store, by) is None and not warm._servers, "no source is opened next"
+    assert runner.find_fork_server(dataclasses.replace(job, next_kind="onnx"), store, by) is None and not warm._servers
+    assert runner.find_fork_server(dataclasses.replace(job, next_kind="sklearn"), store, by) is None
+    (begun,) = warm._servers.values()
+    assert begun._size is None, "it was not waited for"
+    _, action = export(store)
+    assert runner.find_fork_server(runner.Job(action, "export", Limits(MEMORY, 60)), store, by) is begun
+    assert runner.find_fork_server(job, store, by) is begun, "a later scan is a fork"
+
+
+def test_a_server_that_imports_yet_can_be_stopped(store: Store) -> None:
+    begun = warm.begin_server("torch", store.root / "tmp", BY)
+    assert begun is not None and not begun.has_forked
+    answers: list[bool] = []
+    waiting = threading.Thread(target=lambda: answers.append(begun.is_alive))
+    waiting.start()
+    warm.stop_servers()
+    waiting.join()
+    assert answers == [False] and begun._process.returncode is not None
 
 
 def test_where_a_server_has_died_steps_start_afresh(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
