@@ -26,10 +26,11 @@ class Cached:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A step ran to its end in `seconds`."""
+    """The step that `Started` called `label` ran to its end in `seconds`; `outcome` is a word about how, or empty."""
 
     label: str
     seconds: float
+    outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ HELP = "say where a bundle will run, without loading it"
 EXAMPLES = """  packager compat digits.bundle.tar
   packager compat digits:1.4.0 --runtime onnxruntime==1.16.3 --runtime triton==24.05
   packager compat digits:1.4.0 --fleet fleet.yaml --html fleet.html"""
+_MOST_REASONS = 4  # of a cell that are shown
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,11 +70,12 @@ def _rows(cells: Sequence[Cell]) -> list[str]:
 
     found = runtimes.join_cells(cells)
     width = max((len(f"{span.first.runtime} {span.versions}") for span in found), default=0)
+    wide = max((len(span.first.target) for span in found), default=0)
     rows = []
     for span in found:
         cell, where = span.first, f"{span.first.runtime} {span.versions}"
         mark = "promised" if cell.promised else ""
-        rows.append(f"{cell.answer.outcome:8} {where:{width}} {cell.target:26} {mark:9} {cell.answer.source}")
+        rows.append(f"{cell.answer.outcome:8} {where:{width}} {cell.target:{wide}} {mark:9} {cell.answer.source}")
         rows += _reasons(cell)
     return rows
 
@@ -88,9 +90,15 @@ def _told(outcome: str, cells: Sequence[Cell]) -> list[str]:
 
 
 def _reasons(cell: Cell) -> list[str]:
-    found = [f"           {r.message}" + (f"; {r.fix}" if r.fix else "") for r in cell.answer.reasons[:4]]
-    more = len(cell.answer.reasons) - 4
-    return [*found, f"           and {more} more"] if more > 0 else found
+    """Return the reasons of an answer, each once, and what would change it: below them, if it is one for all."""
+    fixes = {reason.fix for reason in cell.answer.reasons}
+    (shared,) = fixes if len(fixes) == 1 else (None,)
+    found = [
+        reason.message + (f"; {reason.fix}" if reason.fix and not shared else "") for reason in cell.answer.reasons
+    ]
+    unique = [*dict.fromkeys(found)]
+    more = [f"and {len(unique) - _MOST_REASONS} more"] if len(unique) > _MOST_REASONS else []
+    return [f"{'':11}{row}" for row in (*unique[:_MOST_REASONS], *more, *([shared] if shared else []))]
 
 
 def _site_rows(reached: Sequence[Reach]) -> list[str]:

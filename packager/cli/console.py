@@ -100,8 +100,9 @@ class Console:
             match event:
                 case Started(label):
                     self._draw(force=True) if self.live else self._print(f"{escape.line(label)} …")
-                case Finished(label, seconds):
-                    self._print(f"{escape.line(label)}: {seconds:.1f} s")
+                case Finished(label, seconds, outcome):
+                    how = f": {escape.line(outcome)}" if outcome else ""
+                    self._print(f"{escape.line(label)}{how}: {seconds:.1f} s")
                 case Cached(label):
                     self._print(f"{escape.line(label)}: cached")
                 case Progress(label, _, _):

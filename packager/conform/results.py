@@ -208,9 +208,6 @@ def render_table(result: JSON) -> str:
     for cell in result["cells"]:
         words = " ".join(f"{cell['levels'].get(level, '-'):4}" for level in levels)
         rows.append(f"{cell['cell']:{width}}  {words}  {_figures(cell)}".rstrip())
-        known = [check["name"] for check in cell["checks"] if check["outcome"] == "known"]
-        if known:
-            rows.append(f"{'':{width}}  known of this runtime, whatever the model: {', '.join(known)}")
         if isinstance(reached := cell["measures"].get("accuracy"), dict) and reached.get("here") is not None:
             value = f"{reached['metric']} {reached['here']:.4g} on {reached['rows']} rows, bound {reached['bound']:g}"
             rows.append(f"{'':{width}}  {value}")
@@ -218,7 +215,20 @@ def render_table(result: JSON) -> str:
             rows.append(f"{'':{width}}  {cell['outcome']}: {cell['reason']}")
         if "operators" in cell:
             rows += [f"{'':{width}}  {line}" for line in operators.render_lines(cell["operators"])]
-    return "\n".join(map(escape.line, rows))
+    return "\n".join(map(escape.line, [*rows, *_known_rows(result)]))
+
+
+def _known_rows(result: JSON) -> list[str]:
+    """Return, once for each runtime, the checks that it is known to fail whatever the model."""
+    found: dict[str, dict[str, None]] = {}
+    for cell in result["cells"]:
+        known = [check["name"] for check in cell["checks"] if check["outcome"] == "known"]
+        if known:
+            found.setdefault(f"{cell['runtime']} {cell['version']}", {}).update(dict.fromkeys(known))
+    rows = []
+    for runtime, names in found.items():
+        rows += [f"known of {runtime}, whatever the model:", *(f"  {name}" for name in names)]
+    return rows
 
 
 def _figures(cell: Mapping[str, JSON]) -> str:

@@ -93,7 +93,7 @@ class _Run:
             self.on_event(Started(planned.name))
             row = self._text_cell(planned, scratch, reference)
             row["wall_seconds"] = round(time.monotonic() - started, 3)
-            self.on_event(Finished(f"{planned.name}: {row['outcome']}", row["wall_seconds"]))
+            self.on_event(Finished(planned.name, row["wall_seconds"], row["outcome"]))
             rows.append(row)
         count = len(reference.prompts)
         about = {"runtime": "the source", "version": "itself", "source": "stated", "cases": count, "stated": count}
@@ -203,7 +203,7 @@ class _Run:
         self.on_event(Started(planned.name))
         row = self._attempt(planned, self.settings.work / f"cell-{number:03}", vectors)
         row["wall_seconds"] = round(time.monotonic() - started, 3)
-        self.on_event(Finished(f"{planned.name}: {row['outcome']}", row["wall_seconds"]))
+        self.on_event(Finished(planned.name, row["wall_seconds"], row["outcome"]))
         return row
 
     def _attempt(self, planned: PlannedCell, scratch: Path, vectors: Path) -> JSON:

@@ -259,7 +259,7 @@ def test_compatibility_page_is_escaped() -> None:
 
 EVENTS: list[Callable[[], object]] = [
     lambda: Started(NASTY),
-    lambda: Finished(NASTY, 1.0),
+    lambda: Finished(NASTY, 1.0, NASTY),
     lambda: Cached(NASTY),
     lambda: Note(NASTY),
     lambda: Warned(NASTY),
