@@ -180,30 +180,18 @@ vendor: [linux_x86_64-cp311]
     return copied(made_once(tmp_path_factory, "deployable", make), tmp_path_factory.mktemp("deployable"))
 
 
+def download_packager(tools: Path, python: str) -> Path:
+    """Put packager and its few dependencies as wheels for a version of Python into a folder, and return it."""
+    uv = Path(sys.executable).parent / "uv"
+    subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", tools, HERE.parents[1]], check=True)
+    (wheel,) = tools.glob("model_packager-*.whl")
+    platforms = [word for name in ("manylinux_2_28", "manylinux2014") for word in ("--platform", f"{name}_x86_64")]
+    options = ["--quiet", "--only-binary", ":all:", "--python-version", python, *platforms, "--dest", tools]
+    subprocess.run([sys.executable, "-m", "pip", "download", *options, wheel], check=True)
+    return tools
+
+
 @pytest.fixture(scope="session")
 def packager_wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """packager and its few dependencies as wheels for Debian 12, as they would arrive on a stick."""
-    tools = tmp_path_factory.mktemp("tools")
-    uv = Path(sys.executable).parent / "uv"
-    subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", tools, HERE.parents[1]], check=True)
-    wheel = next(tools.glob("model_packager-*.whl"))
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--only-binary",
-        ":all:",
-        "--python-version",
-        "3.11",
-        "--platform",
-        "manylinux_2_28_x86_64",
-        "--platform",
-        "manylinux2014_x86_64",
-        "--dest",
-        tools,
-        wheel,
-    ]
-    subprocess.run(command, check=True)
-    return tools
+    return download_packager(tmp_path_factory.mktemp("tools"), "3.11")

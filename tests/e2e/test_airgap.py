@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A customer's machine: a clean Debian, one ordinary user, no network interface but loopback, one bundle, one key.
 
-The root file system is made once by debootstrap and kept in the user's cache directory. Inside there is Python as Debian
+One bundle serves three releases of Debian, each with its own Python. A root file system is made once by debootstrap and kept in the user's cache directory. Inside there is Python as Debian
 ships it, and nothing of ours: packager itself arrives as wheels, as it would on a stick. bubblewrap unshares everything.
 """
 
@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import CNN_RECIPE, Project, tool
+from tests.e2e.conftest import CNN_RECIPE, Project, download_packager, tool
 from tests.support import clean_debian
 
 pytestmark = pytest.mark.slow
-PYTHON = "linux_x86_64-cp311"  # what that release of Debian ships
+PYTHONS = {"bookworm": "3.11", "trixie": "3.13", "forky": "3.14"}
+"""The Python that each release of Debian ships; none ships 3.12."""
+PLATFORMS = [f"linux_x86_64-cp{python.replace('.', '')}" for python in PYTHONS.values()]
 UID = 1000
 
 ASK = """
@@ -41,6 +43,7 @@ echo "interfaces: $(sed -n 's/^ *\([a-z0-9]*\):.*/\1/p' /proc/net/dev | tr '\n' 
 test "$(grep -c : /proc/net/dev)" = 1
 echo "routes: $(($(wc -l < /proc/net/route) - 1))"
 echo "user: $(id -u)"
+python3 --version
 if python3 -c 'import packager' 2>/dev/null; then echo "packager was there before"; exit 1; fi
 python3 -c 'import socket; socket.create_connection(("1.1.1.1", 53), 2)' 2>&1 | tail -1
 python3 -m venv /tmp/tool
@@ -56,34 +59,33 @@ echo "server ended: $?"
 """
 
 
-@pytest.fixture(scope="session")
-def root_filesystem() -> Path:
-    """A clean Debian with Python, from the mirror that apt on this machine uses."""
-    if platform.machine() != "x86_64":
-        pytest.skip("the bundle of this test carries wheels for x86-64")
-    tool("bwrap")
-    return clean_debian.make_root("python3", "python3-venv")
-
-
 @pytest.fixture(scope="module")
-def carried(built: Project, packager_wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """What the customer receives: packager with its few dependencies as wheels; the bundle and the public key."""
+def carried(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every customer receives: the bundle, with wheels for each Python, and the public key."""
     project = Project(tmp_path_factory.mktemp("airgap") / "project", built.store)
     shutil.copytree(built.folder, project.folder)
-    project.write(CNN_RECIPE.replace("1.2.3", "4.0.0") + f"vendor: [{PYTHON}]\n")
+    project.write(CNN_RECIPE.replace("1.2.3", "4.0.0") + f"vendor: [{', '.join(PLATFORMS)}]\n")
+    project.run("lock")
     project.run("build", "--locked")
     goods = project.folder / "goods"
     goods.mkdir()
     project.run("sign", "cnn:4.0.0", "--key", "release.pem", "-o", goods / "cnn.bundle.tar")
     shutil.copy(project.folder / "release.pub", goods)
     (goods / "ask.py").write_text(ASK)
-    return packager_wheels, goods
+    return goods
 
 
+@pytest.mark.parametrize("release", PYTHONS)
 def test_a_clean_machine_without_a_network_installs_and_answers(
-    root_filesystem: Path, carried: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    release: str, carried: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tools, goods = (shutil.copytree(folder, tmp_path / folder.name) for folder in carried)
+    if platform.machine() != "x86_64":
+        pytest.skip("the bundle of this test carries wheels for x86-64")
+    tool("bwrap")
+    root_filesystem = clean_debian.make_root("python3", "python3-venv", suite=release)
+    (tmp_path / "tools").mkdir()
+    tools = download_packager(tmp_path / "tools", PYTHONS[release])
+    goods = shutil.copytree(carried, tmp_path / "goods")
     for path in (tmp_path, *tmp_path.parents[:2], tools, goods):
         path.chmod(0o755)  # pytest's directories are for their owner alone
     command = [
@@ -133,6 +135,7 @@ def test_a_clean_machine_without_a_network_installs_and_answers(
     assert "interfaces: lo \n" in done.stdout
     assert "routes: 0\n" in done.stdout
     assert f"user: {UID}\n" in done.stdout
+    assert f"Python {PYTHONS[release]}." in done.stdout
     assert "Network is unreachable" in done.stdout
     assert "installed cnn:4.0.0" in done.stdout
     answer = re.search(r"answer: \[(.*)\]", done.stdout)

@@ -38,8 +38,8 @@ exec env -i $VARIABLES sh -c 'umount -l /old; cd "$1" && shift && exec "$@"' sh 
 """
 
 
-def make_root(*packages: str) -> Path:
-    """Return a root file system with these packages of Debian; the test is skipped where none can be made."""
+def make_root(*packages: str, suite: str = SUITE) -> Path:
+    """Return a root file system with these packages of a release of Debian; the test is skipped where none can be made."""
     if os.geteuid() != 0:
         pytest.skip("making a root file system needs root")
     debootstrap = tool("debootstrap")
@@ -47,12 +47,15 @@ def make_root(*packages: str) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "rootfs.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = cache / f"rootfs-{SUITE}-{'-'.join(packages)}"
+        done = cache / f"rootfs-{suite}-{'-'.join(packages)}"
         if not done.is_dir():
             partial = done.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            command = [debootstrap, "--variant=minbase", f"--include={','.join(packages)}", SUITE, partial]
-            subprocess.run([*command, *find_mirror()], check=True, stdout=subprocess.DEVNULL)
+            command = [debootstrap, "--variant=minbase", f"--include={','.join(packages)}", suite, partial]
+            scripts = Path("/usr/share/debootstrap/scripts")  # a debootstrap knows no release that came after it
+            newer = [] if (scripts / suite).exists() else [scripts / "sid"]
+            mirror = find_mirror() or ["http://deb.debian.org/debian"]
+            subprocess.run([*command, *mirror, *newer], check=True, stdout=subprocess.DEVNULL)
             partial.rename(done)
     return done
 
