@@ -23,6 +23,8 @@ class Adapter(kit.Adapter):
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report to its maker
         self._ov: Any = importlib.import_module("openvino")
         self._model: Any = None
+        self._inputs: list[dict[str, Any]] = []
+        self._outputs: list[dict[str, Any]] = []
 
     def hello(self, message: dict[str, Any]) -> dict[str, Any]:
         return {"runtime": "openvino", "version": self._ov.__version__.partition("-")[0]}
@@ -36,27 +38,28 @@ class Adapter(kit.Adapter):
         threads = knobs.get("runtime.threads", message.get("threads", 1))
         hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         try:
-            self._model = core.compile_model(core.read_model(message["model"]), "CPU", hints)
+            model = core.read_model(message["model"])
+            self._model = core.compile_model(model, "CPU", hints)
         except RuntimeError as error:
             # A graph of ONNX is promised to no OpenVINO: what it cannot convert is no fault. Its own IR has to open.
             if message["model"].endswith(".onnx") and any(sign in str(error) for sign in _UNCONVERTED):
                 raise kit.UnavailableError(f"OpenVINO cannot convert this graph: {_reason(error)}") from None
             raise
         self._types = {port.name: port.dtype for port in promise.inputs}
+        # Compiling joins tensors that are equal, and with them their names.
+        self._inputs = [_port(*ports) for ports in zip(model.inputs, self._model.inputs, strict=True)]
+        self._outputs = [_port(*ports) for ports in zip(model.outputs, self._model.outputs, strict=True)]
         device = self._model.get_property("EXECUTION_DEVICES")[0]
         used = {"runtime.threads": self._model.get_property("INFERENCE_NUM_THREADS")}
         return {"provider": device, "device": device.lower(), "knobs": {name: used[name] for name in knobs}}
 
     def metadata(self, message: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "inputs": [_port(port) for port in self._model.inputs],
-            "outputs": [_port(port) for port in self._model.outputs],
-        }
+        return {"inputs": self._inputs, "outputs": self._outputs}
 
     def infer(self, feeds: dict[str, Any]) -> dict[str, Any]:
         self._check(feeds)
         answers = self._model.create_infer_request().infer(feeds)
-        return {port.get_any_name(): np.array(answers[port]) for port in self._model.outputs}
+        return {port["name"]: np.array(answers[index]) for index, port in enumerate(self._outputs)}
 
     def _check(self, feeds: dict[str, Any]) -> None:
         """Refuse what OpenVINO would convert without a word: another dtype, a missing input."""
@@ -71,9 +74,10 @@ class Adapter(kit.Adapter):
         return {}
 
 
-def _port(port: Any) -> dict[str, Any]:
-    shape = [-1 if size.is_dynamic else size.get_length() for size in port.get_partial_shape()]
-    return {"name": port.get_any_name(), "dtype": np.dtype(port.get_element_type().to_dtype()).name, "shape": shape}
+def _port(named: Any, compiled: Any) -> dict[str, Any]:
+    shape = [-1 if size.is_dynamic else size.get_length() for size in compiled.get_partial_shape()]
+    dtype = np.dtype(compiled.get_element_type().to_dtype()).name
+    return {"name": named.get_any_name(), "dtype": dtype, "shape": shape}
 
 
 def _reason(error: Exception) -> str:

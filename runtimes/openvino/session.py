@@ -52,11 +52,12 @@ class Port:
 class Session:
     """An artefact ready to run. `run` may be called from several threads at once: each has a separate infer request."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, model: Any, compiled: Any) -> None:
         self._compiled = compiled
         self._local = threading.local()
-        self.inputs = tuple(_port(port) for port in compiled.inputs)
-        self.outputs = tuple(_port(port) for port in compiled.outputs)
+        # Compiling joins tensors that are equal, and with them their names: those of the model are the promised ones.
+        self.inputs = tuple(_port(*ports) for ports in zip(model.inputs, compiled.inputs, strict=True))
+        self.outputs = tuple(_port(*ports) for ports in zip(model.outputs, compiled.outputs, strict=True))
         self.provider = "CPU"
         self.version: str = openvino.get_version().partition("-")[0]
 
@@ -90,7 +91,7 @@ def opened(core: Any, model: Any, *, threads: int) -> Session:
     # Without the precision hint, CPUs with AMX or AVX512-BF16 compute in bfloat16: fast, and out of tolerance.
     config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     with _all_instructions():
-        return Session(core.compile_model(model, "CPU", config))
+        return Session(model, core.compile_model(model, "CPU", config))
 
 
 @contextlib.contextmanager
@@ -108,9 +109,9 @@ def _all_instructions() -> Iterator[None]:
             os.environ[_INSTRUCTIONS] = before  # noqa: TID251 - as it was
 
 
-def _port(port: Any) -> Port:
-    kind = port.get_element_type().get_type_name()
+def _port(named: Any, compiled: Any) -> Port:
+    name, kind = named.get_any_name(), compiled.get_element_type().get_type_name()
     if kind not in _DTYPES:
-        raise ValueError(f"`{port.get_any_name()}` is a {kind}, which has no numpy form")
-    shape = tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape())
-    return Port(port.get_any_name(), _DTYPES[kind], shape)
+        raise ValueError(f"`{name}` is a {kind}, which has no numpy form")
+    shape = tuple(size.get_length() if size.is_static else None for size in compiled.get_partial_shape())
+    return Port(name, _DTYPES[kind], shape)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import openvino as installed
 import pytest
+from onnx import TensorProto, helper
 from packager.runtimes import openvino
 from packager.runtimes.openvino import session
 
@@ -75,6 +77,31 @@ def test_one_session_serves_many_threads(exported: Exported, tmp_path: Path) -> 
         opened.run({"image": np.zeros((1, 1, 8, 8))})
     with pytest.raises(ValueError, match="expected device cpu, got npu"):
         session.open_session(tmp_path / "model.xml", threads=1, device="npu")
+
+
+def test_outputs_keep_their_names_where_tensors_are_joined(tmp_path: Path) -> None:
+    """Compiling drops a cast that changes nothing, and its tensors then have three names, of which any is the first."""
+    nodes = [
+        helper.make_node("Concat", ["x", "x"], ["a"], axis=1),
+        helper.make_node("Cast", ["a"], ["b"], to=TensorProto.FLOAT),
+        helper.make_node("Identity", ["b"], ["probabilities"]),
+        helper.make_node("Relu", ["a"], ["c"]),
+        helper.make_node("Cast", ["c"], ["label"], to=TensorProto.FLOAT),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 4]) for n in ("label", "probabilities")]
+    made = helper.make_model(
+        helper.make_graph(nodes, "g", [x], outputs), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    onnx.save(made, tmp_path / "model.onnx")
+    core = installed.Core()
+    installed.save_model(core.read_model(tmp_path / "model.onnx"), tmp_path / "model.xml", compress_to_fp16=False)
+    for name in ("model.onnx", "model.xml"):
+        opened = session.open_session(tmp_path / name, threads=1)
+        assert [port.name for port in opened.outputs] == ["label", "probabilities"], name
+        given = np.array([[-1, 2]], "float32")
+        label, probabilities = opened.run({"x": given})
+        assert (label.tolist(), probabilities.tolist()) == ([[0, 2, 0, 2]], [[-1, 2, -1, 2]])
 
 
 def test_what_a_range_promises() -> None:
