@@ -13,6 +13,8 @@ SHUFFLE ?=
 # Processes of a test run: tests wait too. Each may hold 2 GB.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 PINS   := -c tests/constraints.txt
+# Bytecode of the tests, and of what they start, is kept even where Python is told to write none.
+UNSET  := env -u PYTHONDONTWRITEBYTECODE
 # pip knows this machine's package index and wheels; uv is told the same, because it does not read pip's settings.
 LINKS  = $(shell $(1)/python -m pip config get global.find-links 2>/dev/null)
 FIND   = $(foreach place,$(PIP_FIND_LINKS) $(LINKS),--find-links $(place))
@@ -28,7 +30,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help dev torch demo demo-cnn demo-encoder demo-chat corpus check quick test default test-times test-all attacks lint fmt bench gpu-kit gpu-report wheel reference docs golden clean
+.PHONY: help dev torch demo demo-cnn demo-encoder demo-chat corpus check quick test default bytecode test-times test-all attacks lint fmt bench gpu-kit gpu-report wheel reference docs golden clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -83,14 +85,18 @@ quick: $(READY)
 test: $(READY) ## lint, types and, beside them, all tests but the slow matrices (T=path, K=filter, SHUFFLE=seed)
 	@$(MAKE) --no-print-directory --jobs 2 lint default
 
-default: $(READY)
-	$(BIN)/python -m tests.support.in_memory $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow' $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')
+# Workers write no bytecode: what nobody has compiled each of them compiles anew.
+bytecode: $(READY)
+	@$(BIN)/python -m compileall -q packager runtimes policies conformance tests/support
 
-test-times: $(READY) ## the tests of `make test`, with the processor time of each (T=path)
-	$(BIN)/python -m pytest -p tests.support.times -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow' $(T)
+default: $(READY) bytecode
+	$(UNSET) $(BIN)/python -m tests.support.in_memory $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow' $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')
 
-test-all: $(READY) lint ## every test
-	PACKAGER_TEST_STARTS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')
+test-times: $(READY) bytecode ## the tests of `make test`, with the processor time of each (T=path)
+	$(UNSET) $(BIN)/python -m pytest -p tests.support.times -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow' $(T)
+
+test-all: $(READY) lint bytecode ## every test
+	$(UNSET) PACKAGER_TEST_STARTS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(T) $(if $(K),-k '$(K)') $(if $(SHUFFLE),--shuffle '$(SHUFFLE)')
 
 attacks: $(READY) ## the attacks as an ordinary user, with bubblewrap and without it (as root)
 	$(BIN)/python -m tests.attacks.as_user $(T:tests=tests/attacks) -m 'not slow'
@@ -130,3 +136,4 @@ docs: $(READY) ## build the documentation into build/docs, with every link check
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find packager runtimes policies conformance tests docs -name __pycache__ -prune -exec rm -rf {} +

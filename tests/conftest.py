@@ -32,7 +32,8 @@ settings.load_profile("packager")
 
 from packager.store.store import Store  # noqa: E402
 from tests.support import forks, outputs  # noqa: E402
-from tests.support.warm_store import WARM, shared_directory  # noqa: E402
+from tests.support.once import shared_directory  # noqa: E402
+from tests.support.warm_store import WARM  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

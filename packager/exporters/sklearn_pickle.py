@@ -33,7 +33,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
 
 def load(source: Path, payload: str, options: ExportOptions) -> SourceModel:
     """Open the pickle. Raises StepError when it needs missing code, or holds no fitted model."""
-    estimator.library()
+    estimator.require()
     model = pickled.load(source, payload)
     if type(model).__module__.partition(".")[0] == "lightgbm":
         return lightgbm.open_booster(source, model, options)

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from packager.files import hold_lock
 from tests.support import forks, outputs
+from tests.support.once import made_once
 from tests.support.tools import tool
-from tests.support.warm_store import WARM, shared_directory
+from tests.support.warm_store import WARM
 
 __all__ = ["Project", "make_model", "tool"]
 HERE = Path(__file__).parent
@@ -84,19 +84,6 @@ def make_model(kind: str, folder: Path) -> Path:
     """Write a model in a process of its own, so that the tests never import torch."""
     subprocess.run([sys.executable, str(HERE / "models.py"), kind, str(folder)], check=True, capture_output=True)
     return folder
-
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Return a directory that `make` fills once for all processes of a run; nothing changes it afterwards."""
-    root = shared_directory(factory)
-    directory, done = root / f"once-{name}", root / f"once-{name}.done"
-    with hold_lock(root / f"once-{name}.lock"):
-        if not done.exists():
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir()
-            make(directory)
-            done.touch()
-    return directory
 
 
 def copied(made: Path, to: Path) -> Project:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Register models for tables in `sqlite:///mlflow.db` of the folder it runs in: `python table_models.py`.
+"""Register models for tables in `sqlite:///mlflow.db` of the folder it runs in: `python table_models.py [NAME...]`.
 
 churn@champion   numbers, a category and a text with words of all scripts; classes with names
 churn@accents    the same, with a vectoriser that removes accents: no ONNX operator does
@@ -28,6 +28,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from tests.support import tables
 
+NAMES = ("churn@champion", "churn@accents", "churn@pickled", "trees@champion")
 NUMBERS = ["age", "income per year", "visits"]
 
 
@@ -55,17 +56,22 @@ def main() -> None:
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     mlflow.set_tracking_uri("sqlite:///mlflow.db")
-    mlflow.set_experiment(experiment_id=mlflow.create_experiment("tables", artifact_location="artifacts"))
+    known = mlflow.get_experiment_by_name("tables")
+    place = known.experiment_id if known else mlflow.create_experiment("tables", artifact_location="artifacts")
+    mlflow.set_experiment(experiment_id=place)
     table = tables.frame()
     labels = tables.target(table)
-    fitted = pipeline().fit(table, labels)
-    register(mlflow.sklearn, "churn", "champion", fitted, table)
-    register(mlflow.sklearn, "churn", "accents", pipeline(strip_accents="unicode").fit(table, labels), table)
-    register(mlflow.sklearn, "churn", "pickled", fitted, table, serialization_format="cloudpickle")
-    holes = table[NUMBERS].astype(float).mask(np.random.RandomState(1).rand(len(table), 3) < 0.1)
-    data = lightgbm.Dataset(holes, (labels == "yes").astype(int))
-    model = lightgbm.train({"objective": "binary", "verbose": -1, "num_threads": 1}, data, 20)
-    register(mlflow.lightgbm, "trees", "champion", model, holes)
+    for name in sys.argv[1:] or NAMES:
+        if name == "trees@champion":
+            holes = table[NUMBERS].astype(float).mask(np.random.RandomState(1).rand(len(table), 3) < 0.1)
+            data = lightgbm.Dataset(holes, (labels == "yes").astype(int))
+            model = lightgbm.train({"objective": "binary", "verbose": -1, "num_threads": 1}, data, 20)
+            register(mlflow.lightgbm, "trees", "champion", model, holes)
+            continue
+        text = {"strip_accents": "unicode"} if name == "churn@accents" else {}
+        options = {"serialization_format": "cloudpickle"} if name == "churn@pickled" else {}
+        fitted = pipeline(**text).fit(table, labels)
+        register(mlflow.sklearn, "churn", name.partition("@")[2], fitted, table, **options)
 
 
 if __name__ == "__main__":

@@ -78,8 +78,8 @@ def _other_user() -> tuple[str, ...]:
 @pytest.mark.parametrize(
     "kind", [kind if kind == "cnn" else pytest.param(kind, marks=pytest.mark.slow) for kind in RECIPES]
 )
-def test_two_places_one_digest(kind: str, tmp_path: Path, encoder: Path) -> None:
-    model = encoder if kind == "encoder" else make_model(kind, tmp_path / "source")
+def test_two_places_one_digest(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    model = make_model(kind, tmp_path / "source") if kind == "sinus" else request.getfixturevalue(kind)
     first, layout = build(tmp_path / "a", model, RECIPES[kind], None, PLAIN, odd=False)
     deep = tmp_path / "another place" / "with a longer päth"
     second, other = build(deep / "b", model, RECIPES[kind], tmp_path / "a" / "bundle.lock", ODD, odd=True)

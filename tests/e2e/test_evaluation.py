@@ -53,12 +53,6 @@ def test_a_target_that_loses_labels_ends_the_build(project: Callable[..., Projec
     assert "target `onnxruntime-cpu-int8_dynamic`: accuracy is 0." in words, words
     assert "where at least 0.9 is required" in words and "in the source over 797 rows" in words
     assert "onnxruntime-cpu-fp32`: accuracy" not in words
-    recipe = Path(made.folder / "bundle.yaml")
-    recipe.write_text(
-        RECIPE.replace(", int8_dynamic]", "]").replace("tolerance: {int8_dynamic: {atol: 9, rtol: 9}}\n", "")
-    )
-    made.run("lock")
-    made.run("build", "--locked")
 
 
 EXACT = RECIPE.replace(", int8_dynamic]", "]").replace("tolerance: {int8_dynamic: {atol: 9, rtol: 9}}\n", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import sqlite3
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from packager.formats import platforms
+from tests.attacks.hostile_step import Payload
 from tests.e2e.conftest import CNN_RECIPE, Project, make_model, tool
 
 pytestmark = pytest.mark.cold  # workers run in these tests
@@ -174,15 +176,9 @@ def test_the_worker_sees_no_secret(project: Callable[..., Project], tmp_path: Pa
     model = tmp_path / "model"
     model.mkdir()
     payload = f"import os; raise RuntimeError('SEEN ' + str([k for k in os.environ if 'SECRET' in k]) + str(os.path.exists({str(secret)!r})))"
-    script = (
-        "import sys, torch\nclass C:\n def __reduce__(self): return exec, (sys.argv[2],)\ntorch.save(C(), sys.argv[1])"
-    )
-    subprocess.run([sys.executable, "-c", script, str(model / "model.pth"), payload], check=True)
-    made = project(
-        "name: m\nversion: 1.0.0\nsource: ./model\nallow-pickle: true\npolicy: dev\ninputs: {x: {dtype: float32, shape: [batch, 8]}}\n"
-        + ONE,
-        model=model,
-    )
+    (model / "model.pkl").write_bytes(pickle.dumps(Payload(payload)))
+    recipe = "name: m\nversion: 1.0.0\nsource: ./model\nallow-pickle: true\npolicy: dev\n" + ONE
+    made = project(recipe, model=model)
     done = made.run("build", code=4, AWS_SECRET_ACCESS_KEY="hunter2", HOME=str(tmp_path / "home"))
     clear(done, "SEEN []False")
     assert "hunter2" not in done.stderr

@@ -30,9 +30,15 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Project:
     library("libgomp.so.1")  # of XGBoost
     root = tmp_path_factory.mktemp("tables")
     (root / "project").mkdir()
-    script = [sys.executable, str(HERE / "table_models.py")]
-    subprocess.run(script, cwd=root / "project", check=True, capture_output=True)
-    return Project(root / "project", root / "store")
+    project = Project(root / "project", root / "store")
+    register(project, "churn@champion")
+    return project
+
+
+def register(project: Project, *names: str) -> None:
+    """Register models in a process of its own."""
+    script = [sys.executable, str(HERE / "table_models.py"), *names]
+    subprocess.run(script, cwd=project.folder, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,7 @@ def test_it_is_served_with_texts_of_all_scripts(churn: Path, app: Path, tmp_path
 
 @pytest.mark.slow  # tests/unit/exporters/sklearn holds it by default
 def test_a_vectoriser_that_cannot_match_fails_with_the_reason(registered: Project, churn: Path) -> None:
+    register(registered, "churn@accents")
     registered.write(RECIPE.format(name="accents", source="churn@accents"))
     done = registered.run("build", code=4)
     assert "no operator removes accents" in done.stderr and "`TfidfVectorizer" in done.stderr
@@ -102,6 +109,7 @@ def test_a_vectoriser_that_cannot_match_fails_with_the_reason(registered: Projec
 
 @pytest.mark.slow  # attacks hold it by default
 def test_a_pickle_needs_permission(registered: Project, churn: Path) -> None:
+    register(registered, "churn@pickled")
     recipe = RECIPE.format(name="pickled", source="churn@pickled")
     registered.write(recipe)
     assert "allow-pickle: true" in registered.run("build", code=4).stderr
@@ -112,5 +120,6 @@ def test_a_pickle_needs_permission(registered: Project, churn: Path) -> None:
 
 @pytest.mark.slow  # tests/unit/exporters holds it by default
 def test_boosted_trees_with_missing_values(registered: Project, churn: Path) -> None:
+    register(registered, "trees@champion")
     registered.write(RECIPE.format(name="trees", source="trees@champion"))
     assert registered.run("build", "--json")["verdict"]["ok"]

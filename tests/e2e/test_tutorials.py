@@ -21,6 +21,7 @@ import yaml
 from tests.support import forks, registry_server, triton_servers
 from tests.support.environments import CACHE
 from tests.support.tools import offline, tool
+from tests.support.warm_store import WARM
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = ("sh", "-c", 'ip link set lo up && exec "$@"', "sh")
@@ -92,6 +93,7 @@ def first_bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("first") / "digits"
     folder.mkdir()
     trainer(folder)
+    WARM.lend(folder / "store")
     _install, *others = blocks("docs/tutorials/first-bundle.md")
     return folder, run("".join(others), folder, on_a_free_port())
 

@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import venv
 from importlib import metadata
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,8 @@ def node_with(*packages: str) -> Path:
 def linked_environment(place: Path, *requirements: str) -> Path:
     """Return the interpreter of a new environment with distributions of this one and what they require, as hard links.
 
-    A requirement may name extras. Nothing is downloaded: this environment has them all.
+    A requirement may name extras. Nothing is downloaded: this environment has them all. Bytecode comes along, else each
+    worker compiles what it imports.
     """
     venv.create(place, symlinks=True)
     site = Path(sysconfig.get_path("purelib"))
@@ -110,9 +112,14 @@ def linked_environment(place: Path, *requirements: str) -> Path:
     for distribution in _required(*requirements):
         for file in distribution.files or ():
             source, target = site / file, there / file
-            if source.suffix != ".pyc" and source.is_file():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _link(source, target)
+            if source.suffix == ".pyc" or not source.is_file():
+                continue
+            compiled = [cache_from_source(str(path)) for path in (source, target) if path.suffix == ".py"]
+            pairs = [(source, target), tuple(map(Path, compiled))] if compiled else [(source, target)]
+            for made, wanted in pairs:
+                if made.is_file():
+                    wanted.parent.mkdir(parents=True, exist_ok=True)
+                    _link(made, wanted)
     return place / "bin" / "python"
 
 

@@ -42,10 +42,14 @@ def zizmor(*paths: Path) -> set[str]:
     return {finding["ident"] for finding in json.loads(done.stdout)}
 
 
-def check_schema(schema: str, path: Path, *options: str) -> tuple[bool, str]:
-    """Return whether a schema that check-jsonschema carries accepts a file, and what was said."""
+def refused(schema: str, *paths: Path, options: Sequence[str] = ()) -> Mapping[Path, Sequence[str]]:
+    """Return the files that a schema which check-jsonschema carries does not accept, and what is said of each."""
     python = environments.python_with("check-jsonschema==0.39.0")
-    command = [python, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", path, *options]
+    command = [python, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", "-o", "JSON", *options, *paths]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr
-    return done.returncode == 0, done.stdout + done.stderr
+    said: dict[Path, list[str]] = {}
+    for row in json.loads(done.stdout)["errors"]:
+        said.setdefault(Path(row["filename"]), []).append(row["message"])
+    assert bool(said) == bool(done.returncode), done.stdout
+    return said

@@ -14,8 +14,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import pytest
-
 from packager.errors import IntegrityError
 from packager.store.store import Store
 from packager.types import Tree
@@ -58,12 +56,6 @@ class WarmStore:
     def _shared(self) -> Store:
         assert self.folder, "set for the run"
         return Store(self.folder)
-
-
-def shared_directory(factory: pytest.TempPathFactory) -> Path:
-    """Return the directory of all processes of a run."""
-    base = factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 def _copy_result(record: dict, name: str, source: Store, target: Store) -> None:

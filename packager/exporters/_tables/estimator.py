@@ -10,6 +10,7 @@ come from the writers in `_sklearn`.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import itertools
 import re
 import warnings
@@ -77,6 +78,12 @@ def _names(source: Path, fitted: list[str]) -> list[str]:
     """Return the names of the columns as callers know them: LightGBM, as a first step, remembers spaces as `_`."""
     stated = [column.name for column in mlflow.read_columns(source)]
     return stated if [re.sub(r"\s", "_", name) for name in stated] == fitted else fitted
+
+
+def require() -> None:
+    """Say how to install scikit-learn where it is missing. It is not imported: a pickle imports what it needs."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise MissingToolError("scikit-learn", "sklearn")
 
 
 def library() -> Any:

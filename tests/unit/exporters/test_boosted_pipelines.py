@@ -153,7 +153,11 @@ SLOW = (
     "stacked",
     "calibrated margins",
     "xgboost of three",
-)
+    "xgboost forest",
+    "boosted numbers",
+    "histograms of numbers",
+    "stacked numbers",
+)  # test_boosted_models.py has every kind of tree and booster by default
 
 
 @pytest.mark.parametrize("name", some_of(FITTED, *(name for name in FITTED if name not in SLOW)))

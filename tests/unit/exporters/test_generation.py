@@ -22,6 +22,7 @@ from packager.lock import draft, recipe_checks
 from packager.recipe import recipe
 from packager.recipe.clauses import Tolerance
 from tests.support import language_models
+from tests.support.once import made_once
 
 EXPORT = {"kind": "transformers", "payload": ".", "opset": 18, "ir": 10}
 STEPS = 8
@@ -56,6 +57,17 @@ def make(folder: Path, kind: str, **changes: Any) -> Made:
     return Made(source, folder / "graph", reference(source, folder / "reference"), facts)
 
 
+def make_llama(factory: pytest.TempPathFactory) -> Made:
+    """Return the Llama of several files of tests, exported once in a run."""
+
+    def fill(folder: Path) -> None:
+        (folder / "facts.json").write_text(json.dumps(make(folder, "llama").facts))
+
+    place = made_once(factory, "exported-llama", fill)
+    facts = json.loads((place / "facts.json").read_text())
+    return Made(place / "source", place / "graph", place / "reference", facts)
+
+
 def measure(made: Made, out: Path, **instead: Path) -> Any:
     inputs = {"graph": made.graph, "artefact": made.graph, "reference": made.reference, **instead}
     params = {
@@ -82,7 +94,7 @@ def findings(cases: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return make(tmp_path_factory.mktemp("llama"), "llama")
+    return make_llama(tmp_path_factory)
 
 
 def test_tokens_logits_ids_and_texts_are_those_of_the_source(llama: Made, tmp_path: Path) -> None:

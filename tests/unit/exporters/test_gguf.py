@@ -52,6 +52,7 @@ def test_it_becomes_a_source_with_tokenizer_and_template(source: Path, tmp_path:
     assert 0 < abs(answers[0] - answers[1]).max() < 0.1, "what the blocks lost, and no more"
 
 
+@pytest.mark.slow  # what is read of the blocks is held above, the graph of a decoder in test_generation.py
 def test_the_graph_gives_what_the_blocks_say(source: Path, tmp_path: Path) -> None:
     facts = run("export_generation", {"source": source}, tmp_path / "graph", PARAMS)
     run("reference", {"source": source}, tmp_path / "reference", {**PARAMS, "steps": STEPS})

@@ -22,7 +22,7 @@ from packager.pipelines.strings import draw_strings
 from packager.runtime import load_runtime
 from packager.server.generation.tokenizer import Tokenizer
 from tests.support import language_models
-from tests.unit.exporters.test_generation import Made, findings, make, reference, run
+from tests.unit.exporters.test_generation import Made, findings, make, make_llama, reference, run
 
 pytest.importorskip("openvino_genai", reason="openvino-genai is not installed")
 PARAMS = {"runtime": "openvino-genai", "device": "cpu", "precision": "fp32", "path": "model/model.onnx"}
@@ -41,7 +41,7 @@ def measured(made: Made, artefact: Path, out: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return make(tmp_path_factory.mktemp("llama"), "llama")
+    return make_llama(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,12 @@ def other_mark(graph: Path) -> None:
 
 @pytest.mark.parametrize(
     ("plant", "words"),
-    [(other_tokenizer, "prompt plain in openvino-genai's own loop"), (other_mark, "2000 strings in")],
+    [
+        pytest.param(
+            other_tokenizer, "prompt plain in openvino-genai's own loop", marks=pytest.mark.slow
+        ),  # found by more
+        (other_mark, "2000 strings in"),
+    ],
 )
 def test_a_wrong_tokenizer_in_the_folder_is_found(
     plant: Callable[[Path], None], words: str, llama: Made, tmp_path: Path

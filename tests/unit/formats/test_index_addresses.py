@@ -53,9 +53,17 @@ def closed(text: str) -> None:
         assert secret not in text
 
 
-@pytest.mark.parametrize("engine", ["uv", "pip-tools"])
+VARIABLES = (("UV_INDEX", "acme"), ("UV_EXTRA_INDEX_URL", None), ("PIP_EXTRA_INDEX_URL", None))
+RARE = [(row, "pip-tools") for row in VARIABLES[1:]]  # the variables of each engine are held for the other one
+
+
 @pytest.mark.parametrize(
-    ("variable", "name"), [("UV_INDEX", "acme"), ("UV_EXTRA_INDEX_URL", None), ("PIP_EXTRA_INDEX_URL", None)]
+    ("variable", "name", "engine"),
+    [
+        pytest.param(*row, engine, marks=pytest.mark.slow if (row, engine) in RARE else [])
+        for row in VARIABLES
+        for engine in ("uv", "pip-tools")
+    ],
 )
 def test_environment_index_is_recorded_by_name_or_not(
     index: PackageIndex, engine: str, variable: str, name: str | None

@@ -318,7 +318,7 @@ def test_a_withdrawn_release_is_noticed(index: PackageIndex, engine: str) -> Non
 
 
 @pytest.mark.parametrize("engine", ["uv", "pip-tools"])
-@pytest.mark.parametrize("login", ["", f"eve:{PASSWORD}@"])
+@pytest.mark.parametrize("login", [pytest.param("", marks=pytest.mark.slow), f"eve:{PASSWORD}@"])  # a wrong one is more
 def test_an_index_that_refuses_a_login_says_so(index: PackageIndex, engine: str, login: str, tmp_path: Path) -> None:
     environment = variables(UV_INDEX=f"acme={index.address('wrong', login=login)}")
     with pytest.raises(SourceError) as caught:

@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny seeded models of every task as sources with their graphs: each once per session."""
+"""Tiny seeded models of every task as sources with their graphs: each once in a run."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import pytest
 
 from tests.support import raw_models
+from tests.support.once import made_once
 from tests.support.raw_models import Made
 
 
 def _made(name: str, folders: pytest.TempPathFactory) -> Made:
-    return raw_models.MODELS[name](folders.mktemp(name))
+    def make(folder: Path) -> None:
+        (folder / "interface.json").write_text(json.dumps(raw_models.MODELS[name](folder).interface))
+
+    place = made_once(folders, f"model-{name}", make)
+    return Made(place / "source", place / "graph", json.loads((place / "interface.json").read_text()))
 
 
 @pytest.fixture(scope="session")

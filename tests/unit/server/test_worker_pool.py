@@ -45,19 +45,17 @@ def workers(path: Path, count: int = 2) -> Iterator[WorkerPool]:
 def pids() -> list[int]:
     """The children of this process that run a model."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # ended meanwhile
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            pid = int(path.parent.name)
-            if parent == os.getpid() and b"packager.server.execution.worker" in words(pid):
-                found.append(pid)
-    return found
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended meanwhile
+            found += [int(pid) for pid in path.read_text().split()]
+    return [pid for pid in found if b"packager.server.execution.worker" in words(pid)]
 
 
 @pytest.fixture(autouse=True)
 def _alone() -> None:
     """Begin without workers of a test before, which may still be starting when their pool closes."""
-    gc.collect()
+    if pids():
+        gc.collect()
     until(lambda: not pids())
 
 

@@ -25,9 +25,10 @@ from tests.unit.transport.test_transfer import credentials as logged_in
 LARGE = 37 * MiB + 4321  # more than one piece of ours
 
 
-@pytest.fixture
-def bundle(store: Store) -> Bundle:
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     words = (str(number).encode().rjust(16) for number in range(LARGE // 16))
+    store = Store(tmp_path_factory.mktemp("large") / "store")
     return sign(bundles.make(store, {"model/weights-0002.bin": b"".join(words)}), KEY)
 
 
