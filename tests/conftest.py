@@ -8,7 +8,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_pool, "1")
 # A busy machine is no fault of what is tested.
-from tests.support.breadth import examples  # noqa: E402
+from tests.support.breadth import ALL, examples  # noqa: E402
 
 settings.register_profile(
     "packager", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=examples(100)
@@ -31,7 +31,7 @@ settings.register_profile(
 settings.load_profile("packager")
 
 from packager.store.store import Store  # noqa: E402
-from tests.support import forks, outputs  # noqa: E402
+from tests.support import forks, outputs, translations  # noqa: E402
 from tests.support.once import shared_directory  # noqa: E402
 from tests.support.warm_store import WARM  # noqa: E402
 
@@ -73,6 +73,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _warm_store(tmp_path_factory: pytest.TempPathFactory) -> None:
     WARM.folder = shared_directory(tmp_path_factory) / "warm"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _remembered_translations() -> Iterator[None]:
+    """In `make test-all` every export reads them itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "torch" in sys.modules and not ALL:
+            translations.remember(patch)
+        yield
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
