@@ -34,7 +34,7 @@ from tests.support.registry_server import Proxy, Registry
 
 SEED = int(os.environ.get("FAULT_SEED", random.SystemRandom().randrange(1 << 32)))
 GREETING = 4_000  # bytes of the first requests, both ways
-FEW = 4  # of the faults, others in each run
+FEW = 2  # of the faults, others in each run
 MANY = int(os.environ.get("FAULT_RUNS", "238"))
 KEY = keys.generate_key("p256")
 ENDINGS = {0, 3, 4, 5}  # done, network, disk, integrity; anything else would be a bug

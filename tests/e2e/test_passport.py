@@ -18,9 +18,10 @@ import pytest
 
 from packager.trust.keys import generate_key, save
 from tests.e2e.conftest import Project
+from tests.support.breadth import examples
 from tests.support.tools import missing, tool
 
-MUTATIONS = 200
+MUTATIONS = examples(200)
 CHECK = """async ([data, at, value]) => {
   const bytes = passport.fromBase64(data);
   if (at >= 0) bytes[at] ^= value; else if (at === -2) return await tryFile(bytes.subarray(0, value));

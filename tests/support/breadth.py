@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -20,6 +21,11 @@ def examples(number: int) -> int:
     Examples are drawn anew in each run, so that many short runs see what a long one does.
     """
     return number if ALL else min(number, max(20, number // _SHARE))
+
+
+def sample_of(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return all rows in a full run, else a fifth of them, drawn anew in each run."""
+    return rows if ALL else random.SystemRandom().sample(rows, max(1, len(rows) // _SHARE))
 
 
 def first_of_each(rows: Iterable[Row], kind: Callable[[Row], object]) -> list[Any]:

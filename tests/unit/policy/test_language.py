@@ -197,7 +197,7 @@ def test_evaluation_stops_at_its_time_limit() -> None:
 def test_evaluation_stops_at_its_memory_limit() -> None:
     text = "package main\nx := count([[a, b] | some a in numbers.range(1, 3000); some b in numbers.range(1, 3000)])\n"
     with pytest.raises(RegoError, match="takes more than"):
-        child.evaluate(text, {}, memory=200 << 20)
+        child.evaluate(text, {}, memory=100 << 20)
 
 
 def test_time_is_readable_only_with_the_clock_setting(tmp_path: Path) -> None:
