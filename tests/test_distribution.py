@@ -150,6 +150,19 @@ def test_every_folder_with_modules_is_in_the_wheel() -> None:
     assert found - {"packager.templates"} <= set(settings["packages"])
 
 
+def test_bytecode_is_no_data_of_the_wheel(tmp_path: Path) -> None:
+    """A checkout that was used has it beside the templates."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for place in (tmp_path / "__pycache__", tmp_path / "triton" / "__pycache__"):
+        place.mkdir(parents=True)
+        (place / "x.cpython-311.pyc").touch()
+    taken, left = (
+        {path for pattern in settings[key]["packager.templates"] for path in tmp_path.glob(pattern) if path.is_file()}
+        for key in ("package-data", "exclude-package-data")
+    )
+    assert len(taken) == 2 and taken <= left
+
+
 def test_every_hint_names_an_extra_of_ours() -> None:
     assert len(extras()) > 8
     for extra in extras():
