@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from packager import cli
+from packager.cli import _parser, _verbs
 from packager.errors import PackagerError
 from tests.test_layers import ROOMS
 
@@ -164,13 +164,13 @@ def commands(text: str) -> Iterator[list[str]]:
 
 @functools.cache
 def parser(verb: str) -> argparse.ArgumentParser:
-    return cli.build_parser([verb])
+    return _parser.build_parser([verb])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_are_understood(page: Path) -> None:
     for words in commands(page.read_text("utf-8")):
-        if not words or words[0] not in cli.list_verbs():
+        if not words or words[0] not in _verbs.list_verbs():
             assert words in ([], ["--version"]), words
             continue
         try:

@@ -148,6 +148,8 @@ WORDS = {
 def test_the_command_line_uses_the_api_alone(path: Path) -> None:
     """So the API suffices: a library user can do everything that the command line does."""
     for other in imported(path):
+        if other == "packager.__version__":  # what packager.api says, without its imports
+            continue
         there = room(other)
         assert there in (None, "api", "cli", *WORDS), (
             f"{path.name} must not import {other}: packager.api lacks something"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from packager import plugins
-from packager.cli import list_verbs, load_verb
+from packager.cli._verbs import list_verbs, load_verb
 from packager.errors import UsageError
 from packager.runtime import Runtime, list_members, load_runtime
 from tests.support import forks

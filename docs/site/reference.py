@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from packager import api, cli, errors, runtime
-from packager.cli import options
+from packager.cli import _parser, _verbs, options
 from packager.knobs import catalogue
 from packager.policy import docs as policy_docs
 from packager.release_plan import ci
@@ -74,7 +74,7 @@ def prose(text: str) -> str:
 
 def cli_page() -> str:
     """Return the page of all verbs."""
-    verbs = {name: cli.load_verb(name) for name in cli.list_verbs()}
+    verbs = {name: _verbs.load_verb(name) for name in _verbs.list_verbs()}
     rows = [
         "# Command line",
         "",
@@ -83,8 +83,8 @@ def cli_page() -> str:
         "Exit codes: [exit-codes.md](exit-codes.md). JSON documents of `--json`: `packager schema output VERB`.",
         "",
     ]
-    for group, title in cli.GROUPS.items():
-        found = [name for name, module in verbs.items() if cli.group_of(module) == group]
+    for group, title in _verbs.GROUPS.items():
+        found = [name for name, module in verbs.items() if _verbs.group_of(module) == group]
         rows += [f"**{title[0].upper()}{title[1:]}**", ""]
         rows += table(("verb", "does"), ((f"[`{name}`](#packager-{name})", verbs[name].HELP) for name in found))
     common = argparse.ArgumentParser(add_help=False)
@@ -102,7 +102,7 @@ def cli_page() -> str:
 
 def parser_of(name: str) -> argparse.ArgumentParser:
     (commands,) = (
-        action for action in cli.build_parser([name])._actions if isinstance(action, argparse._SubParsersAction)
+        action for action in _parser.build_parser([name])._actions if isinstance(action, argparse._SubParsersAction)
     )
     return commands.choices[name]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from packager import cli
-from packager.cli import _completers, _verbs
+from packager.cli import _completers, _parser, _verbs
 from packager.cli.console import Console
 
 FOR = "everybody"
@@ -27,7 +26,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     names = _verbs.list_verbs()
     if args.verb is not None and args.verb not in names:
         raise UsageError(f"`{args.verb}` is not a command", hint=did_you_mean(args.verb, names))
-    text = cli.help_of(args.verb) if args.verb else cli.build_parser(names).format_help()
+    text = _parser.help_of(args.verb) if args.verb else _parser.format_overview()
     listed = [args.verb] if args.verb else names
     about = {
         name: {"for": _verbs.group_of(_verbs.load_verb(name)), "help": _verbs.load_verb(name).HELP} for name in listed

@@ -13,6 +13,7 @@ import pytest
 
 from packager import canonical, cli, escape
 from packager.bundle.bundle import Bundle
+from packager.cli import _verbs
 from packager.cli.console import Console
 from packager.conform import html, junit, report, results
 from packager.contract import page
@@ -162,7 +163,7 @@ def acts(text: str) -> list[str]:
     return [ascii(row) for row in text.split("\n") if ACTS.search(row)]
 
 
-@pytest.mark.parametrize("verb", cli.list_verbs())
+@pytest.mark.parametrize("verb", _verbs.list_verbs())
 @pytest.mark.parametrize("form", [[], ["--json"], ["--quiet"]], ids=["text", "json", "quiet"])
 def test_no_verb_prints_control_characters(
     verb: str, form: list[str], place: Path, capfd: pytest.CaptureFixture[str]

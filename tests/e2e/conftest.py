@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import forks, outputs
+from tests.support import clean_debian, forks, outputs
 from tests.support.once import made_once
 from tests.support.tools import tool
 from tests.support.warm_store import WARM
@@ -176,6 +177,15 @@ def download_packager(tools: Path, python: str) -> Path:
     options = ["--quiet", "--only-binary", ":all:", "--python-version", python, *platforms, "--dest", tools]
     subprocess.run([sys.executable, "-m", "pip", "download", *options, wheel], check=True)
     return tools
+
+
+@pytest.fixture(scope="session")
+def root_filesystem() -> Path:
+    """A clean Debian with Python, from the mirror that apt on this machine uses."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the bundles of these tests carry wheels for x86-64")
+    tool("bwrap")
+    return clean_debian.make_root("python3", "python3-venv")
 
 
 @pytest.fixture(scope="session")

@@ -16,11 +16,9 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import Project
-from tests.e2e.test_airgap import root_filesystem
 from tests.support.containers import Engine, inside
 
 pytestmark = pytest.mark.slow
-__all__ = ["root_filesystem"]  # a fixture
 
 ASK = """
 import json, sys, urllib.request

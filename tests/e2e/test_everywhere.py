@@ -24,14 +24,13 @@ import pytest
 from packager.runtimes.triton.conform import deviations
 
 from tests.e2e.conftest import Project
-from tests.e2e.test_airgap import root_filesystem
 from tests.e2e.test_systemd import host
 from tests.support import bentos_served, systemd_units
 from tests.support.containers import Engine, inside
 from tests.support.triton_servers import free_ports, tritonserver
 
 pytestmark = pytest.mark.slow
-__all__ = ["host", "root_filesystem"]  # fixtures
+__all__ = ["host"]  # a fixture
 BUNDLE = "1.2.3.bundle.tar"
 KNOWN = deviations("2.51.0")  # what that Triton does with malformed bodies, whatever the model
 IMAGES = np.random.default_rng(11).random((5, 1, 8, 8), dtype=np.float32)

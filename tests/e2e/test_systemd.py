@@ -15,12 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Project, tool
-from tests.e2e.test_airgap import root_filesystem
 from tests.support import systemd_units
 from tests.support.triton_servers import free_ports
 
 pytestmark = pytest.mark.slow
-__all__ = ["root_filesystem"]  # a fixture
 
 SETUP = """
 set -eu

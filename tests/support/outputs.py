@@ -11,10 +11,9 @@ from typing import Any
 
 import jsonschema
 
-from packager import cli
-from packager.cli import _output_schemas
+from packager.cli import _output_schemas, _verbs
 
-_VERBS = frozenset(cli.list_verbs())
+_VERBS = frozenset(_verbs.list_verbs())
 
 
 def check(arguments: Sequence[str | Path], text: str) -> Any:

@@ -13,29 +13,32 @@ from pathlib import Path
 import pytest
 
 from packager import cli
+from packager.cli import _verbs
 from packager.contract import fleet
 from packager.store.store import Store
 from tests.conftest import Run
 from tests.support import bundles
 
-MODULES = {name: cli.load_verb(name) for name in cli.list_verbs()}
+MODULES = {name: _verbs.load_verb(name) for name in _verbs.list_verbs()}
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("help",)])
 def test_help_lists_every_verb_under_whose_work_it_is(packager: Run, words: tuple[str, ...]) -> None:
     said = packager(*words).stdout
-    place = {title: said.index(f"\n{title}\n") for title in cli.GROUPS.values()}
+    place = {title: said.index(f"\n{title}\n") for title in _verbs.GROUPS.values()}
     assert list(place.values()) == sorted(place.values())
     for name, module in MODULES.items():
         row = said.index(f"\n  {name} ")
         above = [title for title, start in place.items() if start < row][-1]
-        assert above == cli.GROUPS[cli.group_of(module)]
+        assert above == _verbs.GROUPS[_verbs.group_of(module)]
 
 
 def test_whose_work_a_verb_is_is_spelt_as_a_group() -> None:
     """One that says nothing is for everybody."""
-    assert {name for name, module in MODULES.items() if getattr(module, "FOR", "everybody") not in cli.GROUPS} == set()
-    assert cli.group_of(MODULES["sign"]) == "release" and cli.group_of(MODULES["rollback"]) == "site"
+    assert {
+        name for name, module in MODULES.items() if getattr(module, "FOR", "everybody") not in _verbs.GROUPS
+    } == set()
+    assert _verbs.group_of(MODULES["sign"]) == "release" and _verbs.group_of(MODULES["rollback"]) == "site"
 
 
 def test_a_verb_is_explained_by_help(packager: Run) -> None:

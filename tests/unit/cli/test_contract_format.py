@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from packager import canonical, cli
+from packager import canonical
 from packager.bundle.bundle import CONTRACT
+from packager.cli import _verbs
 from packager.deploy.install import CONFIG, CURRENT
 from packager.errors import MalformedError
 from packager.store.store import Store
@@ -128,5 +129,5 @@ def test_a_newer_contract_is_refused(folder: Path, words: list[str]) -> None:
 
 def test_every_verb_is_in_one_of_the_lists() -> None:
     opening = {words[0] for words in OPENING}
-    assert opening | set(OPENS_NONE) == set(cli.list_verbs())
+    assert opening | set(OPENS_NONE) == set(_verbs.list_verbs())
     assert not opening & set(OPENS_NONE)

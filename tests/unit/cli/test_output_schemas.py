@@ -11,8 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from packager import cli
-from packager.cli import _output_schemas
+from packager.cli import _output_schemas, _verbs
 from packager.errors import UsageError
 from packager.store.store import Store
 from tests.conftest import Run
@@ -34,7 +33,7 @@ def members(schema: Any) -> Iterator[str]:
 
 
 def test_every_verb_has_one_and_all_are_schemas() -> None:
-    assert set(cli.list_verbs()) <= set(WHOLE["$defs"]["verbs"])
+    assert set(_verbs.list_verbs()) <= set(WHOLE["$defs"]["verbs"])
     for name in WHOLE["$defs"]["verbs"]:
         jsonschema.Draft202012Validator.check_schema(_output_schemas.of_verb(name))
 

@@ -25,12 +25,12 @@ print(json.dumps([code, len(sys.modules) - before, sorted(sys.modules)]), file=s
 """
 BUNDLE, KEY = "small.bundle.tar", ("--key", "release.pub")
 MOST = {
-    ("--version",): 45,
+    ("--version",): 20,
     ("keygen", "another"): 125,
     ("verify", BUNDLE, *KEY): 180,
     ("unpack", BUNDLE, "out", *KEY): 185,
     ("import", BUNDLE, *KEY): 180,
-    ("inspect", BUNDLE): 323,
+    ("inspect", BUNDLE): 324,
     ("push", BUNDLE, "oci://HOST/team/tiny:2.0.0"): 225,
     ("pull", "oci://HOST/team/tiny:1.0.0", *KEY): 280,
 }
