@@ -10,14 +10,15 @@ weight that the class needs and the file lacks is an error: transformers would i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from packager.canonical import JSON
 from packager.errors import SourceError
 from packager.exporters import ExportOptions, GenerativeSource
 from packager.exporters._files import mlflow
 from packager.exporters._torch import program
-from packager.exporters._transformers import files, graph, images, opening, sentence
+from packager.exporters._transformers import files, graph, images, opening, quantised, sentence
 from packager.exporters._transformers.inputs import Subject
 from packager.formats import safetensors
 from packager.server.generation.settings import SPEECH, TASK, TEXT_TO_TEXT
@@ -37,17 +38,18 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
         if table is not None:
             hints = mlflow.read_flavor("python_function", paths, read) or {}
             stated = table.get("model_binary") or hints.get("data") or default
-            return _weights(str(stated), paths)
-    return _weights(".", paths) if "config.json" in paths else None
+            return _weights(str(stated), paths, read)
+    return _weights(".", paths, read) if "config.json" in paths else None
 
 
-def _weights(folder: str, paths: Collection[str]) -> str | None:
-    """Return `folder` if its weights are safetensors; a pickle of weights is refused, not opened."""
+def _weights(folder: str, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+    """Return `folder` if its weights are floats in safetensors; a pickle of weights is refused, not opened."""
     prefix = "" if folder == "." else f"{folder}/"
     names = {path.removeprefix(prefix) for path in paths if path.startswith(prefix)}
     if "config.json" not in names:
         return None
     if names & {"model.safetensors", "model.safetensors.index.json"}:
+        quantised.refuse(_read_table(f"{prefix}config.json", read), f"{prefix}config.json")
         return folder
     if any(name.startswith("pytorch_model") and name.endswith(".bin") for name in names):
         raise SourceError(
@@ -55,6 +57,15 @@ def _weights(folder: str, paths: Collection[str]) -> str | None:
             hint="load it once where you trust it and save it with `model.save_pretrained(DIR)`",
         )
     return None
+
+
+def _read_table(path: str, read: Callable[[str], bytes]) -> Mapping[str, JSON]:
+    """Return the object in a small JSON file; an empty one where it holds another thing, which the build names."""
+    try:
+        table = json.loads(read(path))
+    except (ValueError, RecursionError):
+        return {}
+    return table if isinstance(table, dict) else {}
 
 
 def load(source: Path, payload: str, options: ExportOptions) -> graph.Source:

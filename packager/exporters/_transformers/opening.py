@@ -13,7 +13,7 @@ from packager import error_causes
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError
 from packager.exporters._torch import program
-from packager.exporters._transformers import files
+from packager.exporters._transformers import files, quantised
 
 LOG_AS_PT2 = "export the model with `torch.export` and log it as pt2"
 
@@ -52,13 +52,7 @@ def open_model(folder: Path, *, encoder: bool = False, pair: bool = False, optio
 def _check(config: Mapping[str, JSON]) -> None:
     if config.get("auto_map"):
         raise StepError("`config.json` names its own code (`auto_map`), which is never run", hint=LOG_AS_PT2)
-    quantized = config.get("quantization_config")
-    if quantized:
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
-        raise StepError(
-            f"the weights are quantised (`{method or 'quantization_config'}`), expected floating-point weights",
-            hint="save the model before it was quantised; `precision` in the target quantises the graph",
-        )
+    quantised.refuse(config)
 
 
 def _class(lib: Any, config: Mapping[str, JSON], encoder: bool, pair: bool) -> Any:

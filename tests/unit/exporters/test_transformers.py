@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 import transformers
 
+from packager import exporters
 from packager.errors import SourceError, StepError
 from tests.unit.exporters.conftest import opened
 
@@ -167,12 +168,39 @@ def copied(bert: Path, folder: Path, **config: Any) -> Path:
         ({"architectures": []}, "architecture `nothing`"),
         ({"architectures": ["BertForQuestionAnswering"]}, "the weights lack `qa_outputs.bias`"),
         ({"architectures": ["BartForSequenceClassification"]}, r"encoder-decoder models \(`BartFor.*two graphs"),
-        ({"quantization_config": {"quant_method": "gptq"}}, r"the weights are quantised \(`gptq`\)"),
     ],
 )
 def test_what_is_refused(bert: Path, tmp_path: Path, config: dict[str, Any], message: str) -> None:
     with pytest.raises(StepError, match=message):
         opened(copied(bert, tmp_path, **config))
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False}, "gptq, 4 bits, groups of 128"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemm"}, "awq, 4 bits, groups of 64"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "format": "pack-quantized",
+                "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "group_size": 32}}},
+            },
+            "compressed-tensors, 4 bits, groups of 32",
+        ),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes, 4 bits"),
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"config_groups": {"a": 1}}, "an unnamed method"),
+        (["gptq"], "an unnamed method"),
+    ],
+)
+def test_quantised_weights_are_named_before_anything_is_opened(stated: Any, words: str) -> None:
+    """By the small files alone, so that `init` says it, in the layouts that the quantisers' own libraries write."""
+    table = json.dumps({"architectures": ["LlamaForCausalLM"], "quantization_config": stated}).encode()
+    with pytest.raises(SourceError) as refused:
+        exporters.detect_kind(["config.json", "model.safetensors"], lambda path: table)
+    assert f"the weights are quantised (`config.json`: {words})" in refused.value.message
+    assert "`precision: int4`" in str(refused.value.hint)
 
 
 def test_weights_are_never_invented(bert: Path, tmp_path: Path) -> None:
