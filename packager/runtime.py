@@ -68,12 +68,13 @@ class ArtefactFacts(TypedDict):
     """What the contract says of an artefact.
 
     `reproducibility`: `recorded` where another host may give other bytes. `header`: what the file says it is, read
-    back. `needs`: what it takes to run, such as `gpu`.
+    back. `needs`: what it takes to run, such as `gpu`. `quantised`: how weights were put into blocks, and which stay.
     """
 
     reproducibility: Reproducibility
     header: Mapping[str, JSON]
     needs: Mapping[str, JSON]
+    quantised: NotRequired[Mapping[str, JSON]]
 
 
 class CompileFacts(TypedDict):

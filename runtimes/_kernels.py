@@ -44,6 +44,15 @@ def extend_kernels(known: JSON, version: str, outcomes: Kernels) -> JSON:
     return _value([*known["over"], version], patterns)
 
 
+def fill_kernels(known: JSON, measured: Mapping[str, Kernels]) -> JSON:
+    """Return the `kernels` of a table with more probes of versions that it has; what it says of others stays.
+
+    A version that is not in `measured` was not tried with them.
+    """
+    added = tabulate_kernels({version: measured.get(version, {}) for version in known["over"]})["operators"]
+    return {**known, "operators": dict(sorted({**known["operators"], **added}.items()))}
+
+
 def _letter(reported: str | None, *, loads: bool) -> str:
     return "-" if reported in (None, "unclear") or (reported == "fails" and not loads) else _LETTERS[reported]
 

@@ -4,7 +4,8 @@
     python -m tests.make_kernels onnxruntime 1.32.0
 
 The rows of versions measured before stay, byte for byte; with `--anew` the kernels hold only the versions named. Each
-version is installed in an environment of its own, like `packager runtimes probe` does.
+version is installed in an environment of its own, like `packager runtimes probe` does. With `--blocks` only products
+whose weights are in blocks are tried, on the versions named, or on all that the table has, and join it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.runtimes import _kernels
+from packager.runtimes.onnxruntime import probe
 
 from packager.conform import probing
 from packager.lock import environments
@@ -30,10 +32,16 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pack
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runtime")
-    parser.add_argument("versions", nargs="+")
+    parser.add_argument("versions", nargs="*")
     parser.add_argument("--anew", action="store_true")
+    parser.add_argument("--blocks", action="store_true")
     args = parser.parse_args(arguments)
     folder = ROOT / args.runtime
+    if args.blocks:
+        known = json.loads((folder / "kernels.json").read_bytes())
+        found = {version: measure_blocks(version) for version in args.versions or known["over"]}
+        (folder / "kernels.json").write_text(_kernels.format_kernels(_kernels.fill_kernels(known, found)))
+        return 0
     measured = {version: measure(args.runtime, version) for version in args.versions}
     outcomes = {version: found for version, (_, found) in measured.items()}
     if args.anew:
@@ -46,6 +54,14 @@ def main(arguments: list[str]) -> int:
     for version, (row, _) in measured.items():
         write_row(folder / "versions.json", version, row)
     return 0
+
+
+def measure_blocks(version: str) -> _kernels.Kernels:
+    """Return what ONNX Runtime does with products whose weights are in blocks."""
+    python, _ = probing.make_environment("onnxruntime", version, sys.executable, CACHE)
+    found = probe.measure_blocks(python)
+    print(version, {letter: [*found.values()].count(letter) for letter in {*found.values()}}, flush=True)
+    return found
 
 
 def measure(runtime: str, version: str) -> tuple[Any, _kernels.Kernels]:

@@ -30,6 +30,7 @@ from packager.lock.build_context import BuildContext
 from packager.lock.lock import Lock
 from packager.policy import engine, facts
 from packager.policy.engine import Profile
+from packager.recipe import int4
 from packager.recipe.clauses import Target
 from packager.recipe.recipe import Recipe
 from packager.runtime import Runtime, load_runtime
@@ -289,6 +290,8 @@ def _compile(
         inputs["source"] = place.source
         params |= {"kind": lock.kind, "payload": lock.payload, **_export_options(recipe)}
         users |= _exporter_tools(lock)
+    if target.precision == int4.PRECISION:
+        params["int4"] = recipe.int4.to_json()
     action = Action("compile", plugins.load("steps", "compile").VERSION, inputs, params, _tools(lock, users))
     return action, about
 

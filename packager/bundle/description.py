@@ -24,9 +24,15 @@ _PRECISIONS = {
     "bf16": "bfloat16",
     "int8": "int8",
     "int8_dynamic": "int8",
+    "int4": "int4",
     "q8_0": "int8",
 }
-_QUANTISATIONS = {"int8": "onnxruntime-static", "int8_dynamic": "onnxruntime-dynamic", "q8_0": "gguf-q8_0"}
+_QUANTISATIONS = {
+    "int8": "onnxruntime-static",
+    "int8_dynamic": "onnxruntime-dynamic",
+    "int4": "onnxruntime-blockwise",
+    "q8_0": "gguf-q8_0",
+}
 _SCALES = ((10**3, "K"), (10**6, "M"), (10**9, "B"), (10**12, "T"), (10**15, "Q"))
 _TASKS = {  # kinds of inputs and outputs of a task
     "text-generation": (("text",), ("text",)),

@@ -16,6 +16,7 @@ from typing import get_args
 from packager import canonical
 from packager.canonical import JSON
 from packager.contract.format_numbers import FORMAT, READABLE, is_readable
+from packager.contract.quantised import describe_blocks
 from packager.errors import IntegrityError
 from packager.names import NAME
 from packager.recipe.clauses import Target
@@ -30,7 +31,10 @@ STABILITIES: tuple[Reproducibility, ...] = get_args(Reproducibility)
 
 
 def render_lines(read: Contract) -> list[str]:
-    """Return one line for every free axis and every input with a limit of values: what was measured, what is taken."""
+    """Return one line for every free axis and every input with a limit of values, and for targets in blocks.
+
+    They say what was measured, what is taken, and which weights stay as they are.
+    """
     rows = [f"axis {name}: {span}" for name, span in read.dimensions.items()]
     for port in read.inputs:
         if port.listed:
@@ -42,6 +46,8 @@ def render_lines(read: Contract) -> list[str]:
     lengths = {name: span.lengths.near(0) for name, span in read.dimensions.items()}
     own = sorted(name for name in named - set(lengths) if evaluate(name, lengths) is None)
     origins = {True: "depends on the data", False: "no simple formula of the others"}
+    told = {name: describe_blocks(target) for name, target in read.document.get("targets", {}).items()}
+    rows += [f"quantised {name}: {words}" for name, words in told.items() if words]
     return [*rows, *(f"axis {name}: of an output, {origins[name.startswith(OF_DATA)]}" for name in own)]
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from packager.graph import canonicalise
+from packager.graph import canonicalise, nbits
 from packager.graph.canonicalise import Proto
 
 _ML = "ai.onnx.ml"
@@ -78,6 +78,8 @@ def _told(node: Proto, imports: Mapping[str, int], known: Mapping[str, Proto]) -
     """Return the types of those outputs of a node that had none, as far as its schema and attributes state them."""
     missing = [name for name in node.output if name and name not in known]
     domain = canonicalise.domain_of(node.domain)
+    if (domain, node.op_type) == (nbits.DOMAIN, nbits.OPERATOR):
+        return {name: _without_shape(known[node.input[0]]) for name in missing if node.input[0] in known}
     schema = schema_of(node.op_type, imports.get(domain, 0), domain) if missing else None
     if schema is None:
         return {}

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from packager.canonical import JSON
-from packager.graph import canonicalise, element_types
+from packager.graph import canonicalise, element_types, nbits
 from packager.graph.canonicalise import Proto
 
 _EXTENT_MOST = 1 << 48  # bytes of one value; more is a dimension that cannot be meant
@@ -79,6 +79,8 @@ def _note(found: Operators, node: Proto, imports: Mapping[str, int], types: Mapp
     version = imports.get(domain, 0)
     schema = element_types.schema_of(node.op_type, version, domain)
     since, combination = (version, "?") if schema is None else (schema.since_version, _bound(schema, node, types))
+    if (domain, node.op_type) == (nbits.DOMAIN, nbits.OPERATOR):
+        combination = nbits.describe(node, types)
     combinations = found.setdefault(domain or "ai.onnx", {}).setdefault(node.op_type, {}).setdefault(str(since), [])
     if combination not in combinations:
         combinations.append(combination)

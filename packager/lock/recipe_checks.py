@@ -18,7 +18,7 @@ from packager.server.generation.settings import PAIRS
 
 
 def check_targets(recipe: Recipe) -> None:
-    """Refuse targets that no runtime has, and int8 without a word on what it may lose, before anything is fetched."""
+    """Refuse targets that no runtime has, and int8 or int4 without a tolerance, before anything is fetched."""
     for target in recipe.targets():
         runtime = load_runtime(target.runtime)
         runtime.check_target(target.device, target.precision)

@@ -23,6 +23,7 @@ from packager.canonical import JSON
 from packager.conform import results
 from packager.contract import preflight
 from packager.contract.contract import render_lines
+from packager.contract.quantised import describe_blocks
 from packager.errors import PackagerError
 from packager.formats import dsse, slsa
 from packager.formats.intoto import Statement
@@ -188,6 +189,7 @@ def _targets(contract: Mapping[str, JSON]) -> JSON:
             "runtime": target["runtime"],
             "device": target["device"],
             "precision": target["precision"],
+            "quantised": describe_blocks(target),
             "versions": contract["runs-on"].get(target["runtime"], {}).get("versions"),
             "reproducibility": target.get("artefact", {}).get("reproducibility"),
             "tolerance": target["tolerance"],

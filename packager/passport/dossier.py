@@ -169,7 +169,9 @@ def _general(of: _Evidence) -> Entries:
     for target in of.facts["targets"]:
         versions = target["versions"] or ""
         yield of.declared(
-            f"It runs on {target['runtime']} {versions}, on {target['device']}, in {target['precision']}", of.contract
+            f"It runs on {target['runtime']} {versions}, on {target['device']}, in {target['precision']}"
+            + (f": {target['quantised']}" if target["quantised"] else ""),
+            of.contract,
         )
     yield of.verified(
         f"It is supplied as one OCI artifact of {len(bundle['files'])} files, {bundle['size']} bytes, each listed with "

@@ -64,7 +64,8 @@ def write_needs(facts: JSON) -> str:
     rows = "".join(
         f"<tr><td>{escape(row['name'])}</td><td>{escape(row['runtime'])} {escape(row['versions'] or '')}</td>"
         f"<td>{escape(row['device'])} {escape(', '.join(map(str, row['cpu'] or ())))}</td>"
-        f"<td>{escape(row['precision'])}</td><td class='n'>{_memory(row['memory'])}</td>"
+        f"<td>{escape(', '.join(filter(None, (row['precision'], row['quantised']))))}</td>"
+        f"<td class='n'>{_memory(row['memory'])}</td>"
         f"<td>{escape(row['reproducibility'] or '')}</td></tr>"
         for row in facts["targets"]
     )

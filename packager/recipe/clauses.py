@@ -82,7 +82,7 @@ class Tolerance:
 
 
 def built_in_tolerance() -> dict[str, Tolerance]:
-    """Return the tolerances of a recipe that names none; int8 has no default, it must be stated."""
+    """Return the tolerances of a recipe that names none; int8 and int4 have no default, it must be stated."""
     return {"default": Tolerance(), "fp16": Tolerance(2e-3, 2e-2), "bf16": Tolerance(2e-2, 1e-1)}
 
 

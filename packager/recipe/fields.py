@@ -53,8 +53,8 @@ VERSIONS = rf" *({_CLAUSE}) *(, *({_CLAUSE}) *)*"
 TOOLCHAINS = ("host", "locked")
 SANDBOXES = ("required", "none")
 TASKS = ("text-generation", "text2text-generation", "automatic-speech-recognition")
-PRECISIONS = ("fp32", "fp32_optimised", "fp16", "mixed", "bf16", "int8", "int8_dynamic", "q8_0")
-LOSSY = ("int8", "q8_0")
+PRECISIONS = ("fp32", "fp32_optimised", "fp16", "mixed", "bf16", "int8", "int8_dynamic", "int4", "q8_0")
+LOSSY = ("int8", "int4", "q8_0")
 """How precisions begin that no default tolerance is for."""
 DTYPES = (
     "bfloat16",

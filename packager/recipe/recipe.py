@@ -21,7 +21,7 @@ from packager import canonical, strictyaml
 from packager.canonical import JSON
 from packager.edits import Edit
 from packager.errors import UsageError, close_match, did_you_mean
-from packager.recipe import evaluation, fields, pipeline
+from packager.recipe import evaluation, fields, int4, pipeline
 from packager.recipe.clauses import (
     Dataset,
     ExportSettings,
@@ -36,6 +36,7 @@ from packager.recipe.clauses import (
 )
 from packager.recipe.evaluation import EvaluationSpec
 from packager.recipe.fields import DEVICE, DIMENSION, DTYPES, LOSSY, PRECISIONS, RUNTIME
+from packager.recipe.int4 import Int4
 from packager.recipe.lengths import Axis
 from packager.recipe.pipeline import PipelineSpec
 from packager.strictyaml import Node, Scalar, Table
@@ -62,6 +63,7 @@ class Recipe:
     tolerance: Mapping[str, Tolerance] = field(default_factory=built_in_tolerance)
     samples: str | None = None
     calibration: str | None = None
+    int4: Int4 = field(default_factory=Int4)
     allow_pickle: bool = False
     dequantize: bool = False
     allow_code: str | None = None
@@ -103,7 +105,7 @@ class Recipe:
         return next(promise for promise in self.runs_on if promise.runtime == runtime)
 
     def check_outputs(self, outputs: Collection[str]) -> None:
-        """Refuse a tolerance for an output that the graph does not have, and an output of int8 without one."""
+        """Refuse a tolerance for an output that the graph does not have, and an output of int8 or int4 without one."""
         for target in self.targets():
             for name in sorted(outputs) if target.precision.startswith(LOSSY) else ():
                 if not self.tolerance.keys() & {name, target.precision}:
@@ -135,6 +137,7 @@ class Recipe:
             "tolerance": {name: tolerance.to_json() for name, tolerance in self.tolerance.items()},
             "samples": self.samples,
             "calibration": self.calibration,
+            "int4": self.int4.to_json() if _has_int4(self.runs_on) else None,
             "allow-pickle": self.allow_pickle,
             "allow-code": self.allow_code,
             "dequantize": self.dequantize or None,
@@ -183,7 +186,16 @@ def parse(data: bytes | str, file: str, known_runtimes: Collection[str] | None =
     if "task" in members:
         _check_task(members)
     values = {key.replace("-", "_"): _READERS[key](member) for key, member in members.items()}
+    if "int4" in members and not _has_int4(values.get("runs_on", ())):
+        raise members["int4"].where.error(
+            "`int4` has no meaning where no target has that precision",
+            hint="write `precision: [fp32, int4]` under `runs-on`, or remove `int4`",
+        )
     return Recipe(**values)
+
+
+def _has_int4(promises: Collection[RunsOn]) -> bool:
+    return any(int4.PRECISION in promise.precision for promise in promises)
 
 
 def _check_task(members: Mapping[str, Node]) -> None:
@@ -357,6 +369,7 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "tolerance": _tolerance,
     "samples": fields.read_samples,
     "calibration": fields.read_calibration,
+    "int4": int4.read,
     "allow-pickle": fields.allow_pickle,
     "allow-code": fields.allow_code,
     "dequantize": fields.read_dequantize,

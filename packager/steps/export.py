@@ -18,7 +18,7 @@ from packager.steps import _answers, _cases, _outputs
 from packager.steps._inputs import describe_inputs
 from packager.types import check_path
 
-VERSION = 8  # 8: no limit where a look was cut short; 7: lengths beside a step
+VERSION = 9  # 9: the form of products in blocks; 8: no limit where a look was cut short
 ANSWER = _answers.EXPORT
 
 

@@ -22,7 +22,7 @@ from packager.runtime import SERVER_REQUIREMENTS
 TITLE = "ONNX Runtime"
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
 EXTRA = "onnx"
-PRECISIONS = ("fp32", "fp32_optimised", "fp16", "mixed", "int8", "int8_dynamic")
+PRECISIONS = ("fp32", "fp32_optimised", "fp16", "mixed", "int8", "int8_dynamic", "int4")
 DEVICES = ("cpu", "cuda", "tensorrt", "rtx")
 BUILDS_ON_GPU = False
 SERVED = True

@@ -10,6 +10,7 @@ from pathlib import Path
 from packager.runtimes import _kernels, _probes, _trials
 from packager.runtimes._probes import Probe
 from packager.runtimes._trials import Trial
+from packager.runtimes.onnxruntime import _block_probes
 
 from packager.canonical import JSON
 from packager.errors import StepError
@@ -42,7 +43,16 @@ def measure(python: Path, on_event: OnEvent = ignore) -> tuple[JSON, _kernels.Ke
     ]
     reported = _attempts(python, found)
     on_event(Finished(label, time.monotonic() - started))
-    return limits, {probe.words: outcome(text) for probe, text in zip(found, reported, strict=True)}
+    outcomes = {probe.words: outcome(text) for probe, text in zip(found, reported, strict=True)}
+    return limits, outcomes | measure_blocks(python)
+
+
+def measure_blocks(python: Path) -> _kernels.Kernels:
+    """Return what the runtime does with each form of a product whose weights are in blocks; `ok`: it computes it."""
+    forms = _block_probes.make_trials()
+    reported = iter(trials(python, [trial for parts in forms.values() for trial in parts]))
+    found = {words: [next(reported) for _ in parts] for words, parts in forms.items()}
+    return {words: outcome(next((text for text in texts if text != "ok"), "ok")) for words, texts in found.items()}
 
 
 def outcome(reported: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 import time
 import urllib.request
@@ -52,6 +53,20 @@ def test_a_target_that_loses_labels_ends_the_build(project: Callable[..., Projec
     words = refused.stdout + refused.stderr
     assert "target `onnxruntime-cpu-int8_dynamic`: accuracy is 0." in words, words
     assert "where at least 0.9 is required" in words and "in the source over 797 rows" in words
+    assert "onnxruntime-cpu-fp32`: accuracy" not in words
+
+
+def test_blocks_that_are_too_coarse_end_the_build(project: Callable[..., Project]) -> None:
+    """One weight that no answer needs widens the range of its block: of 64 it takes all pixels with it, of 16 a few."""
+    coarse = RECIPE.replace("int8_dynamic", "int4").replace("policy: dev", "int4: {block: 64, last: true}\npolicy: dev")
+    made = project(coarse)
+    (made.folder / "model.onnx").write_bytes(digits_graph(fitted(), outlier=300.0))
+    (made.folder / "holdout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    made.run("lock")
+    refused = made.run("build", "--locked", code=1)
+    words = refused.stdout + refused.stderr
+    found = re.search(r"target `onnxruntime-cpu-int4`: accuracy is (0\.\d+) where at least 0\.9 is required", words)
+    assert found and float(found[1]) < 0.5 and "in the source over 797 rows" in words, words
     assert "onnxruntime-cpu-fp32`: accuracy" not in words
 
 

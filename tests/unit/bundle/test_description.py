@@ -43,6 +43,12 @@ def config(contract: Any, sbom: Any) -> dict[str, Any]:
     return dict(json.loads(modelpack.write_config(about, [layer])))
 
 
+def test_weights_in_blocks_are_named() -> None:
+    contract = {**CONTRACT, "targets": {"a": {"precision": "int4"}}}
+    made = config(contract, scored(CARD, origin="./m"))["config"]
+    assert (made["precision"], made["quantization"]) == ("int4", "onnxruntime-blockwise")
+
+
 def test_everything_that_is_known_is_there() -> None:
     made = config(CONTRACT, scored(CARD, origin="hf://acme/model@" + "a" * 40))
     assert made["config"] == {

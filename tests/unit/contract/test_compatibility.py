@@ -43,6 +43,24 @@ def test_a_missing_kernel_is_named_with_types_and_remedies() -> None:
     assert runtime_support.judge_graph(graph(19, Pad=("19", "T=float32")), "onnxruntime", "1.16.0").outcome == "ok"
 
 
+def blocks(form: str) -> dict[str, Any]:
+    return {**graph(17), "operators": {"com.microsoft": {"MatMulNBits": {"1": [form]}}}}
+
+
+def test_products_in_blocks_run_where_they_were_right() -> None:
+    """1.16.1 to 1.16.3 have the operator, and read zero points of odd numbers of blocks at other places."""
+    usual = "T1=float32;bits=4;block=32;zeros=uint8;accuracy=0"
+    assert runtime_support.loads_on(blocks(usual), "onnxruntime") == ">=1.17.0"
+    assert runtime_support.loads_on(blocks(usual.replace("uint8", "none")), "onnxruntime") == ">=1.16.3"
+    assert runtime_support.loads_on(blocks(usual.replace("uint8", "float32")), "onnxruntime") == ">=1.18.0"
+    assert runtime_support.loads_on(blocks(usual.replace("accuracy=0", "accuracy=4")), "onnxruntime") == ">=1.17.0"
+    (reason,) = runtime_support.judge_graph(blocks(usual), "onnxruntime", "1.16.3").reasons
+    assert reason.message == f"onnxruntime 1.16.3 has no kernel for com.microsoft.MatMulNBits-1({usual})"
+    assert reason.fix == "upgrade to onnxruntime 1.17.0"
+    unmeasured = blocks(usual.replace("block=32", "block=512"))
+    assert runtime_support.judge_graph(unmeasured, "onnxruntime", "1.32.0").outcome == "unknown"
+
+
 def test_all_reasons_are_given() -> None:
     answer = runtime_support.judge_graph(graph(21, 10, Pad=("21", "T=float32")), "onnxruntime", "1.15.1")
     assert {reason.limit for reason in answer.reasons} >= {"opset", "ir"}

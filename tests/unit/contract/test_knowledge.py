@@ -4,18 +4,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from packager.runtimes import _kernels
+from packager.runtimes.onnxruntime import _block_probes, probe
 
 from packager import canonical
 from packager.conform import probing
 from packager.contract import runtime_tables
 from packager.contract.runtime_tables import Kernels, version_key
 from packager.errors import IntegrityError, NegativeAnswerError
+from packager.graph import nbits
 from packager.trust.keys import generate_key
 
 SMALL = {
@@ -74,6 +77,27 @@ def test_a_table_grows_only_at_its_end() -> None:
     assert _kernels.extend_kernels(_kernels.tabulate_kernels(before), "2", {})["operators"]["ai.onnx"]["If"] == {
         "11": {"o-": [""]}
     }
+
+
+def test_probes_that_come_later_join_and_change_nothing() -> None:
+    """Versions that are not measured with them stay unknown."""
+    before = _kernels.tabulate_kernels({"1": {"ai.onnx Abs 13 T=int8": "ok"}, "2": {"ai.onnx Abs 13 T=int8": "ok"}})
+    grown = _kernels.fill_kernels(before, {"2": {"com.microsoft MatMulNBits 1 T1=float32": "ok"}})
+    assert grown["over"] == ["1", "2"] and grown["operators"] == {
+        **before["operators"],
+        "com.microsoft": {"MatMulNBits": {"1": {"-o": ["T1=float32"]}}},
+    }
+
+
+def test_what_computes_another_product_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The installed version is right in every form; weights that are off by a thousandth are seen in each in float32."""
+    python = Path(sys.executable)
+    measured = probe.measure_blocks(python)
+    assert set(measured.values()) == {"ok"} and len(measured) > 80
+    real = nbits.dequantise
+    monkeypatch.setattr(_block_probes.nbits, "dequantise", lambda *given: real(*given) * 1.001)
+    planted = probe.measure_blocks(python)
+    assert {planted[words] for words in planted if "T1=float32" in words and "accuracy=4" not in words} == {"fails"}
 
 
 def test_parameters_that_one_side_does_not_name_do_not_count() -> None:

@@ -116,7 +116,10 @@ def test_what_the_converter_leaves_broken_is_repaired(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"precision": "bf16"}, "onnxruntime compiles fp16, fp32_optimised, int8, int8_dynamic, mixed, got `bf16`"),
+        (
+            {"precision": "bf16"},
+            "onnxruntime compiles fp16, fp32_optimised, int4, int8, int8_dynamic, mixed, got `bf16`",
+        ),
         ({"opset": 17}, "the graph needs opset 18, expected at most 17"),
     ],
 )
