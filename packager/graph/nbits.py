@@ -4,7 +4,7 @@
 `y[..., n] = sum over k of x[..., k] * W[k, n]`, where W has K rows and N columns. Each column is cut into blocks along
 K; a block has one scale and one zero point: `W[k, n] = scale * (code - zero)`. Two codes of four bits share a byte, the
 first in its low half; so do two zero points, and a column of them begins a new byte. A node without zero points has 8.
-Source: ONNX Runtime, docs/ContribOperators.md, com.microsoft.MatMulNBits. Standard library and numpy alone.
+Source: the page of operators of ONNX Runtime, com.microsoft.MatMulNBits. Standard library and numpy alone.
 """
 
 from __future__ import annotations

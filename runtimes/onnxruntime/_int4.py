@@ -142,13 +142,13 @@ def _find_last(graph: Any, layers: list[_Layer]) -> set[str]:
     makers = {name: node for node in graph.node for name in node.output}
     weights = {tensor.name for tensor in graph.initializer}
     products = {layer.node.output[0] for layer in layers}
-    waiting, found = [value.name for value in graph.output], set()
+    waiting, found, seen = [value.name for value in graph.output], set(), set()
     while waiting:
         name = waiting.pop()
         if name in products:
             found.add(name)
-            continue
-        node = makers.get(name)
+        node = None if name in products or name in seen else makers.get(name)
+        seen.add(name)
         if node is None:
             continue
         if node.op_type in _SHAPES or (node.op_type in _WITH_CONSTANTS and weights & set(node.input)):
