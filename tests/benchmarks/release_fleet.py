@@ -130,7 +130,7 @@ def add_gates(folder: Path) -> None:
 def releasing(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a release in a session of its own; what is left of it is killed in the end."""
     command = [sys.executable, "-m", "packager", "release", "--jobs", "2", "--json", "--quiet", "--report", "report"]
-    environment = {**os.environ, "PACKAGER_STORE": str(folder / "store")}
+    environment = {**os.environ, "PACKAGER_STORE": str(folder / "store"), "XDG_STATE_HOME": str(folder / "state")}
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )

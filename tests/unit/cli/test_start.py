@@ -30,7 +30,7 @@ MOST = {
     ("verify", BUNDLE, *KEY): 180,
     ("unpack", BUNDLE, "out", *KEY): 185,
     ("import", BUNDLE, *KEY): 180,
-    ("inspect", BUNDLE): 324,
+    ("inspect", BUNDLE): 328,
     ("push", BUNDLE, "oci://HOST/team/tiny:2.0.0"): 225,
     ("pull", "oci://HOST/team/tiny:1.0.0", *KEY): 280,
 }
