@@ -85,7 +85,7 @@ quick: $(READY)
 test: $(READY) ## lint, types and, beside them, all tests but the slow matrices (T=path, K=filter, SHUFFLE=seed)
 	@$(MAKE) --no-print-directory --jobs 2 lint default
 
-# Workers write no bytecode: what nobody has compiled each of them compiles anew.
+# Workers write no bytecode: without this each of them compiles what it imports.
 bytecode: $(READY)
 	@$(BIN)/python -m compileall -q packager runtimes policies conformance tests/support
 

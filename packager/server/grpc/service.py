@@ -151,7 +151,8 @@ class GrpcServer:
             pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
             roots = tls.client_ca.read_bytes() if tls.client_ca else None
         except OSError as error:
-            raise StartError(f"{quote(Path(error.filename))} cannot be read: {error.strerror}") from None
+            named = quote(Path(error.filename)) if error.filename else "a file of TLS"  # reads name none
+            raise StartError(f"{named} cannot be read: {error.strerror}") from None
         shown = self._grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
         self._server.add_secure_port(endpoint, shown)
 

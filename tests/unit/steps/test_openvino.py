@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -79,7 +82,20 @@ def test_one_session_serves_many_threads(exported: Exported, tmp_path: Path) -> 
         session.open_session(tmp_path / "model.xml", threads=1, device="npu")
 
 
-def test_outputs_keep_their_names_where_tensors_are_joined(tmp_path: Path) -> None:
+def _port(name: str, width: int) -> dict[str, Any]:
+    return {"name": name, "dtype": "float32", "shape": ["batch", width]}
+
+
+_CONTRACT = {
+    "interface": {
+        "inputs": [_port("x", 2)],
+        "outputs": [_port("label", 4), _port("probabilities", 4)],
+        "dimensions": {"batch": {"min": 1, "max": 8}},
+    }
+}
+
+
+def test_outputs_keep_their_names_where_tensors_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling drops a cast that changes nothing, and its tensors then have three names, of which any is the first."""
     nodes = [
         helper.make_node("Concat", ["x", "x"], ["a"], axis=1),
@@ -94,6 +110,11 @@ def test_outputs_keep_their_names_where_tensors_are_joined(tmp_path: Path) -> No
         helper.make_graph(nodes, "g", [x], outputs), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
     )
     onnx.save(made, tmp_path / "model.onnx")
+    contract = tmp_path / "contract.json"
+    contract.write_text(json.dumps(_CONTRACT))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "conformance"))
+    monkeypatch.setitem(sys.modules, "openvino_telemetry", None)
+    adapter = importlib.import_module("packager.runtimes.openvino.adapter")
     core = installed.Core()
     installed.save_model(core.read_model(tmp_path / "model.onnx"), tmp_path / "model.xml", compress_to_fp16=False)
     for name in ("model.onnx", "model.xml"):
@@ -102,6 +123,13 @@ def test_outputs_keep_their_names_where_tensors_are_joined(tmp_path: Path) -> No
         given = np.array([[-1, 2]], "float32")
         label, probabilities = opened.run({"x": given})
         assert (label.tolist(), probabilities.tolist()) == ([[0, 2, 0, 2]], [[-1, 2, -1, 2]])
+        suite = adapter.Adapter()  # that of conformance, which knows nothing of the session
+        suite.load({"model": str(tmp_path / name), "contract": str(contract)})
+        assert [port["name"] for port in suite.metadata({})["outputs"]] == ["label", "probabilities"], name
+        assert {key: value.tolist() for key, value in suite.infer({"x": given}).items()} == {
+            "label": label.tolist(),
+            "probabilities": probabilities.tolist(),
+        }
 
 
 def test_what_a_range_promises() -> None:
