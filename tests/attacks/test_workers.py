@@ -93,18 +93,13 @@ WAYS: dict[str, tuple[str, ...]] = (
 )
 
 
-def both_ways(
-    name: str, kinds: Iterable[Any], ids: Sequence[str] | None = None, *, elsewhere: int = 1
-) -> pytest.MarkDecorator:
-    """Every kind in bubblewrap and the first `elsewhere` of them in the other ways by default.
-
-    What follows the making of the spaces is one program (ADR 161).
-    """
+def both_ways(name: str, kinds: Iterable[Any], ids: Sequence[str] | None = None) -> pytest.MarkDecorator:
+    """Every kind in bubblewrap and the first of them in namespaces by default: what follows is one program (ADR 161)."""
     found, named = [*kinds], [*(ids or ())]
     pairs = []
     for way in WAYS:
         for number, kind in enumerate(found):
-            rare = "user" in way or (way.startswith(("namespaces", "forked")) and number >= elsewhere)
+            rare = "user" in way or (way.startswith(("namespaces", "forked")) and number)
             text = f"{way}-{named[number] if named else kind}"
             pairs.append(pytest.param(way, kind, id=text, marks=pytest.mark.slow if rare else []))
     return pytest.mark.parametrize(("site", name), pairs, indirect=["site"])
@@ -164,7 +159,7 @@ def test_no_link_in_place_of_the_log_tells_a_secret(site: Site) -> None:
     assert "the secret" not in said["log"] and "status 3" in said["error"]
 
 
-@both_ways("kind", ["FIFO", "sparse", "flood", "deep"], elsewhere=0)
+@both_ways("kind", ["FIFO", "sparse", "flood", "deep"])
 def test_response_is_read_up_to_a_limit_without_blocking(site: Site, kind: str) -> None:
     said = site.attack(
         {
@@ -204,14 +199,14 @@ def test_a_log_of_any_length_is_kept_by_its_end(site: Site) -> None:
     assert said["log"].endswith("the end") and len(said["log"]) < 20_000
 
 
-@both_ways("status", [0, 4, 3], elsewhere=0)
+@both_ways("status", [0, 4, 3])
 def test_an_answer_must_agree_with_the_exit_status(site: Site, status: int) -> None:
     error = b'{"error": {"message": "no", "hint": null}}'
     said = site.attack(f"say({error!r} if {status} != 4 else FACTS, {status})")
     assert "answer" in said["error"] or "status 3" in said["error"]
 
 
-@both_ways("kind", ["sparse", "deep", "FIFO", "socket", "many", "odd name"], elsewhere=0)
+@both_ways("kind", ["sparse", "deep", "FIFO", "socket", "many", "odd name"])
 def test_output_is_a_few_plain_files_or_refused_and_scratch_goes(site: Site, kind: str) -> None:
     said = site.attack(
         {
