@@ -132,6 +132,17 @@ class Proxy:
             self._passed, self._after, self._action = 0, after, action
             self.fired.clear()
 
+    def start_count(self) -> None:
+        """Cut what is left of earlier transfers and count from zero: `passed` is what later ones move."""
+        self.cut()
+        self.arm(-1, lambda: None)
+
+    @property
+    def passed(self) -> int:
+        """Bytes that passed since the last `arm` or `start_count`, in both directions, their headers included."""
+        with self._lock:
+            return self._passed
+
     def flip(self, after: int) -> None:
         """Change one bit of the byte that is `after` bytes away, on its way to the client."""
         with self._lock:
