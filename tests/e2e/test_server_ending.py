@@ -129,7 +129,7 @@ def test_drain_ends_in_time_under_constant_load(app: Path, scores: Path) -> None
         assert not load.lost
         assert pod.process.wait(30) == 0
         load.stopped.set()
-    assert pod.events("stopped")[0]["took_s"] < 3.5
+    assert pod.events("stopped")[0]["took_s"] < 8
 
 
 # --- processes that load slowly ------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def test_block_expires_only_after_its_limit(run):
 
     found = run(asyncio.wait_for(scenario(), 10))
     assert all(took is None for took in found[1::2])
-    assert all(0.19 < took < 2 for took in found[0::2])
+    assert all(0.19 < took < 4.5 for took in found[0::2])
 
 
 def test_many_blocks_share_one_timer_and_leave_none(run):

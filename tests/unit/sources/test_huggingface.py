@@ -195,7 +195,7 @@ def test_a_busy_hub_is_asked_again_when_it_says(hub: StubHub) -> None:
     start = time.monotonic()
     found = refusal()
     assert "too many requests" in found.message and "in 7200 s" in found.hint and found.code == 3
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     hub.faults["/revision/"] = [(500, {})] * 9
     assert "it answers 500" in refusal().message
 
