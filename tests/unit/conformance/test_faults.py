@@ -77,7 +77,8 @@ class Bench:
         self.run(sys.executable, "-m", "suite.vectors", cell, folder / "vectors")
 
     def run(self, *command: Any) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(SUITE)}
+        kept = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}  # of the tests' own run
+        environment = {**kept, "PYTHONPATH": str(SUITE)}
         done = subprocess.run(
             list(map(str, command)), env=environment, capture_output=True, text=True, check=False, cwd=self.folder
         )

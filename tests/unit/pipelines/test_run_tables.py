@@ -29,7 +29,7 @@ from packager.server.batch_columns import ColumnAnswers, UnfitError, json_texts
 from packager.server.pipeline import rows as tables
 from packager.server.protocol.interface import Interface
 from tests.support.breadth import examples
-from tests.unit.pipelines.test_run import command, installation, kill_after, run
+from tests.unit.pipelines.test_run import command, installation, kill_on_the_way, run
 
 INTERFACE: dict[str, Any] = {
     "inputs": [
@@ -266,11 +266,9 @@ def test_numbers_of_parquet(site: Path, tmp_path: Path) -> None:
 def test_kills_change_no_byte_of_a_table(site: Path, tmp_path: Path, suffix: str) -> None:
     source, options = write_table(tmp_path / "in.csv", 4000), ("--chunk", "32", "--processes", "2")
     run(site, source, "-o", tmp_path / f"whole.{suffix}", *options)
-    out, parts, kills = tmp_path / f"out.{suffix}", tmp_path / f"out.{suffix}.parts", 0
-    while not out.exists() and kills < 5:
-        kill_after(command(site, source, "-o", out, *options), parts, 20)
-        kills += 1
-    assert kills > 2 and run(site, source, "-o", out, *options)["rows"] > 3000
+    out = tmp_path / f"out.{suffix}"
+    kill_on_the_way(command(site, source, "-o", out, *options), out, 20)
+    assert run(site, source, "-o", out, *options)["rows"] > 3000
     for end in ("", ".refused.jsonl"):
         whole = tmp_path / f"whole.{suffix}{end}"
         assert out.with_name(out.name + end).read_bytes() == whole.read_bytes()

@@ -95,6 +95,7 @@ def test_hash_seed_is_that_of_a_worker_that_starts_afresh(server: ForkServer) ->
 
 def server_process(server: ForkServer) -> Path:
     """Return where the kernel shows the process that forks, the one child of the one that was started."""
+    assert server.is_alive
     (child,) = Path(f"/proc/{server._process.pid}/task/{server._process.pid}/children").read_text().split()
     return Path("/proc") / child
 
