@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle
     from packager.bundle.knobs import KnobSources
     from packager.canonical import JSON
+    from packager.deploy.batch_answers import BatchAnswers
     from packager.deploy.conversation import Answer, Conversation
     from packager.deploy.drift import ColumnDrift, DriftReport, DriftVerdict
     from packager.deploy.install import Installed
@@ -47,6 +48,7 @@ else:
         __name__,
         {
             "Answer": "packager.deploy.conversation",
+            "BatchAnswers": "packager.deploy.batch_answers",
             "ColumnDrift": "packager.deploy.drift",
             "Conversation": "packager.deploy.conversation",
             "Drift": "packager.server.telemetry.distributions",
@@ -72,6 +74,7 @@ else:
 
 __all__ = [
     "Answer",
+    "BatchAnswers",
     "ColumnDrift",
     "Conversation",
     "Drift",
@@ -275,8 +278,8 @@ def uninstall(directory: Path, *, force: bool = False) -> list[str]:
 
 def answer_rows(
     directory: Path,
-    source: Path,
-    output: Path,
+    source: Path | str,
+    output: Path | str,
     *,
     columns: Mapping[str, str] | None = None,
     processes: int | None = None,
@@ -286,13 +289,16 @@ def answer_rows(
 ) -> dict[str, JSON]:
     """Answer every row of a file with what is installed in `directory`; return `rows`, `refused`, `resumed` and more.
 
-    `source` is JSON lines, CSV, Parquet, or a folder of images; `output` ends in `.jsonl`, `.csv` or `.parquet`.
+    `source` is JSON lines, CSV, Parquet, or a folder of images; `output` ends in `.jsonl`, `.csv` or `.parquet`. Either
+    may be an address such as `s3://bucket/rows.parquet`, and a source a prefix: it is fetched, and the output sent when
+    it is whole, by way of a folder `OUTPUT.work` (beside it, or in the current directory) that goes at the end.
     `columns` says which column of the source is which input. `processes` (default: one per whole CPU that affinity and
     control groups allow, 1 to 1024) answer chunks of `chunk` rows (1 to 1048576; 1024, of a table with few cells 8192),
     each of which is done or is not: an interrupted call goes on where it was, unless with `restart`.
-    Raises UsageError, StepError.
+    Raises UsageError, StepError, and SourceError for what a bucket refuses.
     """
     from packager.deploy.batch import BatchSettings, run_batch
+    from packager.deploy.batch_buckets import is_address, run_in_buckets
     from packager.deploy.install import find_current
     from packager.errors import UsageError
     from packager.server.process import host_limits
@@ -301,7 +307,9 @@ def answer_rows(
     if not (1 <= workers <= 1024 and (chunk is None or 1 <= chunk <= 1 << 20)):
         raise UsageError("expected 1 to 1024 processes, and chunks of 1 to 1048576 rows")
     settings = BatchSettings(chunk, workers, columns or {}, restart)
-    return run_batch(find_current(directory), source, output, settings, on_event)
+    if is_address(source) or is_address(output):
+        return run_in_buckets(find_current(directory), source, output, settings, on_event)
+    return run_batch(find_current(directory), Path(source), Path(output), settings, on_event)
 
 
 def hold_secrets(references: Iterable[str], variables: Mapping[str, str]) -> dict[str, str] | None:

@@ -3,7 +3,8 @@
 
 Each row keeps its columns and gets an `answer`; rows that are refused go to OUT.refused.jsonl with the reason, and
 OUT.run.json names the bundle. Columns are those of the bundle: `text`, or the names of its inputs. An interrupted run
-goes on where it was when the same command is repeated, and gives the same bytes.
+goes on where it was when the same command is repeated, and gives the same bytes. IN and OUT may be in a bucket
+(s3://bucket/rows.parquet, or a prefix of images): IN is fetched first and OUT sent at the end, through OUT.work here.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ FOR = "site"
 HELP = "answer every row of a file with an installed bundle"
 EXAMPLES = """  packager run /srv/encoder reviews.jsonl -o vectors.parquet
   packager run /srv/moods reviews.csv -o moods.csv --column text=review
-  packager run /srv/animals photos/ -o labels.jsonl --processes 8"""
+  packager run /srv/animals photos/ -o labels.jsonl --processes 8
+  packager run /srv/moods s3://data/reviews.parquet -o s3://data/moods.parquet"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", type=Path, help="directory given to `packager install`")
     parser.add_argument(
-        "input", metavar="IN", type=Path, help=".jsonl, .csv, .parquet, or a folder of images, .wav, .txt"
+        "input", metavar="IN", help=".jsonl, .csv, .parquet, or a folder of images, .wav, .txt; also s3://…"
     )
-    parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help=".jsonl, .csv or .parquet")
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help=".jsonl, .csv or .parquet; also s3://…")
     parser.add_argument(
         "--column", action="append", default=[], metavar="NAME=COLUMN", help="take COLUMN of the input as NAME"
     )
@@ -54,6 +56,6 @@ def main(args: argparse.Namespace, console: Console) -> int:
             restart=args.restart,
             on_event=console,
         )
-    words = f"{done['rows']} rows answered in {args.output}, {done['refused']} refused"
+    words = f"{done['rows']} rows answered in {done['output']}, {done['refused']} refused"
     console.result(done, words if not done["resumed"] else f"{words}; {done['resumed']} chunks were done before")
     return 0

@@ -190,7 +190,7 @@ def _write_parquet(path: Path, pieces: Iterable[bytes], bundle: str) -> None:
     writer = schema = None
     try:
         for piece in pieces:
-            rows = [{**row, ANSWER: _arrow_answer(row[ANSWER])} for row in _lines(piece)]
+            rows = [{**row, ANSWER: shape_answer(row[ANSWER])} for row in _lines(piece)]
             if not rows:
                 continue
             if writer is None or schema is None:
@@ -204,7 +204,8 @@ def _write_parquet(path: Path, pieces: Iterable[bytes], bundle: str) -> None:
         parquet.write_table(library.table({ANSWER: library.array([], library.string())}), path)
 
 
-def _arrow_answer(value: JSON) -> JSON:
+def shape_answer(value: JSON) -> JSON:
+    """Return an answer as a cell of a table: a vector of numbers as it is, all else as JSON."""
     numbers = isinstance(value, list) and all(isinstance(item, float) for item in value)
     return value if numbers and value else json.dumps(value, ensure_ascii=False)
 

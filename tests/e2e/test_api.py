@@ -64,7 +64,7 @@ NAMES = {
         report_host run_operator_tests sign_table update_table write_site
     """,
     "packager.api.deploy": """
-        Answer ColumnDrift Conversation Drift DriftReport DriftVerdict Installation Knob KnobSources Override Pipeline
+        Answer BatchAnswers ColumnDrift Conversation Drift DriftReport DriftVerdict Installation Knob KnobSources Override Pipeline
         RegisteredModel RenderOption Rendering Resolved
         Service ServiceLog Setting Status TritonDeployment TritonModel answer_rows chat_with_bundle
         chat_with_installation compare_knobs describe_knob hold_secrets is_installation list_render_options
