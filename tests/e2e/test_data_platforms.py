@@ -29,7 +29,7 @@ RAY = """
 import json, sys
 import ray
 from packager.api.deploy import BatchAnswers
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
 rows = ray.data.read_parquet(sys.argv[1]).repartition(8)
 found = rows.map_batches(BatchAnswers, fn_constructor_args=[sys.argv[2]], concurrency=2, batch_size=128)
 print(json.dumps(sorted([row["id"], row["answer"], row["error"]] for row in found.take_all())))

@@ -11,7 +11,7 @@ Sources: protobuf.dev, "Encoding"; `grpc_predict_v2.proto` of the protocol for t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from packager.server.protocol.protocol import Request, Wanted
 from packager.server.protocol.tensors import Array, Charge
 
 _MAX_FIELDS = 1 << 16  # of one message that holds texts, each of which is a field
+_MAX_RANK = 64  # numpy's
 _SPARE_FIELDS = 256  # parameters, and fields of later versions of the protocol
 _VARINT = 10  # bytes at most
 _SLICE = 1 << 16  # bytes that are unpacked at once
@@ -218,6 +219,10 @@ class Inference:
         message = read(data, 2 * len(interface.inputs) + len(interface.outputs) + _SPARE_FIELDS)
         return Inference(message.text(1), message.text(2), message)
 
+    def names_any(self, names: Collection[str]) -> bool:
+        """Return whether an input has one of these names. Raises RequestError."""
+        return any(read(item, _MAX_RANK + _SPARE_FIELDS).text(1) in names for item in self.message.blocks(5))
+
     def request(self, interface: Interface, charge: Charge = tensors.no_charge) -> Request:
         """Check the request against the interface, as HTTP does; `charge` as in `protocol.parse`.
 
@@ -315,6 +320,8 @@ def _contents(raw: memoryview, tensor: Tensor, shape: tuple[int, ...], subject: 
         texts = contents.blocks(field)
         if len(raw) > costs.SMALL:
             charge(len(raw) + tensors.TEXT * len(texts))
+        if tensor.dtype == "bytes":
+            return tensors.from_pieces(texts, count, subject)
         return tensors.from_json([_text(item, subject) for item in texts], tensor.dtype, shape, subject)
     if len(raw) > costs.SMALL:
         charge(3 * np.dtype(np.uint64).itemsize * min(count, len(raw)))

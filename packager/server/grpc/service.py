@@ -41,6 +41,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packager.server.admission.admission import Lease, not_ready_error
 from packager.server.errors import RequestError, StartError, quote
 from packager.server.execution import batching
 from packager.server.execution.engine import Engine
@@ -48,8 +49,11 @@ from packager.server.grpc import messages, standard_services
 from packager.server.grpc.messages import Inference, encode_bool, encode_field
 from packager.server.grpc.threads import CallThreads
 from packager.server.http.auth import Guard
+from packager.server.pipeline.parts import RAW_INPUTS
+from packager.server.pipeline.prepared import Prepared
 from packager.server.process import listeners
 from packager.server.protocol import protocol
+from packager.server.protocol.protocol import Request
 from packager.server.protocol.tensors import Array
 from packager.server.protocol.triton_extensions import encoded_configuration, encoded_statistics
 from packager.server.telemetry.logs import log_event
@@ -118,6 +122,8 @@ class GrpcServer:
                 hint="build the bundle with a newer packager and install it again",
             ) from None
         self._engine, self._guard, self._port = engine, guard, port
+        named = {tensor.name for tensor in engine.config.interface.inputs}
+        self._takes_raw = engine.config.pipeline is not None and not named & {*RAW_INPUTS}
         limits = engine.admission.limits
         options = [
             ("grpc.max_receive_message_length", limits.max_message),
@@ -372,12 +378,31 @@ class GrpcServer:
                 with engine.parse_lock(len(message)):
                     inference = Inference.of(message, config.interface)
                     engine.check_model_name(inference.model, inference.version)
-                    request = inference.request(config.interface, lease.hold)
+                    raw = self._takes_raw and inference.names_any(RAW_INPUTS)
+                    request = None if raw else inference.request(config.interface, lease.hold)
+                if request is None:
+                    return self._answer_raw(inference, lease, context, deadline)
                 if len(message) <= engine.inline_bytes:
                     results = engine.run_directly(request)
                 else:
                     results = engine.name_results(_wait_result(engine.queue(request, deadline), context, deadline))
                 return messages.render(request, results, config.name, config.version)
+
+    def _answer_raw(self, inference: Inference, lease: Lease, context: Any, deadline: float | None) -> bytes:
+        """Answer a request with raw inputs, by the same steps as over HTTP. Raises RequestError."""
+        engine, config, pipeline = self._engine, self._engine.config, self._engine.pipeline
+        if pipeline is None:
+            raise not_ready_error("the model is still loading")
+
+        def read() -> tuple[Request, Prepared]:
+            request = inference.request(pipeline.interface, lease.hold)
+            return request, pipeline.prepare(pipeline.rows(request.feeds), lease.hold)
+
+        request, prepared = engine.pool.submit(read).result()
+        asked = Request(None, prepared.feeds, (), prepared.count, outside=prepared.outside)
+        results = engine.name_results(_wait_result(engine.queue(asked, deadline), context, deadline))
+        made = engine.pool.submit(pipeline.tensors, results, prepared).result()
+        return messages.render(request, made, config.name, config.version)
 
 
 def _with_id(message: bytes) -> bytes:

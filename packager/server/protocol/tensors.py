@@ -177,6 +177,13 @@ def _objects(values: Sequence[str | bytes]) -> Array:
     return array
 
 
+def from_pieces(pieces: Sequence[memoryview], count: int, subject: str) -> Array:
+    """Return elements that are bytes as a flat array. Raises RequestError for another number of them."""
+    if len(pieces) != count:
+        raise RequestError(f"{subject}: expected {count} elements for its shape, got {len(pieces)}")
+    return _objects([bytes(piece) for piece in pieces])
+
+
 def from_json(data: Any, dtype: str, shape: tuple[int, ...], subject: str, *, missing: bool = False) -> Array:
     """Return the elements of a flat or nested JSON list as a flat array; `null` is NaN where a number may be `missing`.
 
