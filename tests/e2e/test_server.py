@@ -281,7 +281,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def mlp_server(app, models) -> Iterator[Server]:
-    with running(app, models["mlp"], "--max-body", str(MAX_BODY)) as started:
+    with running(app, models["mlp"], "--max-body", str(MAX_BODY), "--body-timeout", "60") as started:
         yield started
 
 
