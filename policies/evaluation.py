@@ -16,7 +16,7 @@ from packager.types import Finding
 VERSION = 1
 FACTS = ("targets",)
 DEFAULTS: Mapping[str, JSON] = {"required": False, "rows": 30}
-_ERRORS = ("rmse", "mae")  # of which less is better
+_ERRORS = ("rmse", "mae", "wer", "cer")  # of which less is better
 
 
 def check(facts: Mapping[str, JSON], required: bool, rows: int) -> Iterator[Finding]:

@@ -150,6 +150,12 @@ def _with_answers(recipe: Recipe, lock: Lock, place: Place) -> Place:
     )
     found = place.runner(action, f"answer prompts with {recipe.name}", virtualenv=place.environment)
     answers = generation.complete(place.graph, found, place.runner.store)
+    if recipe.evaluation:
+        users = {*_exporter_tools(lock), *build_tools.OF_TASK, *evaluation_tools.list_tools(recipe)}
+        data = _beside(place, recipe.evaluation.data, {}, "evaluation")
+        action = generation.answer_rows_action(place.source, data, params, _tools(lock, users))
+        rows = place.runner(action, f"answer rows with {recipe.name}", virtualenv=place.environment)
+        answers = replace(answers, rows=rows.tree)
     return replace(place, answers=answers, graph=answers.graph)
 
 
@@ -229,7 +235,16 @@ def _measurement(recipe: Recipe, lock: Lock, place: Place, target: Target, compi
         label, path = f"measure {target.name}", compiled.path
         tools = _tools(lock, lock.toolchain)
         action = generation.measure_action(place.answers, compiled.tree.digest, path, engine_of(target), target, tools)
-    return place.runner(action, label, virtualenv=place.environment)
+    found = place.runner(action, label, virtualenv=place.environment)
+    rows = place.answers.rows if place.answers else None
+    if recipe.evaluation is None or rows is None:
+        return found
+    data = _beside(place, recipe.evaluation.data, {}, "evaluation")
+    more = generation.evaluate_action(
+        action, rows, data, recipe.evaluation, _tools(lock, evaluation_tools.list_tools(recipe))
+    )
+    reached = place.runner(more, f"evaluate {target.name}", virtualenv=place.environment)
+    return replace(found, facts={**found.facts, **reached.facts})
 
 
 def _compiled(recipe: Recipe, lock: Lock, place: Place, target: Target, runtime: Runtime) -> Compiled:

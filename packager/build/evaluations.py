@@ -17,10 +17,14 @@ def plan_measurement(
     spec: EvaluationSpec, graph: GraphFacts, pipeline: RawInputs | None
 ) -> tuple[dict[str, JSON], dict[str, str]]:
     """Return the parameters and the trees that the measurement needs besides. Bounds are judged later, and not here."""
-    params = spec.to_json()
-    params = {key: params[key] for key in ("label", "metric", "slices", "output") if key in params}
     classes = {"classes": graph["classes"]} if "classes" in graph else {}
-    return {"evaluation": params, **classes}, {"pipeline": pipeline.tree} if pipeline else {}
+    return {"evaluation": list_params(spec), **classes}, {"pipeline": pipeline.tree} if pipeline else {}
+
+
+def list_params(spec: EvaluationSpec) -> dict[str, JSON]:
+    """Return what a step has to know of an evaluation."""
+    params = spec.to_json()
+    return {key: params[key] for key in ("label", "metric", "slices", "output") if key in params}
 
 
 def list_facts(spec: EvaluationSpec | None, measured: MeasurementFacts) -> dict[str, JSON]:

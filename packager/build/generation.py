@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from packager import plugins
-from packager.build import step_facts
+from packager.build import evaluations, step_facts
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.recipe.clauses import Target
+from packager.recipe.evaluation import EvaluationSpec
 from packager.runtime import load_runtime
 from packager.server.generation.settings import TASK, TEMPLATE, TOKENIZER, Generation
 from packager.store.store import Store
@@ -29,6 +30,8 @@ class Answers:
 
     tree: str
     graph: Result
+    rows: str | None = None
+    """The tree with what the source writes of the rows of `evaluation`."""
 
 
 def export_action(source: str, params: Mapping[str, JSON], tools: Mapping[str, str]) -> Action:
@@ -41,6 +44,22 @@ def reference_action(source: str, params: Mapping[str, JSON], tools: Mapping[str
     chosen = {"steps": STEPS, **{name: params[name] for name in ("kind", "payload", "task") if name in params}}
     step = "reference_seq2seq" if "task" in params else "reference"
     return Action(step, _version(step), {"source": source}, chosen, tools)
+
+
+def answer_rows_action(source: str, data: str, params: Mapping[str, JSON], tools: Mapping[str, str]) -> Action:
+    """Return the run of the source on the rows of `evaluation`, whose file is in the tree `data`."""
+    chosen = {name: params[name] for name in ("kind", "payload", "task")}
+    return Action("answer_rows", _version("answer_rows"), {"source": source, "evaluation": data}, chosen, tools)
+
+
+def evaluate_action(measured: Action, rows: str, data: str, spec: EvaluationSpec, tools: Mapping[str, str]) -> Action:
+    """Return the evaluation of the artefact that `measured` measures, beside the source's answers in `rows`."""
+    inputs = {name: measured.inputs[name] for name in ("graph", "artefact")}
+    params = {**measured.params, "evaluation": evaluations.list_params(spec)}
+    known = {**measured.toolchain, **tools}
+    return Action(
+        "evaluate_rows", _version("evaluate_rows"), {**inputs, "answers": rows, "evaluation": data}, params, known
+    )
 
 
 def of_task(task: str | None) -> dict[str, JSON]:

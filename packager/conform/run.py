@@ -42,7 +42,8 @@ def run_suite(bundle: Bundle, plan: Sequence[PlannedCell], settings: Settings, o
     if bundle.contract.generation is not None:
         if settings.evaluation is not None:
             raise UsageError(
-                f"`{bundle.name}:{bundle.version}` generates text, which has no metric on rows with labels"
+                f"`{bundle.name}:{bundle.version}` generates text, and cells measure no metric of words",
+                hint="leave --evaluate out: the build measures `wer` and `cer`, and `inspect` shows them",
             )
         reference = generation.Reference.of(bundle, settings.stated)
         return _Run(bundle, settings, on_event).texts(plan, reference)

@@ -256,6 +256,12 @@ class GenerativeSource(Protocol):
         Of an encoder-decoder the third is a mapping: `logits`, and of audio `features`, and the `file` as bytes.
         """
 
+    def answer_row(self, read: str | bytes) -> str:
+        """Return what an encoder-decoder writes about a text or the bytes of a WAV file, as its publisher has it.
+
+        Raises RequestError for what the model does not take, StepError for a source that is no encoder-decoder.
+        """
+
 
 def generative(kind: str, source: Path, payload: str, task: str | None = None) -> GenerativeSource:
     """Open a source that generates text. Raises StepError for a kind that does not, and for another task than its own.

@@ -10,9 +10,12 @@ from packager.canonical import JSON
 from packager.recipe import fields
 from packager.strictyaml import Node
 
-ERRORS = ("rmse", "mae")
+OF_WORDS = ("wer", "cer")
+"""Metrics of the texts that a model writes."""
+ERRORS = ("rmse", "mae", *OF_WORDS)
 """Metrics of which less is better; their `bound` is the most."""
 _MOST_SLICES = 16
+_WRITING = ("automatic-speech-recognition", "text2text-generation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +67,39 @@ def read(node: Node) -> EvaluationSpec:
             members["metric"],
             "evaluation.metric",
             pattern=fields.METRIC,
-            expect="`accuracy`, `f1`, `auc`, `recall@N`, `rmse`, `mae`, `r2`, `miou`, `map`, `map@50` or `map@75`",
+            expect="`accuracy`, `f1`, `auc`, `recall@N`, `rmse`, `mae`, `r2`, `miou`, `map`, `map@50`, `map@75`, `wer` "
+            "or `cer`",
         ),
         _bound(members["bound"], "evaluation.bound"),
         tuple(_column(item, "evaluation.slices") for item in slices),
         _bound(members["slice-bound"], "evaluation.slice-bound") if "slice-bound" in members else None,
         _column(members["output"], "evaluation.output") if "output" in members else None,
     )
+
+
+def check_task(node: Node, spec: EvaluationSpec, task: str | None) -> None:
+    """Refuse a metric that says nothing of what a recipe with this task, or without one, makes. Raises UsageError."""
+    if task is None and spec.metric in OF_WORDS:
+        raise node.where.error(
+            f"`evaluation.metric`: `{spec.metric}` is of the texts that a model writes, and there is no `task`",
+            hint=f"write `task: {' or '.join(_WRITING)}`, or another `metric`",
+        )
+    if task is None:
+        return
+    if task not in _WRITING:
+        raise node.where.error(
+            f"`evaluation` has no meaning beside `task: {task}`: no metric is measured on what it writes",
+            hint="remove `evaluation`",
+        )
+    if spec.metric not in OF_WORDS:
+        raise node.where.error(
+            f"`evaluation.metric`: `{spec.metric}` is not measured for `{task}`",
+            hint=f"write {' or '.join(f'`{name}`' for name in OF_WORDS)}",
+        )
+    if spec.output is not None:
+        raise node.where.error(
+            "`evaluation.output` has no meaning beside `task`: what is compared is the text", hint="remove it"
+        )
 
 
 def _column(node: Node, what: str) -> str:

@@ -191,6 +191,8 @@ def parse(data: bytes | str, file: str, known_runtimes: Collection[str] | None =
             "`int4` has no meaning where no target has that precision",
             hint="write `precision: [fp32, int4]` under `runs-on`, or remove `int4`",
         )
+    if "evaluation" in members:
+        evaluation.check_task(members["evaluation"], values["evaluation"], values.get("task"))
     return Recipe(**values)
 
 
@@ -200,7 +202,7 @@ def _has_int4(promises: Collection[RunsOn]) -> bool:
 
 def _check_task(members: Mapping[str, Node]) -> None:
     """Refuse what says something of single tensors beside a task, whose inputs and measurement follow from the task."""
-    for key in ("inputs", "dynamic", "samples", "calibration", "pipeline", "evaluation"):
+    for key in ("inputs", "dynamic", "samples", "calibration", "pipeline"):
         if key in members:
             raise members[key].where.error(
                 f"`{key}` has no meaning beside `task`: what is measured are prompts and their tokens",

@@ -152,6 +152,13 @@ _KIND: Schema = {
     "properties": {"words": {"type": ["string", "null"]}, "case": TEXT, "rounding": NUMBER},
 }
 _REACHED = {"source": {"type": ["number", "null"]}, "target": {"type": ["number", "null"]}, "rows": WHOLE}
+_EVALUATION = record_schema(
+    {
+        **_REACHED,
+        "data": TEXT,
+        "slices": list_schema(record_schema({**_REACHED, "column": TEXT, "value": TEXT})),
+    }
+)
 MEASURE = record_schema(
     {
         "cases": list_schema(_CASE),
@@ -160,16 +167,12 @@ MEASURE = record_schema(
         "coverage": map_schema(record_schema({"reached": WHOLE, "of": WHOLE})),
     },
     {
-        "evaluation": record_schema(
-            {
-                **_REACHED,
-                "data": TEXT,
-                "slices": list_schema(record_schema({**_REACHED, "column": TEXT, "value": TEXT})),
-            }
-        ),
+        "evaluation": _EVALUATION,
         "distributions": ANYTHING,  # read as `Distributions` reads a hostile document
     },
 )
+ANSWER_ROWS = record_schema({"rows": WHOLE})
+EVALUATE_ROWS = record_schema({"evaluation": _EVALUATION})
 MEASURE_GENERATION = record_schema({"cases": list_schema(_CASE)})
 SCAN = map_schema(record_schema({"outcome": {"enum": ["clean", "infected", "failed"]}, "words": TEXTS}))
 READ_CODE = map_schema(TEXTS)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run source and artefact on rows with labels, and say what both reach by a metric, overall and on slices.
 
-The figures are scikit-learn's; those of pictures are in `_evaluate_pictures`. Rows become inputs as in a request: by
-the pipeline of the bundle, or by the names of the inputs. What is right is compared as text, so that `1`, `1.0` and "1"
-are one label. The data are a user's: what cannot be read or is not taken is an error that names the row.
+The figures are scikit-learn's; those of pictures are in `_evaluate_pictures`, of texts in `_evaluate_texts`. Rows
+become inputs as in a request: by the pipeline of the bundle, or by the names of the inputs. What is right is compared
+as text, so that `1`, `1.0` and "1" are one label. The data are a user's: what cannot be read or is not taken is an
+error that names the row.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError
+from packager.recipe.evaluation import OF_WORDS
 from packager.server.errors import RequestError
 from packager.server.pipeline import rows as tables
 from packager.server.pipeline.parts import Boxes, Classes, Regions
@@ -72,7 +74,7 @@ class LabelledRows:
         )
         self.rows = read_rows(data)
         self.columns = self._reader.columns
-        _check_columns(self.rows, spec)
+        check_columns(self.rows, spec)
 
     def feeds(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield the inputs of runs, with how many rows each has. Raises StepError that names a row."""
@@ -90,20 +92,26 @@ class LabelledRows:
 
     def judge(self, *sides: Collector) -> JSON:
         """Return what source and target reach, of which every output was added. Raises StepError."""
-        found = [side.answers() for side in sides]
-        truth = [row[self._spec["label"]] for row in self.rows]
-        return {
-            "data": _distributions.digest_file(self._data),
-            "rows": len(self.rows),
-            **_both(self._spec["metric"], truth, found, None),
-            "slices": list(_slices(self._spec, self.rows, truth, found)),
-        }
+        return judge_sides(self._spec, self._data, self.rows, [side.answers() for side in sides])
 
 
-def _check_columns(rows: Sequence[Mapping[str, JSON]], spec: JSON) -> None:
-    if spec["metric"] in (*REGIONS, *BOXES) and spec["label"] in spec.get("slices", ()):
+def judge_sides(spec: JSON, data: Path, rows: Sequence[Mapping[str, JSON]], sides: Sequence[Any]) -> JSON:
+    """Return what source and target, in this order, reach on the rows of the one file in `data`. Raises StepError."""
+    truth = [row[spec["label"]] for row in rows]
+    return {
+        "data": _distributions.digest_file(data),
+        "rows": len(rows),
+        **_both(spec["metric"], truth, sides, None),
+        "slices": list(_slices(spec, rows, truth, sides)),
+    }
+
+
+def check_columns(rows: Sequence[Mapping[str, JSON]], spec: JSON) -> None:
+    """Raise StepError for a row without a label or a value of a slice, and for slices that the label cannot make."""
+    if spec["metric"] in (*REGIONS, *BOXES, *OF_WORDS) and spec["label"] in spec.get("slices", ()):
+        what = "sentences" if spec["metric"] in OF_WORDS else "masks or boxes"
         raise StepError(
-            f"evaluation: `{spec['label']}` has masks or boxes, which make no slices", hint="remove it from `slices`"
+            f"evaluation: `{spec['label']}` has {what}, which make no slices", hint="remove it from `slices`"
         )
     for number, row in enumerate(rows):
         for column in (spec["label"], *spec.get("slices", ())):

@@ -15,10 +15,10 @@ from typing import Any
 
 from packager import canonical, error_causes
 from packager.canonical import JSON
-from packager.errors import PackagerError, StepError
+from packager.errors import StepError
 from packager.formats import safetensors
-from packager.runtime import load_runtime
 from packager.steps import _answers, _compare
+from packager.steps._seq2seq import open_site
 
 VERSION = 1  # 1: first form
 ANSWER = _answers.MEASURE_GENERATION
@@ -49,24 +49,7 @@ class _Expected:
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
     """Compare the artefact `path` of the tree `artefact`, with the files of `graph`, to the tree `reference`."""
-    pairs, settings, tokenizers = (
-        importlib.import_module(f"packager.server.generation.{name}")
-        for name in ("encoder_decoder", "settings", "tokenizer")
-    )
-    opener, device = load_runtime(params["runtime"]).opener(), params.get("device", "cpu")
-    try:
-        model = pairs.open_pair(
-            lambda path: opener(path, threads=1, device=device), inputs["artefact"] / params["path"]
-        )
-    except PackagerError:
-        raise
-    except Exception as error:  # each runtime has its own tree of exceptions
-        raise StepError(f"the graphs do not load in {params['runtime']}: {error_causes.find_cause(error)}") from error
-    try:
-        tokenizer = tokenizers.Tokenizer.open(inputs["graph"] / settings.TOKENIZER)
-        about = settings.Generation.from_json(params["generation"])
-    except ValueError as error:
-        raise StepError(str(error), hint="correct it in the source and save that again") from error
+    model, tokenizer, about = open_site(inputs, params)
     expected, steps = _read(inputs["reference"])
     site = _Site(model, tokenizer, about, steps, inputs["reference"])
     return {"cases": [*(_case(site, item) for item in expected), *_batched(site, expected)]}

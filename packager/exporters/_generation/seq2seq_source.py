@@ -19,6 +19,7 @@ from packager.exporters._generation.reference import LONG, TEXTS
 from packager.exporters._generation.tokenized import Tokenized
 from packager.exporters._torch import program
 from packager.exporters._transformers.files import read_json
+from packager.server.errors import RequestError
 from packager.server.generation.decoding import MAX_BEAMS, Audio, Decoding, Rules
 from packager.server.generation.rules import allowed
 from packager.server.generation.sampling import log_probabilities
@@ -85,6 +86,27 @@ class Source(Tokenized):
                 best, score = self._generated(read, steps, self.decoding.beams)
                 answer["beams"] = {"tokens": list(_without(best, start)), "score": round(score, _DIGITS)}
             yield {"name": name, **about, "start": list(start)}, answer, {"logits": logits, **more}
+
+    def answer_row(self, read: str | bytes) -> str:
+        given = self._read(read)
+        start = self._start(given)
+        room = min(self.decoding.longest, self.model.context) - len(start)
+        tokens, _ = self._generated(given, room, self.decoding.beams)
+        return self.decode(list(_without(tokens, start)))
+
+    def _read(self, read: str | bytes) -> dict[str, Any]:
+        """Return what the model reads of a text or a WAV file. Raises RequestError."""
+        lib = program.import_torch()
+        if self.audio is not None and isinstance(read, bytes):
+            sound = importlib.import_module("packager.server.generation.audio")
+            samples, rate = sound.read_wav(read, self.audio.seconds)
+            heard = sound.resample(samples, rate, self.audio.rate)[: self.audio.samples]
+            features = self.extractor(heard, sampling_rate=self.audio.rate, return_tensors="np").input_features
+            return {"input_features": lib.from_numpy(features)}
+        ids = [int(token) for token in self.encode(str(read))]
+        if not 0 < len(ids) <= self.decoding.source:
+            raise RequestError(f"the text has {len(ids)} tokens, expected 1 to {self.decoding.source}")
+        return {"input_ids": lib.tensor([ids]), "attention_mask": lib.ones(1, len(ids), dtype=lib.int64)}
 
     def _sources(self, steps: int) -> Iterator[tuple[str, dict[str, JSON], dict[str, Any], dict[str, Any]]]:
         """Yield of every reference prompt: name, what the bundle says of it, what the model reads, and more."""

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from packager.errors import StepError
+
 
 class Tokenized:
     """A source with a tokenizer."""
@@ -19,6 +21,10 @@ class Tokenized:
     def encode(self, text: str) -> Sequence[int]:
         found: Sequence[int] = self.tokenizer(text, add_special_tokens=True).input_ids
         return found
+
+    def answer_row(self, read: str | bytes) -> str:
+        """Refuse: what a decoder writes is no answer that could be right or wrong. Raises StepError."""
+        raise StepError(f"{len(read)} characters were to be answered by a source that is no encoder-decoder")
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -72,7 +72,7 @@ class EncoderDecoder:
     """Two graphs in sessions. Several threads may use them, each with caches of its own."""
 
     def __init__(self, encoder: Session, decoder: Session) -> None:
-        self._encoder, self._decoder = encoder, decoder
+        self._encoder, self.decoder = encoder, decoder
         named = [port.name for port in decoder.inputs]
         self._own = [port for port in decoder.inputs if port.name.startswith(PAST) and _OWN in port.name]
         cross = {name for name in named if name.startswith(PAST) and _CROSS in name}
@@ -107,7 +107,7 @@ class EncoderDecoder:
         """Append tokens [batch, sequence] to a cache; return their logits [batch, sequence, vocabulary]."""
         masked = {} if cache.mask is None else {SOURCE_MASK: cache.mask}
         found = dict(
-            zip(self._outputs, self._decoder.run({IDS: ids, **masked, **cache.own, **cache.source}), strict=True)
+            zip(self._outputs, self.decoder.run({IDS: ids, **masked, **cache.own, **cache.source}), strict=True)
         )
         logits: NDArray[np.float32] = found.pop(LOGITS)
         cache.own = {PAST + name.removeprefix(PRESENT): value for name, value in found.items()}
