@@ -397,12 +397,14 @@ def render_triton(
     backend: Literal["native", "python"] = "native",
     site: str | None = None,
     swap: str | None = None,
+    raw: bool = False,
 ) -> TritonDeployment:
     """Verify a bundle and add it to a Triton model repository, a directory or `s3://bucket/folder`.
 
     The same bundle again is the version it was before. With a `site` its knobs become a configuration of that name.
     With `swap`, `http(s)://host:port` of a running server, the version is tried there and then takes the traffic; if
-    anything fails, the version before serves on. Raises NegativeAnswerError, UsageError, SourceError, IntegrityError.
+    anything fails, the version before serves on. With `raw` it takes texts, images or audio by the bundle's pipeline,
+    not tensors. Raises NegativeAnswerError, UsageError, SourceError, IntegrityError.
     """
     from packager.bundle.knobs import KnobSources, knob_schema
     from packager.deploy.canary import Endpoint
@@ -414,12 +416,19 @@ def render_triton(
 
     if swap and site:
         raise UsageError("--swap goes without --site", hint="load the site's configuration with the server's own tools")
+    if swap and raw:
+        raise UsageError(
+            "--swap goes without --raw: a new version is tried with the reference vectors, which are tensors",
+            hint="render without --swap, and load the version with the server's own tools",
+        )
     endpoint, place = Endpoint.parse(swap) if swap else None, _open_repository(repository)
     bundle = promises.extend_contract(bundle, verifier.require(bundle, workspace.on_event))
     values = (knobs or KnobSources()).resolve(bundle)
     base = resolve(knob_schema(bundle), bundle.digest) if site else values
     sites = {site: values} if site else {}
-    model = render.render_triton(bundle, base, place, backend, sites, workspace.on_event, switch=endpoint is None)
+    model = render.render_triton(
+        bundle, base, place, backend, sites, workspace.on_event, switch=endpoint is None, raw=raw
+    )
     if endpoint is not None:
         swap_model(model, bundle, values, endpoint, workspace.on_event)
     return render.TritonDeployment(model, values)

@@ -67,6 +67,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         choices=("native", "python"),
         help="native (default): NVIDIA's images; python: ONNX Runtime in the Python backend",
     )
+    own.add_argument(
+        "--raw", action="store_true", help="take texts, images or audio by the bundle's pipeline (--backend python)"
+    )
     own.add_argument("--swap", metavar="URL", help="and make the running Triton at http(s)://host:port serve it")
     own = parser.add_argument_group("mlflow")
     own.add_argument("--register", metavar="NAME", help="and make it a version of the model NAME in the registry")
@@ -103,7 +106,7 @@ def _flags() -> dict[str, list[str]]:
     """Return for every option that is not for all kinds those which it is for."""
     from packager.api import deploy
 
-    found: dict[str, list[str]] = {"site": ["triton"], "swap": ["triton"], "backend": ["triton"]}
+    found: dict[str, list[str]] = {"site": ["triton"], "swap": ["triton"], "backend": ["triton"], "raw": ["triton"]}
     found |= {"register": ["mlflow"], "registry": ["mlflow"], "passphrase_file": ["kubernetes"]}
     every = deploy.list_renderers()
     bundled = [kind for kind in every if kind != "ensemble"]  # an ensemble is of what was verified before
@@ -178,6 +181,7 @@ def _triton(args: argparse.Namespace, console: Console) -> int:
             backend=args.backend or "native",
             site=args.site,
             swap=args.swap,
+            raw=args.raw,
         )
     model, place, ensembles = made.model, made.model.place, made.model.ensembles
     value = {

@@ -11,6 +11,7 @@ from packager.server.pipeline.parts import RAW
 
 EXTRA = "transformers"
 _LIBRARIES: Mapping[str, tuple[str, ...]] = {"text": ("tokenizers",), "image": ("pillow",), "audio": ()}
+_RUN_ELSEWHERE: Mapping[str, tuple[str, ...]] = {"triton": ("orjson>=3.10",)}  # servers of others, and what ours needs
 _BUILD = ("onnxruntime", "numpy")  # what the graph runs on while answers are compared
 
 
@@ -26,6 +27,6 @@ def _libraries(spec: PipelineSpec) -> tuple[str, ...]:
 
 def list_requirements(spec: PipelineSpec | None, runtime: str, versions: Mapping[str, str]) -> Sequence[str]:
     """Return what a server on a runtime needs besides, at the versions of the toolchain; nothing where ours is none."""
-    if spec is None or not load_runtime(runtime).served:
+    if spec is None or not (load_runtime(runtime).served or runtime in _RUN_ELSEWHERE):
         return ()
-    return [f"{name}=={versions[name]}" for name in _libraries(spec)]
+    return [*(f"{name}=={versions[name]}" for name in _libraries(spec)), *_RUN_ELSEWHERE.get(runtime, ())]

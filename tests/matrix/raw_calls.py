@@ -89,7 +89,7 @@ def _lock(carried: bool) -> dict[str, bytes]:
     ]
     if carried:
         rows = [Wheel("kleines", "1.0", WHEEL, digest_of(data).removeprefix("sha256:"))]
-    texts = wheel_locks.files({PLATFORM: rows}, (), (PLATFORM,))
+    texts = wheel_locks.write_lock_files({PLATFORM: rows}, (), (PLATFORM,))
     found = {f"deps/onnxruntime/{name}": text.encode() for name, text in texts.items()}
     return found | ({f"deps/onnxruntime/wheels/{WHEEL}": data} if carried else {})
 
@@ -244,13 +244,13 @@ def bento(raw: Raw, folder: Path) -> list[Any]:
 
 
 def triton(raw: Raw, folder: Path) -> list[Any]:
-    """`render triton` with the Python backend, a real tritonserver, BYTES by NVIDIA's client."""
+    """`render triton --raw` with the Python backend, a real tritonserver, BYTES by NVIDIA's client."""
     made = bundle(raw, folder)
     values = knobs.resolve(knob_schema(made), made.digest, [])
     (folder / "models").mkdir()
-    render_triton(made, values, Directory(folder / "models"), "python", {})
+    render_triton(made, values, Directory(folder / "models"), "python", {}, raw=raw.spec is not None)
     (folder / "triton").mkdir()
-    with tritonserver(folder / "models", folder / "triton", "--load-model", NAME) as server:
+    with tritonserver(folder / "models", folder / "triton", "--load-model", NAME, raw=True) as server:
         return _inferred(raw, server.http, NAME)
 
 

@@ -140,7 +140,7 @@ def _image_classes(made: Made, rows: Any) -> list[Any]:
     return [_scores(asked(_picture(row["image"]), top_k=3)) for row in rows]
 
 
-def _boxes(made: Made, rows: Any) -> list[Any]:
+def find_boxes(made: Made, rows: Any) -> list[Any]:
     """Answer by the processor's own function: transformers' pipeline cuts corners to whole pixels."""
     model = transformers.AutoModelForObjectDetection.from_pretrained(made.source).eval()
     processor = transformers.AutoImageProcessor.from_pretrained(made.source)
@@ -220,7 +220,7 @@ PIPELINES: Mapping[str, Callable[[Path], Raw]] = {
     "token classification": _of("tagger", _entities),
     "question answering": _of("reader", _answers),
     "image classification": _of("pictures_model", _image_classes),
-    "object detection": _of("detector", _boxes),
+    "object detection": _of("detector", find_boxes),
     "image segmentation": _of("segmenter", _masks),
     "audio classification": _of("spectral", _sounds),
     "pictures and texts": _of("pair", _choices),

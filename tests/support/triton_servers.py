@@ -12,12 +12,15 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from packager.lock import environments
 from tests.support.environments import CACHE
 
 REQUIREMENTS = ("nvidia-pytriton==0.7.0", "numpy==1.26.4", "onnxruntime==1.23.2")
+RAW = ("orjson", "pillow", "tokenizers")
+"""What a pipeline runs on besides, in the versions of this environment."""
 PYTHON = "3.11"
 FILES = (
     "backends/python/libtriton_python.so",
@@ -37,9 +40,13 @@ class Server:
 
 
 @contextmanager
-def tritonserver(repository: Path | str, work: Path, *options: str, **more: str) -> Iterator[Server]:
-    """Run a server on `repository`, with `more` in its environment and explicit model control, until the block ends."""
-    python = environments.ensure_environment(REQUIREMENTS, PYTHON, CACHE / "environments")
+def tritonserver(repository: Path | str, work: Path, *options: str, raw: bool = False, **more: str) -> Iterator[Server]:
+    """Run a server on `repository`, with `more` in its environment and explicit model control, until the block ends.
+
+    With `raw` its Python has the libraries of pipelines as well.
+    """
+    needed = (*REQUIREMENTS, *(f"{name}=={version(name)}" for name in RAW)) if raw else REQUIREMENTS
+    python = environments.ensure_environment(needed, PYTHON, CACHE / "environments")
     packages = python.parent.parent / "lib" / f"python{PYTHON}" / "site-packages"
     backend = work / "backends" / "python"
     backend.mkdir(parents=True)

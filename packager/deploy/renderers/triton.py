@@ -4,7 +4,8 @@
     <name>/config.pbtxt              serves exactly version N
     <name>/configs/<site>.pbtxt      the same with the knobs of a site, for `--model-config-name=<site>`
     <name>/warmup/<N>-…              inputs of the smallest reference vectors, as raw tensors
-    <name>/<N>/                      the artefact, deployment.json, and model.py where the Python backend runs it
+    <name>/<N>/                      the artefact, deployment.json, and model.py where the Python backend runs it;
+                                     what it has to take rows as people have them is in `_raw_triton`
 
 Two backends: `native` are the ONNX Runtime and TensorRT backends of NVIDIA's images (engines of several GPUs side by
 side, chosen by compute capability); `python` runs ONNX Runtime in the Python backend, for hosts without them.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import PurePosixPath
 from typing import Literal, TypeAlias
@@ -25,6 +26,7 @@ from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.contract.contract import Contract, Port, Terms
 from packager.deploy import server_files
+from packager.deploy.renderers import _raw_triton
 from packager.deploy.renderers._modelconfig import (
     Field,
     Rendered,
@@ -34,6 +36,7 @@ from packager.deploy.renderers._modelconfig import (
     config_text,
     triton_name,
 )
+from packager.deploy.renderers._raw_triton import RawModel
 from packager.deploy.triton.repository import CONFIG, RECORD
 from packager.errors import MalformedError, UsageError
 from packager.formats import safetensors
@@ -64,7 +67,7 @@ class _Artefact:
     targets: tuple[str, ...]
 
 
-def build_record(bundle: Bundle, values: Resolved, backend: Backend) -> JSON:
+def build_record(bundle: Bundle, values: Resolved, backend: Backend, *, raw: bool = False) -> JSON:
     """Return what identifies a deployed version; two equal records are the same deployment."""
     return {
         "name": bundle.name,
@@ -72,13 +75,23 @@ def build_record(bundle: Bundle, values: Resolved, backend: Backend) -> JSON:
         "bundle": bundle.digest,
         "knobs": values.digest,
         "backend": backend,
+        **({"raw": True} if raw else {}),
     }
 
 
-def render(bundle: Bundle, values: Resolved, number: int, backend: Backend, sites: Mapping[str, Resolved]) -> Rendered:
+def render(
+    bundle: Bundle,
+    values: Resolved,
+    number: int,
+    backend: Backend,
+    sites: Mapping[str, Resolved],
+    *,
+    raw: bool = False,
+) -> Rendered:
     """Return the files of version `number` with its own configuration, and one more for each of `sites`.
 
-    Raises UsageError if the bundle does not promise Triton, or has nothing for the backend.
+    With `raw` it takes rows as people have them. Raises UsageError if the bundle does not promise Triton, or has
+    nothing for the backend.
     """
     server_files.refuse_texts(bundle, "Triton")
     contract = bundle.contract
@@ -91,24 +104,30 @@ def render(bundle: Bundle, values: Resolved, number: int, backend: Backend, site
     if lacking := sorted({"triton.instances", "triton.warmup"} - set(values.values)):
         raise MalformedError(f"`{bundle.name}` promises Triton and lacks the knob `{lacking[0]}`", subject=knobs.FILE)
     artefact = _artefact(bundle, contract, backend)
-    warm = _warmups(bundle)
-    files = {f"{number}/{name}": (path, _blob(bundle, path)) for name, path in artefact.files.items()}
-    hashes = {name: _blob(bundle, path).digest for name, path in artefact.files.items()}
+    rows = _raw_triton.build_raw(bundle, backend) if raw else None
+    warm = _warmups(bundle) if rows is None else {}
+    named = {**artefact.files, **(rows.files if rows else {})}
+    files = {f"{number}/{name}": (path, _blob(bundle, path)) for name, path in named.items()}
+    hashes = {name: _blob(bundle, path).digest for name, path in named.items()}
     about = {
-        **build_record(bundle, values, backend),
+        **build_record(bundle, values, backend, raw=raw),
+        **(rows.record if rows else {}),
         "targets": list(artefact.targets),
         "files": hashes,
         "interface": contract.document["interface"],
         "onnxruntime": _floor(contract),
     }
-    own = config_text(_config(bundle, contract, values, artefact, number, warm))
+    if rows is not None:
+        artefact = replace(artefact, default=_raw_triton.SCRIPT)
+    own = config_text(_config(bundle, contract, values, artefact, number, warm, rows))
     made = {f"{number}/{RECORD}": canonical.dump(about), f"{number}/{CONFIG}": own, CONFIG: own}
     made |= {f"warmup/{number}-{name}": data for row in warm.values() for name, data in row.data.items()}
     for site, found in sites.items():
-        text = config_text(_config(bundle, contract, found, artefact, number, warm))
+        text = config_text(_config(bundle, contract, found, artefact, number, warm, rows))
         made[f"configs/{_site(site)}.pbtxt"] = text
     if backend == "python":
         made[f"{number}/model.py"] = resources.files("packager.templates").joinpath("triton/model.py").read_bytes()
+    made |= {f"{number}/{name}": data for name, data in (rows.made if rows else {}).items()}
     return Rendered(bundle.name, made, files, about)
 
 
@@ -200,9 +219,10 @@ def _config(
     artefact: _Artefact,
     number: int,
     warm: Mapping[str, _Warmup],
+    raw: RawModel | None,
 ) -> dict[str, Field]:
     found = values.values
-    batched = count_rows(contract)
+    batched = count_rows(contract) if raw is None else 0
     most = min(found.get(catalogue.BATCH) or batched, batched) if batched else 0
     gpu = artefact.backend == "tensorrt"
     group: dict[str, Field] = {"count": found["triton.instances"], "kind": Word("KIND_GPU" if gpu else "KIND_CPU")}
@@ -215,8 +235,8 @@ def _config(
         "backend": artefact.backend,
         "default_model_filename": artefact.default,
         "max_batch_size": most,
-        "input": [_port(port, bool(batched)) for port in contract.inputs],
-        "output": [_port(port, bool(batched)) for port in contract.outputs],
+        "input": raw.inputs() if raw else [_port(port, bool(batched)) for port in contract.inputs],
+        "output": raw.outputs() if raw else [_port(port, bool(batched)) for port in contract.outputs],
         "version_policy": {"specific": {"versions": [number]}},
         "instance_group": [group],
         "cc_model_filenames": build_map(artefact.engines),

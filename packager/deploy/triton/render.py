@@ -96,12 +96,14 @@ def render_triton(
     on_event: OnEvent = ignore,
     *,
     switch: bool = True,
+    raw: bool = False,
 ) -> Model:
     """Add `bundle`, which the caller has verified, to a model repository and return the version it became.
 
     `values` are the knobs of config.pbtxt, `sites` those of configs/<site>.pbtxt. The same bundle with the same knobs
-    and backend is the version it was before. Without `switch` config.pbtxt stays what it was, and `apply` of each
-    change switches. Raises UsageError, IntegrityError, StorageError, SourceError.
+    and backend is the version it was before. With `raw` it takes rows as people have them. Without `switch`
+    config.pbtxt stays what it was, and `apply` of each change switches. Raises UsageError, IntegrityError,
+    StorageError, SourceError.
     """
     name = bundle.name
     _check_kind(repository, name, is_ensemble=False)
@@ -110,13 +112,13 @@ def render_triton(
     fitted: dict[str, JSON] = {}
 
     def make(number: int) -> Rendered:
-        rendered = triton.render(bundle, values, number, backend, sites)
+        rendered = triton.render(bundle, values, number, backend, sites, raw=raw)
         for pipeline, _ in ensembles:  # before anything is written
             fitted[pipeline.name] = _fitted(repository, pipeline, rendered, number)
         return rendered
 
     number, created, rendered = _placed(
-        repository, bundle, triton.build_record(bundle, values, backend), make, on_event
+        repository, bundle, triton.build_record(bundle, values, backend, raw=raw), make, on_event
     )
     own = _change(rendered, number, seen)
     others = [
@@ -192,7 +194,7 @@ def _contents(rendered: Rendered, bundle: Bundle | None, own: str) -> dict[str, 
 def _known(repository: Repository, name: str, identity: JSON) -> int | None:
     for number in reversed(repository.versions(name)):
         found = _record(repository, name, number)
-        if {key: found.get(key) for key in identity} == identity:
+        if {key: found.get(key) for key in ("raw", *identity)} == {"raw": None, **identity}:
             return number
     return None
 
@@ -372,6 +374,11 @@ def _served(repository: Repository, model: str, path: str, fresh: Rendered | Non
     about = own.record if own and found == number else _record(repository, model, found or 0)
     if about.get("kind") == ensemble.KIND:
         raise UsageError(f"`{model}` is an ensemble itself", hint="name its steps instead")
+    if about.get("raw"):
+        raise UsageError(
+            f"`{model}` takes rows as people have them, and an ensemble joins tensors",
+            hint="render it without --raw into the repository of the ensemble",
+        )
     batch, knobs = _BATCH.search(config), _KNOBS.search(config)
     if not found or not batch or not knobs or not {"bundle", "version", "interface"} <= about.keys():
         raise UsageError(

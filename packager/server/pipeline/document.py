@@ -22,7 +22,19 @@ from pathlib import Path
 from packager.server.errors import quote
 from packager.server.fields import record
 from packager.server.pipeline import readers
-from packager.server.pipeline.parts import RAW, TASKS, Answer, Audio, Choices, Image, Passages, Task, Text
+from packager.server.pipeline.parts import (
+    RAW,
+    TASKS,
+    Answer,
+    Audio,
+    Choices,
+    Classes,
+    Embedding,
+    Image,
+    Passages,
+    Task,
+    Text,
+)
 
 FORMAT = 1
 FILE = "pipeline.json"
@@ -55,6 +67,15 @@ class Document:
         if isinstance(self.answer, Choices):
             return ("labels",)
         return ("text_pair",) if self.text and self.text.pairs and len(self.columns) == 1 else ()
+
+    @property
+    def outputs(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+        """The name, type and shape of what the Open Inference Protocol answers to raw inputs."""
+        if isinstance(self.answer, Embedding):
+            return (("embedding", "float32", ("rows", "width")),)
+        if isinstance(self.answer, Classes):
+            return (("label", "string", ("rows", "top")), ("score", "float32", ("rows", "top")))
+        return (("answer", "string", ("rows",)),)
 
     @property
     def files(self) -> Mapping[str, str]:

@@ -86,11 +86,7 @@ class Pipeline:
     def _raw_interface(self) -> Interface:
         types = {"image": "bytes", "audio": "bytes"}
         inputs = [Tensor(name, types.get(name, "string"), (_ROWS,)) for name in self.about.columns]
-        made = {
-            Embedding: (Tensor("embedding", "float32", (_ROWS, "width")),),
-            Classes: (Tensor("label", "string", (_ROWS, "top")), Tensor("score", "float32", (_ROWS, "top"))),
-        }.get(type(self.about.answer), (Tensor("answer", "string", (_ROWS,)),))
-        return Interface(tuple(inputs), made, {})
+        return Interface(tuple(inputs), tuple(Tensor(*about) for about in self.about.outputs), {})
 
     def prepare(self, rows: Sequence[Mapping[str, Any] | str], hold: Hold = no_charge) -> Prepared:
         """Return the inputs of the graph for rows; `hold` gets the bytes that they take. Raises RequestError."""
