@@ -31,7 +31,7 @@ from packager.steps._cases import Case
 from packager.steps._source import RemoteSource, Source
 from packager.steps._vectors import Vectors
 
-VERSION = 10  # 10: distributions of given rows; 9: tensors of logged examples; 8: what optimisation alone moves
+VERSION = 11  # 11: no pictures that leave a choice open; 10: distributions of given rows; 9: tensors of examples
 ANSWER = _answers.MEASURE
 MISSES = "misses"  # the folder of the rows that show the worst differences; no part of a bundle
 

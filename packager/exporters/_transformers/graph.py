@@ -14,7 +14,7 @@ from unittest import mock
 from packager.errors import StepError
 from packager.exporters import BATCH, ExportOptions, Feeds, Interface, Leaves, Port
 from packager.exporters._torch import program
-from packager.exporters._transformers import inputs, opening, refusing
+from packager.exporters._transformers import choosing, inputs, opening, refusing
 from packager.exporters._transformers.images import HEIGHT
 from packager.exporters._transformers.inputs import Inputs, Subject
 from packager.exporters._transformers.opening import LOG_AS_PT2
@@ -45,8 +45,9 @@ class Source(program.Traced):
     along: tuple[bool, ...] = ()
 
     def plausible(self, feeds: Feeds) -> Feeds:
-        """Return drawn values as a processor makes them."""
-        return inputs.make_plausible(feeds)
+        """Return drawn values as a processor makes them, in pictures whose places a model can tell apart."""
+        made = inputs.make_plausible(feeds)
+        return choosing.replace_open_pictures(made, self.outputs, self.interface.inputs, self.run)
 
     def leaves(self, feeds: Feeds) -> Leaves:
         """Leave out what stands at padding, and the order of what was detected."""
