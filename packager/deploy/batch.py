@@ -101,13 +101,13 @@ def run_batch(
     lock = target.with_name(f".{target.name}.lock")
     with storage_errors(target.parent), hold_lock(lock):
         _prepare(folder, state, restart=settings.restart)
-        parts = Parts(folder)
-        resumed = parts.done
-        job = _plan(known, source, target, settings)
         whole = folder / f"whole{target.suffix}"
-        writer = TableWriter(whole, job.schema, parts.pieces()) if job.schema else None
-        with start_workers(release, settings.processes) as free:
-            _answer_all(parts, job, free, writer, on_event)
+        with start_workers(release, settings.processes) as wait:
+            parts = Parts(folder)
+            resumed = parts.done
+            job = _plan(known, source, target, settings)
+            writer = TableWriter(whole, job.schema, parts.pieces()) if job.schema else None
+            _answer_all(parts, job, wait(), writer, on_event)
         parts.close()
         if writer is not None:
             writer.close()
@@ -182,7 +182,7 @@ def _answer_all(
         try:
             for number, chunk in enumerate(chunks, 1):
                 if number == 1:
-                    _check_columns(chunk.rows()[0], about, job.columns, job.source)
+                    _check_columns(chunk.first(), about, job.columns, job.source)
                 if number <= parts.done:
                     continue
                 running.append(pool.submit(_answer, job, number - 1, chunk, free))
@@ -235,12 +235,16 @@ def _answer(job: _Job, number: int, chunk: Chunk, free: queue.Queue[Worker]) -> 
         if worker.about.get("chunks") and not job.source.is_dir():
             take = {name: job.columns.get(name, name) for name in worker.about["columns"]}
             numbers = {take[name]: kind for name, kind in worker.about["numbers"].items()}
-            columns = chunk.columns(numbers)
+            only = set(take.values()) if job.form == "answers" else None  # the others stay here
+            columns = chunk.columns(numbers, only)
             if columns is not None and not set(take.values()) <= set(columns.names):
                 columns = None
         part = None
         if columns is not None:
             part = worker.answer_columns(columns, form=job.form, take=take, first=number * job.chunk)
+            if part is not None and part.places and only is not None:  # a refused row is shown whole
+                whole, asked = chunk.columns(numbers), {"form": job.form, "take": take, "first": number * job.chunk}
+                part = None if whole is None else worker.answer_columns(whole, **asked)
         if part is None:
             part = _answer_rows(job, number, chunk.rows(), worker)
     finally:

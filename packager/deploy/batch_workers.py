@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import queue
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,9 +66,11 @@ def _part(about: JSON, data: bytes) -> Part:
 
 
 @contextmanager
-def start_workers(release: Path, count: int) -> Iterator[queue.Queue[Worker]]:
-    """Run workers of an installation, and yield them as a queue of those that are free. Raises StepError."""
-    free: queue.Queue[Worker] = queue.Queue()
+def start_workers(release: Path, count: int) -> Iterator[Callable[[], queue.Queue[Worker]]]:
+    """Start workers of an installation; yield what waits for them and returns a queue of those that are free.
+
+    It raises StepError where one does not start.
+    """
     started: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(count):
@@ -78,13 +80,18 @@ def start_workers(release: Path, count: int) -> Iterator[queue.Queue[Worker]]:
                 stdout=subprocess.PIPE,
             )
             started.append(process)
-        for process in started:
-            free.put(Worker(process, _read_about(process)))
-        yield free
+        yield lambda: _list_ready(started)
     finally:
         for process in started:
             process.kill()
             process.wait()
+
+
+def _list_ready(started: Sequence[subprocess.Popen[bytes]]) -> queue.Queue[Worker]:
+    free: queue.Queue[Worker] = queue.Queue()
+    for process in started:
+        free.put(Worker(process, _read_about(process)))
+    return free
 
 
 def _read_about(process: subprocess.Popen[bytes]) -> Mapping[str, JSON]:

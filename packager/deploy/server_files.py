@@ -24,7 +24,18 @@ from packager.server.telemetry.distribution_file import Distributions
 CONFIG = "serve.json"
 VECTORS = "vectors"
 _SERVER = "packager.server"
-_MAIN = f"import sys\n\nfrom {_SERVER}.__main__ import main\n\nif __name__ == '__main__':\n    sys.exit(main())\n"
+_MAIN = f"""\
+import sys
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--batch"]:  # without what only a server needs
+        from {_SERVER}.batch import main as answer
+
+        sys.exit(answer(sys.argv[2:]))
+    from {_SERVER}.__main__ import main
+
+    sys.exit(main())
+"""
 
 
 def choose_target(contract: Contract, wanted: str | None = None) -> str:

@@ -12,7 +12,7 @@ import csv
 import importlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -47,7 +47,11 @@ class RowChunk:
         """Return the rows."""
         return self._rows
 
-    def columns(self, numbers: Mapping[str, str]) -> Columns | None:
+    def first(self) -> Row:
+        """Return the first row."""
+        return self._rows[0]
+
+    def columns(self, numbers: Mapping[str, str], only: Collection[str] | None = None) -> Columns | None:
         """Return the rows as columns; None where one of them has other members than the first."""
         first = self._rows[0]
         if isinstance(first, Unreadable):
@@ -77,7 +81,12 @@ class TextChunk:
         cells = csv.reader(self.text.decode().split("\n")[:-1], strict=True)
         return [table_files.csv_row(self._names, row) for row in cells]
 
-    def columns(self, numbers: Mapping[str, str]) -> Columns:
+    def first(self) -> Row:
+        """Return the first row."""
+        line = self.text[: self.text.index(b"\n")].decode()
+        return table_files.csv_row(self._names, next(csv.reader([line], strict=True)))
+
+    def columns(self, numbers: Mapping[str, str], only: Collection[str] | None = None) -> Columns:
         """Return the lines as they are, and besides the columns of `numbers` by their kinds, `f8` or `i8`."""
         wanted = {name: numbers[name] for name in self._names if name in numbers}
         made = _described(self.count, _read_numbers(self.text, self.count, self._names, wanted))
@@ -96,12 +105,20 @@ class ArrowChunk:
         """Return the rows."""
         return table_files.arrow_rows(self.table)
 
-    def columns(self, numbers: Mapping[str, str]) -> Columns | None:
-        """Return the columns, numbers as bytes; None where two have one name or one is called as the answers are."""
+    def first(self) -> Row:
+        """Return the first row."""
+        return table_files.arrow_rows(self.table.slice(0, 1))[0]
+
+    def columns(self, numbers: Mapping[str, str], only: Collection[str] | None = None) -> Columns | None:
+        """Return the columns, or those of `only`; numbers as bytes.
+
+        None where two have one name or one is called as the answers are.
+        """
         names = self.table.column_names
         if ANSWER in names or len(set(names)) < len(names):
             return None
-        return _described(self.count, [(name, *_arrow_cells(self.table[name])) for name in names])
+        chosen = [name for name in names if only is None or name in only]
+        return _described(self.count, [(name, *_arrow_cells(self.table[name])) for name in chosen])
 
 
 Chunk = RowChunk | TextChunk | ArrowChunk

@@ -25,7 +25,7 @@ from onnx import TensorProto, helper
 from packager.deploy import table_chunks, table_files
 from packager.deploy.table_chunks import TextChunk, read_chunks
 from packager.errors import UsageError
-from packager.server.batch_columns import ColumnAnswers, UnfitError, json_texts
+from packager.server.batch_columns import ColumnAnswers, UnfitError, fill, json_texts
 from packager.server.pipeline import rows as tables
 from packager.server.protocol.interface import Interface
 from tests.support.breadth import examples
@@ -284,3 +284,37 @@ def test_an_older_installation_gets_rows(site: Path, tmp_path: Path) -> None:
     for name, place in (("new", site), ("old", older)):
         run(place, source, "-o", tmp_path / f"{name}.jsonl")
     assert (tmp_path / "old.jsonl").read_bytes() == (tmp_path / "new.jsonl").read_bytes()
+
+
+@given(
+    st.lists(st.sampled_from(["a", "%%", "%%s", "s", '"', ","]), max_size=3),
+    st.lists(st.lists(st.sampled_from(["", "x", "%s", "%", "é"]), min_size=3, max_size=3), max_size=8),
+    st.integers(0, 3),
+)
+@settings(max_examples=examples(200), deadline=None)
+def test_lines_are_filled_as_the_operator_fills_them(words: list[str], cells: list[list[str]], count: int) -> None:
+    template = "".join(f"{word}%s" for word in ("".join(words[: place % 4]) for place in range(len(cells)))) + "".join(
+        words
+    )
+    shown = [column[:count] for column in cells]
+    expected = f"{template}\n" * count % tuple(column[place] for place in range(count) for column in shown)
+    assert fill(template, shown, count) == expected
+
+
+def test_a_table_sends_a_worker_what_it_takes_and_shows_refused_rows_whole(site: Path, tmp_path: Path) -> None:
+    columns = {"id": [1, 2, 3], "age": [1.0, None, 3.0], "count": [1, 2, 3], "town": ["a", "b", "c"]}
+    table = pyarrow.table(columns)
+    (chunk,) = [table_chunks.ArrowChunk(table)]
+    assert chunk.columns({}, {"age", "town"}).names == ["age", "town"]  # type: ignore[union-attr]
+    assert chunk.first() == chunk.rows()[0] == {"id": 1, "age": 1.0, "count": 1, "town": "a"}
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    assert run(site, tmp_path / "in.parquet", "-o", tmp_path / "out.parquet")["refused"] == 1
+    (line,) = (tmp_path / "out.parquet.refused.jsonl").read_text().splitlines()
+    assert json.loads(line)["input"] == {"id": 2, "age": None, "count": 2, "town": "b"} and json.loads(line)["row"] == 1
+    kept = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["id"] for row in kept] == [1, 3] and json.loads(kept[1]["answer"])["sum"] == [6.0]
+
+
+def test_the_first_line_of_a_chunk_is_a_row() -> None:
+    assert TextChunk(["a", "b"], b"1,x\n2,y\n", 2).first() == {"a": "1", "b": "x"}
+    assert table_chunks.RowChunk([{"a": 1}, {"a": 2}]).first() == {"a": 1}
