@@ -348,6 +348,7 @@ def install_bundle(
 
     `knobs` are settings by name (`batch.max`), as text, or `deploy.KnobSources`. Wheels come from the bundle, from
     `wheelhouse`, or else from pip's index, each checked against the lock. The installation is complete or absent.
+    An adapter is added to the base that is installed there, whose server needs no restart; knobs are the base's alone.
     Raises NegativeAnswerError for a bundle that is not trusted or a newer version that is installed, UsageError,
     SourceError, StorageError.
     """
@@ -358,6 +359,11 @@ def install_bundle(
 
     trusted = verifier.require(bundle, workspace.on_event)
     there = directory.absolute()
+    if bundle.contract.base is not None:
+        from packager.deploy.adapters import add_adapter, check_options
+
+        check_options(bundle, has_knobs=bool(knobs) and knobs != KnobSources(), target=target, wheelhouse=wheelhouse)
+        return add_adapter(bundle, there, workspace.on_event, workspace.format_now, allow_downgrade=allow_downgrade)
     check_step(there, bundle, allow_downgrade=allow_downgrade)
     sources = knobs if isinstance(knobs, KnobSources) else KnobSources.from_values(knobs or {}, "install_bundle")
     return install(

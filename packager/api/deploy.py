@@ -109,6 +109,7 @@ __all__ = [
     "read_pipeline",
     "read_status",
     "register_model",
+    "remove_adapter",
     "render_ensemble",
     "render_files",
     "render_triton",
@@ -264,6 +265,16 @@ def read_status(directory: Path) -> Status:
     from packager.deploy import upgrade
 
     return upgrade.read_status(directory.absolute())
+
+
+def remove_adapter(directory: Path, name: str, workspace: Workspace) -> list[str]:
+    """Remove an adapter from an installation; return the names of those that stay.
+
+    A running server answers 404 to the next request for it; answers that use it go on. Raises UsageError.
+    """
+    from packager.deploy import adapters
+
+    return adapters.remove_adapter(directory.absolute(), name, workspace.format_now)
 
 
 def uninstall(directory: Path, *, force: bool = False) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from packager import plugins
 from packager.actions import scan
 from packager.actions.runner import Runner
-from packager.build import evaluations, generation, raw_inputs, step_facts
+from packager.build import adapter, evaluations, generation, raw_inputs, step_facts
 from packager.build.bundle_files import keep, write_files
 from packager.build.made import GRAPH, Artefact, Compiled, Place, engine_of
 from packager.build.measured_facts import list_measured, settle_shapes
@@ -106,11 +106,14 @@ def build(
 def fetch_source(recipe: Recipe, lock: Lock, runner: Runner, here: BuildContext, memo: Memo) -> str:
     """Return the digest of the locked source, which is in the store then. Raises UsageError for a missing file."""
     _check_files(recipe, here.base)
+    locking.fetch_base(lock, runner, here.settings(recipe, memo))
     return locking.fetch_locked(lock, runner, here.settings(recipe, memo))
 
 
 def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: BuildContext) -> Assembled:
     """Export, compile and measure the locked source; return the files of the bundle. Nothing is judged here."""
+    if recipe.base is not None:
+        return _assemble_adapter(recipe, lock, source, runner, here)
     runner.on_event(Note(opset_level.explain_level(recipe, lock.level, here.tables)))
     environment = build_tools.toolchain_environment(lock, runner, here)
     try:
@@ -138,6 +141,15 @@ def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: Buil
     measured = {**list_measured(recipe, place.graph, artefacts), **(pipeline.facts if pipeline else {})}
     described = evaluations.find_distributions(item.facts for item in artefacts)
     return Assembled(files, measured, outputs, _misses(runner.store, artefacts), described)
+
+
+def _assemble_adapter(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: BuildContext) -> Assembled:
+    made = adapter.make_adapter(recipe, lock, Place(runner, source, Result("", {}), here.base, None))
+    vectors = _vectors(made.place, made.artefacts)
+    outputs = Tree.of({path: blob for path, blob in vectors if path in OUTPUTS})
+    inputs = Tree.of({path: blob for path, blob in vectors if path not in OUTPUTS})
+    files = write_files(recipe, lock, made.place, made.artefacts, inputs, {}, None, made.promise)
+    return Assembled(files, list_measured(recipe, made.place.graph, made.artefacts), outputs, Tree())
 
 
 def _with_answers(recipe: Recipe, lock: Lock, place: Place) -> Place:
@@ -197,6 +209,7 @@ def _export(recipe: Recipe, lock: Lock, source: str) -> Action:
     params = {"kind": lock.kind, "payload": lock.payload, "opset": lock.level.opset, "ir": lock.level.ir}
     tools = _tools(lock, _exporter_tools(lock))
     if recipe.task:
+        params |= {"adapters": list(recipe.adapters)} if recipe.adapters else {}
         return generation.export_action(source, params | generation.of_task(recipe.task), tools)
     params |= _export_options(recipe)
     return Action("export", plugins.load("steps", "export").VERSION, {"source": source}, params, tools)

@@ -35,8 +35,12 @@ def write_files(
     vectors: Tree,
     wheels: Mapping[str, Mapping[str, Blob]],
     pipeline: RawInputs | None,
+    of_adapter: JSON = None,
 ) -> Tree:
-    """Put the files of the bundle together: the graph, the artefacts, and our records about them."""
+    """Put the files of the bundle together: the graph, the artefacts, and our records about them.
+
+    `of_adapter` is the contract of an adapter, which does not follow from a graph.
+    """
     store, graph = place.runner.store, place.graph
     files: dict[str, Blob] = dict(store.tree(graph.tree).files)
     for artefact in artefacts:
@@ -54,7 +58,9 @@ def write_files(
     paths = {artefact.target.name: artefact.path for artefact in artefacts}
     compiled = {artefact.target.name: artefact.graph for artefact in artefacts if artefact.graph}
     about = {artefact.target.name: artefact.about for artefact in artefacts}
-    promise = derivation.derive(recipe, graph.facts, paths, compiled, about, pipeline.promise if pipeline else None)
+    promise = of_adapter or derivation.derive(
+        recipe, graph.facts, paths, compiled, about, pipeline.promise if pipeline else None
+    )
     version_step.check_step(recipe, promise, store, place.base)
     files[CONTRACT] = store.put(canonical.dump(promise))
     files[knobs.FILE] = store.put(catalogue.schema_bytes(promise))

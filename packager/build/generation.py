@@ -13,7 +13,7 @@ from packager.errors import StepError
 from packager.recipe.clauses import Target
 from packager.recipe.evaluation import EvaluationSpec
 from packager.runtime import load_runtime
-from packager.server.generation.settings import TASK, TEMPLATE, TOKENIZER, Generation
+from packager.server.generation.settings import MAX_RANK, TASK, TEMPLATE, TOKENIZER, Generation
 from packager.store.store import Store
 from packager.types import Action, Result, Tree
 
@@ -113,7 +113,8 @@ def complete(graph: Result, reference: Result, store: Store) -> Answers:
     interface = exported["interface"]
     context, longest = about["context"], min(step_facts.read_reference(reference)["longest"], about["context"])
     ran = {"min": 1, "max": longest, **({"limit": {"min": 1, "max": context}} if longest < context else {})}
-    spans = {"batch": interface["dimensions"]["batch"], "source": _of_source(about, reference)}
+    rank = {"min": 1, "max": 1, "limit": {"min": 1, "max": MAX_RANK}}  # of the model as it is: matrices of zeros
+    spans = {"batch": interface["dimensions"]["batch"], "source": _of_source(about, reference), "rank": rank}
     dimensions = {name: spans.get(name, ran) for name in interface["dimensions"]}
     facts = {**exported, "generation": about, "interface": {**interface, "dimensions": dimensions}}
     return Answers(reference.tree, replace(graph, facts=facts))

@@ -70,7 +70,7 @@ def describe(name: str, version: str, contract: Mapping[str, Any], sbom: Mapping
         authors=_texts(_rows(model, "authors"), "name"),
         family=next(_families(model), None),
         architecture=_text(parameters.get("modelArchitecture")),
-        parameters=parameter_size(_at(contract, "graph").get("parameters")),
+        parameters=parameter_size(_count_parameters(contract)),
         precision=_joined(precisions, _PRECISIONS),
         quantization=_joined(precisions, _QUANTISATIONS),
         documentation=links.get("website"),
@@ -81,6 +81,14 @@ def describe(name: str, version: str, contract: Mapping[str, Any], sbom: Mapping
         outputs=writes,
         languages=tuple(_languages(model)),
     )
+
+
+def _count_parameters(contract: Mapping[str, Any]) -> object:
+    """Return the parameters of the graph; of an adapter its own, since the graph is its base's."""
+    if "base" not in contract:
+        return _at(contract, "graph").get("parameters")
+    headers = (_at(target, "artefact", "header") for target in _at(contract, "targets").values())
+    return next((header.get("parameters") for header in headers), None)
 
 
 def parameter_size(count: object) -> str | None:

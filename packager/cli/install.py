@@ -4,6 +4,8 @@
 The directory keeps every installed release; `current` points at the one that serves and is switched as the last
 step. A bundle that carries wheels is installed from them alone. One that does not needs an index, or --wheelhouse with
 the wheels that deps/<runtime>/requirements-<platform>.txt names.
+An adapter of a language model is added to its base, which is installed in DIR: a running server serves it at the next
+request that names it, and requests for others go on.
 Knobs set here are recorded with the release; `packager serve` starts from them.
 """
 
@@ -20,6 +22,7 @@ FOR = "site"
 HELP = "verify and install a bundle, ready to serve"
 EXAMPLES = """  packager install digits.bundle.tar /srv/digits --key release.pub
   packager install digits.bundle.tar /srv/digits --trust acme.trust --wheelhouse wheels/
+  packager install smollm-legal.bundle.tar /srv/smollm --key release.pub
   packager install digits:1.4.0 /srv/digits --key release.pub --values berlin.yaml --set server.port=9000"""
 
 
@@ -61,5 +64,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "release": str(done.directory),
     }
     text = f"installed {done.name}:{done.version} ({escape.line(done.target)}) in {done.directory}"
+    if bundle.contract.base is not None:
+        console.result(value, f"{text}\nrequests choose it with `model: {done.name}`")
+        return 0
     console.result(value, f"{text}\nserve it with `packager serve {args.directory}`")
     return 0

@@ -31,6 +31,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     rows = [f"current   {_row(found.current)}"]
     if found.previous:
         rows.append(f"previous  {_row(found.previous)}")
+    rows += [f"adapter   {item['name']}:{item['version']} {item['digest']}" for item in found.adapters]
     rows.append(f"releases  {', '.join(found.releases)}")
     rows += [
         f"{entry.get('when', '')}  {entry['action']} {entry.get('release', '')}: {entry['step']}"

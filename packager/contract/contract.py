@@ -18,7 +18,7 @@ from packager.canonical import JSON
 from packager.contract.format_numbers import FORMAT, READABLE, is_readable
 from packager.contract.quantised import describe_blocks
 from packager.errors import IntegrityError
-from packager.names import NAME
+from packager.names import NAME, check
 from packager.recipe.clauses import Target
 from packager.recipe.fields import DTYPES
 from packager.recipe.lengths import OF_DATA, Measured, evaluate
@@ -112,13 +112,22 @@ class RawInputs:
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """Of an adapter: the one bundle that it runs in."""
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Contract:
     """A parsed contract. `dimensions` says of a name which lengths were measured, and which are taken.
 
     `classes` says of outputs with one score per class which class every column is. `generation` is what a bundle that
     generates text says of tokens; its graph is run by a loop, not by single requests. In `format` 1 the ranges of
     inputs are all that is promised of values, and nothing is refused for them. `document` is the JSON that was parsed,
-    for those who write parts of it elsewhere.
+    for those who write parts of it elsewhere. With a `base` the bundle is an adapter, and the rest is what its base is.
     """
 
     inputs: tuple[Port, ...]
@@ -133,6 +142,7 @@ class Contract:
     generation: Generation | None = None
     document: Mapping[str, JSON] = field(default_factory=dict, compare=False, repr=False)
     pipeline: RawInputs | None = None
+    base: Base | None = None
 
     def describe(self) -> list[str]:
         """Return a line for every free axis and every input with a limit of values: what was measured, and is taken."""
@@ -152,7 +162,12 @@ def parse(data: bytes, subject: str = "contract.json") -> Contract:
 def _contract(value: JSON) -> Contract:
     new = ("values",) if isinstance(value, dict) and value.get("format") != 1 else ()
     needed = ("format", "interface", "ranges", "graph", "runs-on", "targets", *new)
-    _members(value, needed, ("slo", "classes", *(("missing", "generation", "pipeline") if new else ())), "the contract")
+    _members(
+        value,
+        needed,
+        ("slo", "classes", *(("missing", "generation", "pipeline", "base") if new else ())),
+        "the contract",
+    )
     if not is_readable(value):
         raise ValueError(f"it is of format {value['format']!s:.20}")
     graph = _facts(value["graph"])
@@ -167,7 +182,14 @@ def _contract(value: JSON) -> Contract:
         Generation.from_json(value["generation"]) if "generation" in value else None,
         value,
         _pipeline(value["pipeline"]) if "pipeline" in value else None,
+        _base(value["base"]) if "base" in value else None,
     )
+
+
+def _base(value: JSON) -> Base:
+    _members(value, ("name", "version", "digest"), (), "base")
+    name, version = check(value["name"], value["version"], subject="base")
+    return Base(name, version, check_digest(value["digest"], subject="base"))
 
 
 def _pipeline(value: JSON) -> RawInputs:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from packager.canonical import JSON
 from packager.contract import runtime_support, runtime_tables
-from packager.contract.contract import STABILITIES
+from packager.contract.contract import STABILITIES, Base, Contract
 from packager.contract.format_numbers import FORMAT
 from packager.edits import Edit
 from packager.errors import StepError
@@ -68,6 +68,27 @@ def derive(
     value |= {key: exported[key] for key in ("classes", "generation") if exported.get(key)}
     value |= {"pipeline": pipeline} if pipeline else {}
     return value | ({"slo": recipe.slo.to_json()} if recipe.slo else {})
+
+
+def derive_adapter(recipe: Recipe, base: Contract, identity: Base, about: Graphs, path: str) -> JSON:
+    """Return the contract of an adapter: what its base takes, gives and needs, by that bundle's contract.
+
+    `about` says of a target what the adapter's artefact is; `path` is where the bundle has it. Versions of runtimes
+    are the base's promise alone.
+    """
+    written = base.document
+    kept = ("format", "interface", "ranges", "values", "missing", "graph", "generation")
+    targets = {}
+    for name, terms in base.targets.items():
+        tolerance = list_tolerances(recipe, terms.target, ["logits"])
+        artefact = {"stability": STABILITIES[0], "artefact": about[name]}
+        targets[name] = {**written["targets"][name], "path": path, "tolerance": tolerance, **artefact}
+    return {
+        **{key: written[key] for key in kept if key in written},
+        "runs-on": {},
+        "targets": targets,
+        "base": {"name": identity.name, "version": identity.version, "digest": identity.digest},
+    }
 
 
 def _values(recipe: Recipe, exported: Mapping[str, JSON]) -> dict[str, JSON]:

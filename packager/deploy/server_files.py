@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from packager import canonical
 from packager.bundle.bundle import Bundle
-from packager.contract.contract import Contract
+from packager.contract.contract import Base, Contract
 from packager.errors import UsageError, did_you_mean
 from packager.knobs.knobs import Resolved
 from packager.runtime import load_runtime
@@ -43,6 +43,8 @@ def choose_target(contract: Contract, wanted: str | None = None) -> str:
 
     Raises UsageError.
     """
+    if contract.base is not None:
+        raise refuse_adapter(contract.base)
     targets = {name: terms.target for name, terms in contract.targets.items()}
     served = {name: target for name, target in targets.items() if _is_served(target.runtime)}
     if wanted is not None and wanted not in targets:
@@ -55,6 +57,14 @@ def choose_target(contract: Contract, wanted: str | None = None) -> str:
         )
     return wanted or min(
         served, key=lambda name: (served[name].device != "cpu", served[name].precision != "fp32", name)
+    )
+
+
+def refuse_adapter(base: Base) -> UsageError:
+    """Return the error of an adapter where a bundle that runs by itself is wanted."""
+    return UsageError(
+        f"the bundle is an adapter: it runs in {base.name}:{base.version} ({base.digest}) alone",
+        hint="install that base in a directory, then this bundle in the same one",
     )
 
 

@@ -16,6 +16,7 @@ from packager import semver
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.deploy import canary
+from packager.deploy.adapters import read_adapters
 from packager.deploy.install import (
     CURRENT,
     LOCK,
@@ -47,13 +48,17 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a directory holds. `unfinished` is the operation that began and never ended, or None."""
+    """What a directory holds. `unfinished` is the operation that began and never ended, or None.
+
+    `adapters` are those of the current release: name, version and digest of each.
+    """
 
     current: Mapping[str, JSON]
     previous: Mapping[str, JSON] | None
     releases: tuple[str, ...]
     history: tuple[Mapping[str, JSON], ...]
     unfinished: str | None
+    adapters: tuple[Mapping[str, JSON], ...] = ()
 
 
 def read_status(directory: Path) -> Status:
@@ -65,7 +70,10 @@ def read_status(directory: Path) -> Status:
     last = history[-1] if history else {}
     unfinished = str(last["action"]) if last and last["step"] not in ("done", "refused") else None
     releases = tuple(sorted(path.parent.name for path in (directory / RELEASES).glob(f"*/{CONFIG}")))
-    return Status(_describe(now), _describe(before) if there else None, releases, history[-_SHOWN:], unfinished)
+    told = ("name", "version", "digest")
+    adapters = tuple({key: record[key] for key in told} for record in read_adapters(now).values())
+    before_now = _describe(before) if there else None
+    return Status(_describe(now), before_now, releases, history[-_SHOWN:], unfinished, adapters)
 
 
 def _describe(release: Path) -> JSON:

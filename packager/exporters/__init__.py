@@ -263,10 +263,20 @@ class GenerativeSource(Protocol):
         """
 
 
-def generative(kind: str, source: Path, payload: str, task: str | None = None) -> GenerativeSource:
+def generative(
+    kind: str,
+    source: Path,
+    payload: str,
+    task: str | None = None,
+    *,
+    base: tuple[Path, str] | None = None,
+    adapters: Sequence[str] = (),
+) -> GenerativeSource:
     """Open a source that generates text. Raises StepError for a kind that does not, and for another task than its own.
 
-    An exporter offers it as `load_generative(source, payload, task)`; None is `text-generation`.
+    An exporter offers it as `load_generative(source, payload, task)`; None is `text-generation`. One of adapters takes
+    their `base` too, a directory and the model's folder in it. With `adapters`, kinds of layers by the end of their
+    path, the graph takes inputs for adapters of those.
     """
     offered = getattr(exporter(kind), "load_generative", None)
     if offered is None:
@@ -274,7 +284,14 @@ def generative(kind: str, source: Path, payload: str, task: str | None = None) -
             f"a source of kind `{kind}` generates no text by itself",
             hint="leave `task` out of the recipe: it is for directories of transformers and MLflow's flavour of them",
         )
-    return cast(GenerativeSource, offered(source, payload, task))
+    given = {} if base is None else {"base": base}
+    found = cast(GenerativeSource, offered(source, payload, task, **given))
+    if not adapters:
+        return found
+    taking = getattr(found, "with_adapters", None)
+    if taking is None:
+        raise StepError("an encoder-decoder takes no adapters", hint="leave `adapters` out of the recipe")
+    return cast(GenerativeSource, taking(adapters))
 
 
 class Exporter(Protocol):

@@ -40,6 +40,8 @@ def tools_of(recipe: Recipe, exporter: str, origin: origins.Origin) -> list[str]
         *(OF_TASK if recipe.task else ()),
         *(set(getattr(module, "MAYBE", ())) & set(origin.packages)),
     }
+    if recipe.base:
+        names |= set(load_runtime("onnxruntime").toolchain)
     for target in recipe.targets():
         names |= set(load_runtime(target.runtime).toolchain)
     return sorted(names)

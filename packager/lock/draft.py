@@ -62,6 +62,8 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
     """
     sources.load_for(source)
     known = facts or {}
+    if known.get("base"):
+        return _draft_adapter(source, known)
     text = resources.files("packager.templates").joinpath("recipe/bundle.yaml").read_text("utf-8")
     return Template(text).substitute(
         schema=SCHEMA,
@@ -78,6 +80,20 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
         code=_code(known.get("code")),
         toolchain=_toolchain(known),
     )
+
+
+def _draft_adapter(source: str, known: Mapping[str, JSON]) -> str:
+    """Return the recipe of an adapter: what its base promises is promised, so little is left to say."""
+    base = f"base: {known['base']}:1.0.0"
+    lines = [
+        f"# yaml-language-server: $schema={SCHEMA}",
+        f"name: {_scalar(known.get('name') or name_from(source))}",
+        f"version: {_scalar(known.get('version') or '0.1.0')}",
+        f"source: {_scalar(source)}",
+        f"task: {known['task']}",
+        f"{base:<32} # the bundle of its model in the local store, which takes `adapters`",
+    ]
+    return "".join(f"{line}\n" for line in lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +208,8 @@ def _found(files: Mapping[str, Path | None], kind: str, payload: str) -> dict[st
         found["blocks"] = "weights in blocks of fewer bits become float32, several times as large"
     if task := getattr(module, "task", _no_task)(payload, files, lambda path: _head(files[path])):
         found["task"] = task
+    if base := getattr(module, "base_of", _no_base)(payload, lambda path: _head(files[path])):
+        found["base"] = name_from(base)
     differs = _differs([name for name in module.TOOLCHAIN if name not in origins.OURS], origin)
     if differs and (unbuilt := _unbuilt(origin, getattr(module, "READS_OLDER", ()))):
         found["unbuilt"] = unbuilt
@@ -201,6 +219,10 @@ def _found(files: Mapping[str, Path | None], kind: str, payload: str) -> dict[st
 
 
 def _no_task(payload: str, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+    return None
+
+
+def _no_base(payload: str, read: Callable[[str], bytes]) -> str | None:
     return None
 
 

@@ -17,7 +17,7 @@ from packager.canonical import JSON
 from packager.errors import LockError
 from packager.files import read_own, write_atomically
 from packager.formats.wheel_locks import Dependencies
-from packager.types import Tree
+from packager.types import Tree, check_digest
 
 FORMAT = 2  # 2: dependencies by platform, with metadata
 MAX_LOCK = 64 << 20
@@ -53,7 +53,8 @@ class Lock:
 
     `source` is the pin as the source plug-in wrote it; `tree` the files it stands for; `kind` and `payload` name the
     exporter and what it opens inside the tree; `environment` is where the tools run, None for this host's own Python;
-    `signed` says who signed the source, where the recipe demands that.
+    `signed` says who signed the source, where the recipe demands that; `base` of an adapter which bundle it is for
+    (`bundle`, its digest), and the source of that (`uri`, `tree`, `payload`).
     """
 
     recipe: str
@@ -66,6 +67,7 @@ class Lock:
     dependencies: Dependencies
     environment: Environment | None = None
     signed: Mapping[str, JSON] | None = None
+    base: Mapping[str, JSON] | None = None
 
     def to_json(self) -> JSON:
         return {
@@ -86,6 +88,7 @@ class Lock:
             },
             "toolchain": dict(self.toolchain),
             "dependencies": self.dependencies.to_json(),
+            **({"base": dict(self.base)} if self.base else {}),
         }
 
     def save(self, path: Path) -> None:
@@ -110,7 +113,7 @@ def load(path: Path) -> Lock | None:
 def of_json(value: JSON, label: str) -> Lock:
     """Return the lock that `to_json` wrote. Raises LockError, which calls it `label`."""
     try:
-        if value["format"] != FORMAT or set(value) != _FIELDS:
+        if value["format"] != FORMAT or set(value) - {"base"} != _FIELDS:
             raise ValueError(f"expected format {FORMAT}")
         return _parse(value)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -137,4 +140,13 @@ def _parse(value: Mapping[str, JSON]) -> Lock:
         dependencies=Dependencies.from_json(value["dependencies"]),
         environment=Environment.from_json(export["environment"]) if "environment" in export else None,
         signed=None if signed is None else dict(signed),
+        base=_read_base(value["base"]) if "base" in value else None,
     )
+
+
+def _read_base(value: Mapping[str, JSON]) -> dict[str, str]:
+    if set(value) != {"bundle", "uri", "tree", "payload"} or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError("its base has other members than `bundle`, `uri`, `tree` and `payload`")
+    for name in ("bundle", "tree"):
+        check_digest(value[name], subject="base")
+    return dict(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from packager import canonical, exporters, sources
@@ -18,12 +19,19 @@ from packager.errors import (
 from packager.events import Note
 from packager.formats import platforms
 from packager.formats.wheel_locks import Dependencies
-from packager.lock import evaluation_tools, lockers, origins, pipeline_tools
+from packager.lock import base, evaluation_tools, lockers, origins, pipeline_tools
 from packager.lock.build_context import BuildContext
 from packager.lock.build_tools import choose_environment, list_versions
 from packager.lock.lock import Lock
 from packager.lock.opset_level import choose_level
-from packager.lock.recipe_checks import check_dequantize, check_pickle, check_signature, check_targets, check_task
+from packager.lock.recipe_checks import (
+    check_base,
+    check_dequantize,
+    check_pickle,
+    check_signature,
+    check_targets,
+    check_task,
+)
 from packager.recipe.recipe import Recipe
 from packager.runtime import GENERATION_REQUIREMENTS, load_runtime
 from packager.sources import Pin, Settings
@@ -49,7 +57,8 @@ def resolve(recipe: Recipe, runner: Runner, context: BuildContext, memo: Memo, e
     check_signature(recipe, exporter)
     check_task(recipe, exporter, payload, [path for path, _ in tree], _payload_reader(runner, tree))
     origin = origins.read([path for path, _ in tree], _payload_reader(runner, tree), payload)
-    reads = choose_level(recipe, exporter, context.tables)
+    found = check_base(recipe, exporter, runner.store)
+    reads = choose_level(recipe, exporter, context.tables) if found is None else base.level_of(found)
     environment = choose_environment(recipe, exporter, origin, context, runner)
     tools = list_versions(recipe, exporter, environment, origin, runner.on_event)
     return Lock(
@@ -63,7 +72,18 @@ def resolve(recipe: Recipe, runner: Runner, context: BuildContext, memo: Memo, e
         dependencies=_dependencies(recipe, runner, context, engine, tools),
         environment=environment,
         signed=signed,
+        base=None if found is None else base.pin_base(found, runner.store, settings, _fetching(runner, settings)),
     )
+
+
+def _fetching(runner: Runner, settings: Settings) -> base.Fetch:
+    return lambda pin: fetch(pin, runner, replace(settings, ref=pin.uri))
+
+
+def fetch_base(lock: Lock, runner: Runner, settings: Settings) -> None:
+    """Bring the source of the base that a lock pins into the store, if it is not there. Raises SourceError."""
+    if lock.base is not None:
+        base.obtain_source(lock.base, runner.store, settings, _fetching(runner, settings))
 
 
 def _signer(
@@ -143,8 +163,7 @@ def lock_inputs_digest(recipe: Recipe, base: Path) -> str:
         "opset": recipe.export.opset,
         "runs-on": {promise.runtime: promise.versions for promise in recipe.runs_on},
     }
-    if recipe.task:
-        inputs["task"] = recipe.task
+    inputs |= {name: text for name, text in (("task", recipe.task), ("base", recipe.base)) if text}
     if recipe.dequantize:
         inputs["dequantize"] = True
     if recipe.toolchain != "host":
@@ -180,6 +199,8 @@ def _dependencies(
     from packager.formats import project_locks
     from packager.lock import runtime_wheels  # a warm build, which starts here too, does without the tools of locking
 
+    if not recipe.runs_on:  # an adapter runs on what its base runs on
+        return Dependencies({}, {}, {})
     more = GENERATION_REQUIREMENTS if recipe.task else ()
     runtimes = {
         promise.runtime: (

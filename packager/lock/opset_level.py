@@ -50,6 +50,8 @@ def _level(promise: RunsOn, tables: Tables, *, highest: bool) -> Level:
 
 def explain_level(recipe: Recipe, found: Level, tables: Tables = load_shipped) -> str:
     """Say which promise decides the level."""
+    if recipe.base:
+        return f"opset {found.opset}, IR {found.ir}: those of the base `{recipe.base}`"
     said = []
     for promise in recipe.runs_on:
         listed = load_runtime(promise.runtime, tables).promised(promise.versions)

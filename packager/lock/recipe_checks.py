@@ -6,15 +6,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from packager import plugins
+from packager.bundle.bundle import Bundle
 from packager.edits import Edit
 from packager.errors import (
     StepError,
     UsageError,
 )
+from packager.lock import base
 from packager.recipe.fields import LOSSY, PRECISIONS
 from packager.recipe.recipe import Recipe, no_tolerance
 from packager.runtime import load_runtime
 from packager.server.generation.settings import PAIRS
+from packager.store.store import Store
 
 
 def check_targets(recipe: Recipe) -> None:
@@ -27,6 +30,11 @@ def check_targets(recipe: Recipe) -> None:
                 f"`{target.runtime}` runs models that generate text, and the recipe states no `task`",
                 hint=f"write `task: {runtime.tasks[0]}`, or remove `{target.runtime}` from `runs-on`",
             )
+        if recipe.adapters and not (target.runtime == "onnxruntime" and target.name.endswith("-cpu-fp32")):
+            raise UsageError(
+                f"`{target.name}` takes no adapters",
+                hint="`adapters` is for `onnxruntime` on CPUs in fp32: leave the other targets out",
+            )
         pair = recipe.task in PAIRS and not (target.runtime == "onnxruntime" and target.precision == "fp32")
         if pair or (runtime.tasks and recipe.task not in runtime.tasks):
             raise UsageError(
@@ -36,6 +44,23 @@ def check_targets(recipe: Recipe) -> None:
         named = set(recipe.tolerance) - {"default", *PRECISIONS} | set(recipe.tolerance) & {target.precision}
         if target.precision.startswith(LOSSY) and not named:
             raise no_tolerance(target.precision)
+
+
+def check_base(recipe: Recipe, exporter: str, store: Store) -> Bundle | None:
+    """Return the base of an adapter, None for a source that is a model. Refuses one without the other."""
+    adapts = getattr(plugins.load("exporters", exporter), "ADAPTS", False)
+    if adapts and recipe.base is None:
+        raise UsageError(
+            "the source is an adapter, and the recipe names no `base`",
+            hint="write `base: NAME:VERSION`, the bundle of the model that it was trained on",
+        )
+    if recipe.base is not None and not adapts:
+        raise UsageError(
+            f"`base` is set, and a source of kind `{exporter}` is no adapter",
+            hint="leave `base` out: it is for what PEFT saves",
+            edits=[Edit(("base",))],
+        )
+    return None if recipe.base is None else base.open_base(recipe.base, store)
 
 
 def check_pickle(recipe: Recipe, exporter: str, payload: str) -> None:

@@ -33,6 +33,9 @@ SAMPLES = r".+\.(parquet|csv|npz|npy|jsonl)"
 TIMING_CACHE = r".+\.cache"
 LOCK_FILE = r".+\.(txt|toml|lock)"
 DIGEST = r"sha256:[0-9a-f]{64}"
+BUNDLE = rf"{names.NAME}:[0-9][0-9A-Za-z.+-]*|{DIGEST}"
+LAYER = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
+MAX_LAYERS = 64
 POLICY = r"[a-z0-9][a-z0-9-]*|.+\.ya?ml"
 RUNTIME = r"[a-z0-9]+(-[a-z0-9]+)*"
 DEVICE = r"[a-z0-9]+(_[a-z0-9]+)*"
@@ -384,6 +387,21 @@ def read_signature(node: Node) -> str:
 
 def read_task(node: Node) -> str:
     return strictyaml.read_choice(node, "task", TASKS)
+
+
+def read_adapters(node: Node) -> tuple[str, ...]:
+    """Read the kinds of layers that adapters may change, sorted."""
+    listed = strictyaml.read_items(node, "adapters", least=1, most=MAX_LAYERS)
+    expect = "the end of a layer's path, such as `q_proj`"
+    found = [strictyaml.read_text(item, "adapters", pattern=LAYER, expect=expect, limit=128) for item in listed]
+    if len(set(found)) < len(found):
+        raise node.where.error("`adapters` names a layer twice")
+    return tuple(sorted(found))
+
+
+def read_base(node: Node) -> str:
+    expect = "`name:version` or `sha256:…` of a bundle in the local store"
+    return strictyaml.read_text(node, "base", pattern=BUNDLE, expect=expect, limit=256)
 
 
 def read_sandbox(node: Node) -> str:

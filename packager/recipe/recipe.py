@@ -41,6 +41,7 @@ from packager.recipe.lengths import Axis
 from packager.recipe.pipeline import PipelineSpec
 from packager.strictyaml import Node, Scalar, Table
 
+TASK = fields.TASKS[0]
 _PROMISE = ("versions", "precision", "devices", "timing-cache")
 
 
@@ -52,6 +53,8 @@ class Recipe:
     version: str
     source: str
     task: str | None = None
+    adapters: tuple[str, ...] = ()
+    base: str | None = None
     registry: str | None = None
     license: str | None = None
     description: str | None = None
@@ -126,6 +129,8 @@ class Recipe:
             "version": self.version,
             "source": self.source,
             "task": self.task,
+            "adapters": list(self.adapters) or None,
+            "base": self.base,
             "registry": self.registry,
             "license": self.license,
             "description": self.description,
@@ -133,7 +138,7 @@ class Recipe:
             "card": self.card,
             "inputs": self.inputs and {name: spec.to_json() for name, spec in self.inputs.items()},
             "dynamic": {name: axis.to_json() for name, axis in self.dynamic.items()},
-            "runs-on": {promise.runtime: promise.to_json() for promise in self.runs_on},
+            "runs-on": None if self.base else {promise.runtime: promise.to_json() for promise in self.runs_on},
             "tolerance": {name: tolerance.to_json() for name, tolerance in self.tolerance.items()},
             "samples": self.samples,
             "calibration": self.calibration,
@@ -144,7 +149,7 @@ class Recipe:
             "custom-domains": list(self.custom_domains) or None,
             "toolchain": None if self.toolchain == "host" else self.toolchain,
             "sandbox": None if self.sandbox == "required" else self.sandbox,
-            "export": self.export.to_json(),
+            "export": None if self.base else self.export.to_json(),
             "limits": self.limits.to_json(),
             "slo": self.slo and self.slo.written(),
             "previous": self.previous,
@@ -185,6 +190,8 @@ def parse(data: bytes | str, file: str, known_runtimes: Collection[str] | None =
         _check_runtimes(strictyaml.read_table(members["runs-on"], "runs-on"), known_runtimes)
     if "task" in members:
         _check_task(members)
+    if {"adapters", "base"} & set(members):
+        _check_adapters(members)
     values = {key.replace("-", "_"): _READERS[key](member) for key, member in members.items()}
     if "int4" in members and not _has_int4(values.get("runs_on", ())):
         raise members["int4"].where.error(
@@ -193,7 +200,7 @@ def parse(data: bytes | str, file: str, known_runtimes: Collection[str] | None =
         )
     if "evaluation" in members:
         evaluation.check_task(members["evaluation"], values["evaluation"], values.get("task"))
-    return Recipe(**values)
+    return Recipe(**values, runs_on=()) if "base" in members else Recipe(**values)
 
 
 def _has_int4(promises: Collection[RunsOn]) -> bool:
@@ -203,10 +210,40 @@ def _has_int4(promises: Collection[RunsOn]) -> bool:
 def _check_task(members: Mapping[str, Node]) -> None:
     """Refuse what says something of single tensors beside a task, whose inputs and measurement follow from the task."""
     for key in ("inputs", "dynamic", "samples", "calibration", "pipeline"):
-        if key in members:
+        if key in members and members[key] != Table((), members[key].where):  # written out in full, it is empty
             raise members[key].where.error(
                 f"`{key}` has no meaning beside `task`: what is measured are prompts and their tokens",
                 hint=f"remove `{key}`, or remove `task` for a graph of one pass",
+            )
+
+
+_OF_BASE = (
+    "adapters",
+    "allow-code",
+    "custom-domains",
+    "dependencies",
+    "dequantize",
+    "export",
+    "int4",
+    "platforms",
+    "runs-on",
+    "slo",
+    "toolchain",
+    "vendor",
+)
+
+
+def _check_adapters(members: Mapping[str, Node]) -> None:
+    """Refuse `adapters` and `base` without the task they are for, and what of an adapter its base says."""
+    key = "base" if "base" in members else "adapters"
+    task = members.get("task")
+    if not isinstance(task, Scalar) or task.text != TASK:
+        raise members[key].where.error(f"`{key}` is for language models", hint=f"add `task: {TASK}`")
+    for other in _OF_BASE if key == "base" else ():
+        if other in members:
+            raise members[other].where.error(
+                f"`{other}` has no meaning beside `base`: an adapter runs in its base, as that promises",
+                hint=f"remove `{other}`",
             )
 
 
@@ -360,6 +397,8 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "version": fields.read_version,
     "source": fields.read_source,
     "task": fields.read_task,
+    "adapters": fields.read_adapters,
+    "base": fields.read_base,
     "registry": fields.read_registry,
     "license": fields.read_licence,
     "description": fields.read_description,

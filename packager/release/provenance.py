@@ -20,7 +20,7 @@ from packager.bundle.readers import StoredBundle
 from packager.canonical import JSON
 from packager.errors import UsageError
 from packager.events import Warned
-from packager.formats import cyclonedx, cyclonedx_libraries, distributions, reference_outputs, slsa
+from packager.formats import cyclonedx, cyclonedx_libraries, distributions, oci, reference_outputs, slsa
 from packager.formats.intoto import describe_resource, embed_resource
 from packager.formats.wheel_locks import Wheel
 from packager.lock import source_trust
@@ -125,6 +125,8 @@ def _source(lock: Lock) -> Iterator[JSON]:
     signed = {"signed": dict(lock.signed)} if lock.signed else {}
     uri, plugin = str(lock.source["uri"]), lock.source["kind"]
     yield describe_resource("source", lock.tree.digest, uri=uri, kind=TREE, plugin=plugin, **signed)
+    if lock.base is not None:
+        yield describe_resource("base", str(lock.base["bundle"]), kind=oci.MANIFEST)
     yield describe_resource("bundle.lock", canonical.sha256(canonical.dump(lock.to_json())), kind="application/json")
 
 

@@ -33,6 +33,7 @@ from packager.server.protocol.values import Values
 from packager.server.telemetry.distribution_file import Distributions
 
 _KEYS = frozenset({"name", "version", "digest", "runtime", "target", "artefact", "interface"})
+ADAPTERS = "adapters"  # beside the configuration; what is in it is no part of the installed release
 _RUNTIME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
@@ -63,6 +64,7 @@ class Config:
     files: Path | None = None
     pipeline: PipelineFile | None = None
     distributions: Distributions | None = None
+    adapters: Path | None = None
 
     def with_limits(self, to: str) -> Config:
         """Return this configuration with the limits that the contract states, or `measured` ones."""
@@ -123,6 +125,7 @@ def _parse(data: bytes, directory: Path) -> Config:
         files=directory / text(fields["files"], "files") if "files" in fields else None,
         pipeline=_pipeline(fields["pipeline"], directory) if "pipeline" in fields else None,
         distributions=Distributions.from_json(fields["distributions"]) if "distributions" in fields else None,
+        adapters=directory / ADAPTERS if "generation" in fields else None,
     )
 
 

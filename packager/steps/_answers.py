@@ -99,10 +99,15 @@ EXPORT_GENERATION = record_schema(
                 "cache": record_schema({"layers": _LENGTH, "bytes": _LENGTH}),
                 "sampling": map_schema(NUMBER),
             },
-            {"decoding": ANYTHING, "audio": ANYTHING},  # read as `Generation` reads a hostile contract
+            {
+                "decoding": ANYTHING,
+                "audio": ANYTHING,
+                "adapters": TEXTS,
+            },  # read as `Generation` reads a hostile contract
         ),
     }
 )
+EXPORT_ADAPTER = record_schema({"rank": _LENGTH, "layers": _LENGTH, "parameters": _LENGTH})
 REFERENCE = record_schema({"prompts": WHOLE, "longest": WHOLE})
 REFERENCE_SEQ2SEQ = record_schema({"prompts": WHOLE, "longest": WHOLE, "source": WHOLE})
 COMPILE: Schema = {

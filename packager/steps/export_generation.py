@@ -9,6 +9,7 @@ from pathlib import Path
 from packager import exporters
 from packager.canonical import JSON
 from packager.graph import canonicalise, needs
+from packager.server.generation.settings import MAX_RANK
 from packager.steps import _answers
 from packager.types import check_path
 
@@ -23,7 +24,9 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     Of an encoder-decoder the encoder is in `model/encoder`, and what is needed is what both need. The lengths are
     those of a context; how much of it a build ran is said by the measurement.
     """
-    source = exporters.generative(params["kind"], inputs["source"], params["payload"], params.get("task"))
+    source = exporters.generative(
+        params["kind"], inputs["source"], params["payload"], params.get("task"), adapters=params.get("adapters", ())
+    )
     for path, data in source.files().items():
         file = out / check_path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +44,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
         needed.append({**canonicalise.list_facts(model), **needs.list_needs(model, lengths)})
         random += canonicalise.find_nondeterministic(model)
     del source
+    lengths |= {"rank": (1, MAX_RANK)} if about.get("adapters") else {}
     used = {axis for port in (*taken, *given) for axis in port.shape if isinstance(axis, str)}
     return {
         "interface": {

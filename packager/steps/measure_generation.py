@@ -44,15 +44,26 @@ class _Expected:
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
-    """Compare the artefact `path` of the tree `artefact`, with the files of `graph`, to the tree `reference`."""
+    """Compare the artefact `path` of the tree `artefact`, with the files of `graph`, to the tree `reference`.
+
+    With the input `adapter` the artefact is that of the base, and runs with the matrices in that tree.
+    """
     generation = importlib.import_module("packager.server.generation.decoder")
     session = _session(inputs["artefact"] / params["path"], params)
     decoder = generation.open_decoder(session)
+    if "adapter" in inputs:
+        decoder = _adapted(decoder, session, inputs["adapter"])
     expected = _read(inputs["reference"])
     tokenizer, template = _open_texts(inputs["graph"], params["generation"])
     cases = [_case(decoder, tokenizer, template, item) for item in expected]
     own = _own(generation.open_own_loop(session), expected, inputs["reference"], params["runtime"])
     return {"cases": [*cases, *_batched(decoder, expected), _texts(tokenizer, inputs["reference"]), *own]}
+
+
+def _adapted(decoder: Any, session: Any, folder: Path) -> Any:
+    adapters = importlib.import_module("packager.server.generation.adapters")
+    settings = importlib.import_module("packager.server.generation.settings")
+    return adapters.AdaptedSteps(decoder, adapters.open_weights(folder / settings.ADAPTER, session.inputs))
 
 
 def _own(library: Any, expected: Sequence[_Expected], reference: Path, runtime: str) -> Iterator[JSON]:

@@ -29,8 +29,12 @@ STRINGS = 2000
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
-    """Write the files; return how many prompts there are, and the tokens of the longest with its answer."""
-    source = exporters.generative(params["kind"], inputs["source"], params["payload"])
+    """Write the files; return how many prompts there are, and the tokens of the longest with its answer.
+
+    An adapter answers on its `base`, whose model is in the folder `params["base"]` of that input.
+    """
+    base = (inputs["base"], params["base"]) if "base" in inputs else None
+    source = exporters.generative(params["kind"], inputs["source"], params["payload"], base=base)
     numpy = importlib.import_module("numpy")
     prompts, outputs, longest = [], [], 0
     tensors: dict[str, safetensors.Tensor] = {}

@@ -5,18 +5,20 @@ The key-value cache is plain inputs and outputs, so that any runtime can hold it
 
     in   input_ids [batch, sequence]  attention_mask [batch, total]  position_ids [batch, sequence]
          past_key_values.N.{key,value} [batch, heads, past, size]
+         lora.PATH.a [in, rank]  lora.PATH.b [rank, out]     of each layer that an adapter may change, if any
     out  logits [batch, sequence, vocabulary]  present.N.{key,value} [batch, heads, total, size]
 
 The names are those of onnxruntime-genai. Layers with a sliding window keep the whole cache and mask it, which is right
-for every length.
+for every length. To what a layer `PATH` gives, `x a b` is added: nothing where `b` is zero. Scaling is part of `b`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,9 @@ from packager.exporters import Port
 from packager.exporters._torch import program
 from packager.exporters._transformers import opening
 from packager.server.generation.decoder import IDS, LOGITS, MASK, PAST, POSITIONS, PRESENT
+from packager.server.generation.settings import LORA
 
-BATCH, SEQUENCE, TOTAL, BEFORE = "batch", "sequence", "total", "past"
+BATCH, SEQUENCE, TOTAL, BEFORE, RANK = "batch", "sequence", "total", "past", "rank"
 _LOG = "export it without `task` as a graph of one pass, or serve it with a runtime that knows its architecture"
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
@@ -41,6 +44,8 @@ class Decoder:
     vocabulary: int
     context: int
     positions: bool
+    adapted: tuple[tuple[str, int, int], ...] = ()
+    """The layers that an adapter may change: path, and the lengths of what goes in and comes out."""
 
     @property
     def architecture(self) -> str:
@@ -66,6 +71,7 @@ class Decoder:
             Port(MASK, "int64", (BATCH, TOTAL), (0, 1)),
             *positions,
             *self._cache(PAST, BEFORE),
+            *self._adapter(),
         ]
 
     def outputs(self) -> list[Port]:
@@ -78,6 +84,34 @@ class Decoder:
             for index, layer in enumerate(self.layers)
             for name, (heads, size) in zip(("key", "value"), layer, strict=True)
         ]
+
+    def _adapter(self) -> list[Port]:
+        return [
+            Port(f"{LORA}{path}.{name}", "float32", shape)
+            for path, taken, given in self.adapted
+            for name, shape in (("a", (taken, RANK)), ("b", (RANK, given)))
+        ]
+
+    def with_adapters(self, names: Sequence[str]) -> Decoder:
+        """Return the model with inputs for adapters of the layers whose path ends in one of `names`.
+
+        Raises StepError where a name is that of no layer, or of one that is no plain product with a matrix.
+        """
+        lib, found = program.import_torch(), dict(self.model.named_modules())
+        layers = []
+        for name in names:
+            paths = [path for path in found if path == name or path.endswith(f".{name}")]
+            linear = [path for path in paths if type(found[path]) is lib.nn.Linear]
+            if not linear or len(linear) < len(paths):
+                kind = type(found[paths[0]]).__name__ if paths else None
+                known = sorted({p.rpartition(".")[2] for p, m in found.items() if type(m) is lib.nn.Linear})
+                raise StepError(
+                    f"`adapters` names `{name}`, and the model has "
+                    + (f"a `{kind}` of that name, not a `Linear`" if kind else "no layer of that name"),
+                    hint=f"its layers that an adapter can change: {', '.join(known) or 'none'}",
+                )
+            layers += [(path, found[path].in_features, found[path].out_features) for path in linear]
+        return replace(self, adapted=tuple(sorted(layers)))
 
     def to_onnx(self, opset: int) -> Any:
         """Return the graph. Raises StepError for an architecture that cannot be traced or converted."""
@@ -102,7 +136,10 @@ class Decoder:
         cache = [tuple(lib.zeros(batch, heads, past, size) for heads, size in layer) for layer in self.layers]
         free = lib.export.Dim.DYNAMIC
         rows, pair = {0: free, 1: free}, ({0: free, 2: free},) * 2
-        return (ids, mask, positions, cache), (rows, rows, rows if self.positions else None, [pair] * len(cache))
+        matrices = [(lib.zeros(taken, past), lib.zeros(past, given)) for _, taken, given in self.adapted]
+        ranks = [({1: free}, {0: free})] * len(matrices)
+        args = (ids, mask, positions, cache, matrices)
+        return args, (rows, rows, rows if self.positions else None, [pair] * len(cache), ranks)
 
 
 def _module(decoder: Decoder) -> Any:
@@ -113,11 +150,30 @@ def _module(decoder: Decoder) -> Any:
             super().__init__()
             self.model = decoder.model
 
-        def forward(self, ids: Any, mask: Any, positions: Any, past: Any) -> tuple[Any, ...]:
-            logits, layers = _call(self.model, ids, mask, positions, past)
+        def forward(self, ids: Any, mask: Any, positions: Any, past: Any, matrices: Any) -> tuple[Any, ...]:
+            with _adapted(self.model, [path for path, _, _ in decoder.adapted], matrices):
+                logits, layers = _call(self.model, ids, mask, positions, past)
             return (logits, *(value for layer in layers for value in layer))
 
     return Module().eval()
+
+
+@contextlib.contextmanager
+def _adapted(model: Any, paths: Sequence[str], matrices: Sequence[Any]) -> Iterator[None]:
+    """Add the product with its two matrices to what each layer gives, while the block runs."""
+    hooks = [_add_product(model.get_submodule(path), *pair) for path, pair in zip(paths, matrices, strict=True)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _add_product(layer: Any, a: Any, b: Any) -> Any:
+    def add(_: Any, taken: Any, given: Any) -> Any:
+        return given + (taken[0] @ a) @ b
+
+    return layer.register_forward_hook(add)
 
 
 def _call(model: Any, ids: Any, mask: Any, positions: Any, past: Sequence[Any]) -> tuple[Any, list[tuple[Any, Any]]]:

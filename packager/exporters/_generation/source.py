@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,11 @@ class Source(Tokenized):
     special: beside.Special
     sampling: Mapping[str, float]
     travelling: Mapping[str, bytes]
+    adapters: tuple[str, ...] = ()
+
+    def with_adapters(self, names: Sequence[str]) -> Source:
+        """Return the source whose graph takes adapters of these kinds of layers. Raises StepError."""
+        return replace(self, decoder=self.decoder.with_adapters(names), adapters=tuple(sorted(names)))
 
     @property
     def ports(self) -> tuple[Sequence[Port], Sequence[Port]]:
@@ -52,6 +57,7 @@ class Source(Tokenized):
             "special": {"bos": special.bos, "eos": list(special.eos), "pad": special.pad},
             "cache": {"layers": len(decoder.layers), "bytes": decoder.token_bytes},
             "sampling": dict(self.sampling),
+            **({"adapters": list(self.adapters)} if self.adapters else {}),
         }
 
     def answers(self, steps: int) -> Iterator[tuple[JSON, JSON, Any]]:

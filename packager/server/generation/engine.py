@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from packager.server.config import Config
 from packager.server.errors import RequestError, StartError, quote
 from packager.server.execution import session
 from packager.server.generation import tools
+from packager.server.generation.adapters import Adapter, Adapters
 from packager.server.generation.decoder import Steps, open_decoder
 from packager.server.generation.guidance import Guides
 from packager.server.generation.loop import Job, Step, generate, never
@@ -42,6 +43,7 @@ class Engine:
     runtime: str
     guides: Guides
     form: tools.Form | None = None
+    adapters: Adapters = field(default_factory=lambda: Adapters(None, "", ()))
 
     @staticmethod
     def open(config: Config, threads: int) -> Engine:
@@ -59,7 +61,8 @@ class Engine:
             guides = Guides(config.files / TOKENIZER, about.vocabulary, about.eos)
             end = tokenizer.text_of(next(iter(about.eos), None))
             form = None if template is None else tools.find_form(template, tokenizer, end)
-            return Engine(about, open_decoder(opened), tokenizer, template, opened, version, guides, form)
+            adapters = Adapters(config.adapters, config.digest, opened.inputs)
+            return Engine(about, open_decoder(opened), tokenizer, template, opened, version, guides, form, adapters)
         except ImportError as error:
             raise StartError(
                 f"{error}", hint="pip install 'model-packager[chat]', or install the bundle again"
@@ -102,11 +105,12 @@ class Engine:
         except TemplateError as error:
             raise RequestError(str(error)) from None
 
-    def job(self, ids: Sequence[int], options: Mapping[str, Any]) -> Job:
+    def job(self, ids: Sequence[int], options: Mapping[str, Any], adapter: Adapter | None = None) -> Job:
         """Check a request against the contract; return what to do. Raises RequestError, TooLongError.
 
         `options`: `max_tokens`, `temperature`, `top_k`, `top_p`, `repetition_penalty`, `seed`, `stop`, `top`, and
-        `grammar` of `guidance`. What is left out is the publisher's default; None is the same.
+        `grammar` of `guidance`. What is left out is the publisher's default; None is the same. An adapter changes the
+        model for this answer.
         """
         given = {name: value for name, value in options.items() if value is not None}
         if unknown := sorted(set(given) - {"grammar", "max_tokens", "seed", "stop", "top", *SAMPLING}):
@@ -130,6 +134,7 @@ class Engine:
             _stops(given.get("stop", ())),
             whole_within(given, "top", 0, MAX_TOP, 0),
             given.get("grammar", ""),
+            None if adapter is None else adapter.weights,
         )
 
     def answer(self, job: Job, cancelled: Callable[[], bool] = never) -> Iterator[Step]:

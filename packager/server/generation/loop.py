@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from packager.server.generation.decoder import CHUNK, Steps
+from packager.server.generation.decoder import CHUNK, Steps, Weights
 from packager.server.generation.guidance import Guide
 from packager.server.generation.sampling import Logits, Sampling, choose, log_probabilities
 from packager.server.generation.tokenizer import Stream, Tokenizer
@@ -22,7 +22,7 @@ class Job:
     """One prompt and how to go on. `stop` are texts that end the answer and are no part of it.
 
     `top` is how many of the most likely tokens are reported with every token. `grammar` is what the answer keeps to,
-    empty for none.
+    empty for none. `adapter` changes the model for this answer, None for the model as it is.
     """
 
     ids: tuple[int, ...]
@@ -31,6 +31,7 @@ class Job:
     stop: tuple[str, ...] = ()
     top: int = 0
     grammar: str = ""
+    adapter: Weights | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def generate(
 
     An answer without any token, of a job that was cancelled during its prompt, has no step.
     """
-    cache = decoder.empty()
+    cache = decoder.empty() if job.adapter is None else decoder.empty(1, job.adapter)
     try:
         yield from _steps(decoder, cache, _Text(Stream(tokenizer), job.stop), ends, job, cancelled, guide)
     finally:

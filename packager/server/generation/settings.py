@@ -17,9 +17,13 @@ TASKS = (TASK, *PAIRS)
 FOLDER = "generation"
 TOKENIZER = f"{FOLDER}/tokenizer.json"
 TEMPLATE = f"{FOLDER}/chat_template.jinja"
+ADAPTER = "adapter/adapter.safetensors"
+LORA = "lora."  # of inputs that hold the matrices of an adapter; behind it the path of the layer
 _MEMBERS = {"task", "architecture", "vocabulary", "context", "special", "cache", "tokenizer", "template", "sampling"}
 _OF_TASK: Mapping[str, set[str]] = {TASK: set(), TEXT_TO_TEXT: {"decoding"}, SPEECH: {"decoding", "audio"}}
 _BEGINNING = 4  # tokens beside the stated start, at most: language, task, no times, and one of the answer
+MAX_RANK = 1024  # of the matrices of an adapter
+MAX_LAYERS = 64  # kinds of layers that adapters may change
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 SAMPLING: Mapping[str, tuple[float, float]] = {
     "temperature": (0.0, 100.0),
@@ -38,6 +42,7 @@ class Generation:
     `eos` end an answer. `template` is the digest of the chat template, None where there is none. `sampling` are the
     publisher's defaults; without a temperature the most likely token is taken. Of an encoder-decoder, `context` counts
     the tokens of the answer with those that begin it, and `decoding` says the rest; `audio` is that of a speech model.
+    `adapters` are the layers, by the end of their path, that an adapter may change; None where the graph takes none.
     """
 
     task: str
@@ -54,6 +59,7 @@ class Generation:
     sampling: Mapping[str, float]
     decoding: Decoding | None = None
     audio: Audio | None = None
+    adapters: tuple[str, ...] | None = None
 
     @staticmethod
     def from_json(value: Any) -> Generation:
@@ -64,7 +70,7 @@ class Generation:
         if task not in TASKS:
             raise ValueError(f"the task `{task:.40}` is unknown, expected one of {', '.join(TASKS)}")
         members = _MEMBERS | _OF_TASK[task]
-        if set(value) != members:
+        if set(value) - ({"adapters"} if task == TASK else set()) != members:
             raise ValueError(f"`generation` has not the members {', '.join(sorted(members))}")
         vocabulary = _whole(value["vocabulary"], 1)
         context = _whole(value["context"], 2)
@@ -90,6 +96,7 @@ class Generation:
             _sampling(value["sampling"]),
             decoding,
             Audio.from_json(value["audio"], vocabulary) if "audio" in value else None,
+            _layers(value["adapters"]) if "adapters" in value else None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -106,6 +113,7 @@ class Generation:
             "sampling": dict(self.sampling),
             **({"decoding": self.decoding.to_json()} if self.decoding else {}),
             **({"audio": self.audio.to_json()} if self.audio else {}),
+            **({"adapters": list(self.adapters)} if self.adapters else {}),
         }
 
 
@@ -129,6 +137,12 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", value):
         raise ValueError(f"`{value!s:.60}` cannot be an architecture")
     return value
+
+
+def _layers(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not 0 < len(value) <= MAX_LAYERS or len(set(map(str, value))) != len(value):
+        raise ValueError("`generation.adapters` is no list of layers")
+    return tuple(_text(name) for name in value)
 
 
 def _digest(value: Any) -> str:

@@ -3,7 +3,8 @@
 
 A run costs reading the weights, whether for one row or for eight. Each answer has a thread of its own, which calls
 `step`; one of those that wait runs for all. Answers come and go at every step. Rows are padded on the left to the
-longest, and masked there; caches stay together for as long as the same answers go on.
+longest, and masked there; caches stay together for as long as the same answers go on. Answers of different adapters do
+not share a run.
 
 Rounding differs by the number of rows, so that another token is possible where two are equally likely to within some
 1e-6. `independent` tests whether a decoder keeps its rows apart at all.
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from packager.server.generation.decoder import Cache, Steps
+from packager.server.generation.decoder import Cache, Steps, Weights
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -46,6 +47,10 @@ class Row:
     @property
     def length(self) -> int:
         return self.cache.length if self.group is None else int(self.group.cache.mask[self.place].sum())
+
+    @property
+    def adapter(self) -> Weights | None:
+        return self.cache.adapter if self.group is None else self.group.cache.adapter
 
 
 @dataclass(slots=True, eq=False)
@@ -87,11 +92,11 @@ class SharedSteps:
         self._running = False
         self._last = 0.0
 
-    def empty(self, batch: int = 1) -> Row:
+    def empty(self, batch: int = 1, adapter: Weights | None = None) -> Row:
         """Return the cache of no tokens. Raises ValueError for more than one row."""
         if batch != 1:
             raise ValueError("a caller has one row here")
-        return Row(self._decoder.empty())
+        return Row(self._decoder.empty(1, adapter))
 
     def leave(self, cache: Row) -> None:
         """Forget a cache: its answer is over."""
@@ -148,7 +153,10 @@ class SharedSteps:
                 self._change.notify_all()
 
     def _gathered(self) -> list[_Ticket]:
-        """Return the steps of the next run: the one that waits longest, and those of a similar length."""
+        """Return the steps of the next run: the one that waits longest, and those like it.
+
+        They have a similar length and the same adapter.
+        """
         until = time.perf_counter() + max(_LEAST, self._last * _PATIENCE)
         with self._change:
             while len(self._waiting) < min(self._active, self._most):
@@ -158,8 +166,11 @@ class SharedSteps:
                 self._change.wait(left)
             chosen: list[_Ticket] = []
             low = high = self._waiting[0].row.length
+            adapter = self._waiting[0].row.adapter
             for ticket in self._waiting:
                 length = ticket.row.length
+                if ticket.row.adapter is not adapter:
+                    continue
                 if len(chosen) < self._most and max(high, length) <= _SPREAD * min(low, length):
                     low, high = min(low, length), max(high, length)
                     chosen.append(ticket)
@@ -186,7 +197,7 @@ class SharedSteps:
 
 def _together(rows: Sequence[Row]) -> _Group:
     """Put the caches of rows together, padded on the left; each row leaves the group it was in."""
-    apart = [_values(row) for row in rows]
+    apart, adapter = [_values(row) for row in rows], rows[0].adapter
     longest = max(mask.shape[1] for _, mask in apart)
     values = {}
     for name in apart[0][0]:
@@ -200,7 +211,7 @@ def _together(rows: Sequence[Row]) -> _Group:
         masks[place, longest - mask.shape[1] :] = mask[0]
     for row in rows:
         _release(row)
-    group = _Group(list(rows), Cache(values, masks))
+    group = _Group(list(rows), Cache(values, masks, adapter))
     for place, row in enumerate(rows):
         row.group, row.place, row.cache = group, place, Cache()
     return group
@@ -219,7 +230,7 @@ def _separate(row: Row) -> None:
     """Take a row out of its group, with a copy of its cache."""
     if row.group is not None:
         values, mask = _values(row)
-        row.cache = Cache({name: value.copy() for name, value in values.items()}, mask.copy())
+        row.cache = Cache({name: value.copy() for name, value in values.items()}, mask.copy(), row.adapter)
         _release(row)
 
 

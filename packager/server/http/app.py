@@ -35,7 +35,7 @@ from packager.server.admission.admission import Lease
 from packager.server.admission.shared_timeout import SharedTimeout
 from packager.server.errors import RequestError, quote
 from packager.server.execution.engine import VERSION_ALIAS, Engine
-from packager.server.http import bodies, openapi
+from packager.server.http import bodies, openai_models, openapi
 from packager.server.http.auth import Guard
 from packager.server.http.header_cache import HeaderCache
 from packager.server.http.openai_routes import Streamed, TextRoutes
@@ -131,7 +131,7 @@ class App:
     async def __rsgi__(self, scope: Scope, proto: HTTPProtocol) -> None:
         """Answer one request; granian calls this."""
         path = self._proxies.path(scope.path)
-        route = self._routes.get(path)
+        route = self._routes.get(path) or self._routes.get(openai_models.folder(path))
         span = self._engine.tracer.begin(scope.headers.get("traceparent")) if route and route.name == "infer" else None
         status = _CLIENT_CLOSED
         try:

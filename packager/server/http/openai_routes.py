@@ -26,6 +26,7 @@ from packager.server.admission.shared_timeout import SharedTimeout
 from packager.server.errors import RequestError
 from packager.server.execution import batching
 from packager.server.execution.engine import Engine
+from packager.server.generation.adapters import Adapter
 from packager.server.generation.cache_budget import CacheBudget
 from packager.server.generation.engine import Engine as Texts
 from packager.server.generation.engine import TooLongError
@@ -67,7 +68,7 @@ class TextRoutes:
         """Return by path the name of the route in the metrics, its methods, and its handler."""
         post, config = ("POST",), self._engine.config
         found: dict[str, tuple[str, tuple[str, ...], Callable[[Scope, HTTPProtocol], Any]]] = {
-            **openai_models.list_routes(config),
+            **openai_models.list_routes(config, self._adapters),
             "/v1/completions": ("infer", post, self._complete),
             "/v1/chat/completions": ("infer", post, self._chat),
         }
@@ -75,6 +76,10 @@ class TextRoutes:
             found[f"{base}/generate"] = ("infer", post, self._generate)
             found[f"{base}/generate_stream"] = ("infer", post, self._generate_stream)
         return found
+
+    async def _adapters(self) -> list[Adapter]:
+        texts = self._engine.texts
+        return [] if texts is None else await asyncio.get_running_loop().run_in_executor(None, texts.adapters.list)
 
     async def _complete(self, scope: Scope, proto: HTTPProtocol) -> Response | Streamed:
         return await self._openai(scope, proto, chat=False)
@@ -85,7 +90,7 @@ class TextRoutes:
     async def _openai(self, scope: Scope, proto: HTTPProtocol, *, chat: bool) -> Response | Streamed:
         def begin(body: bytes) -> _Wanted:
             wanted = text_requests.parse(body, chat, self._engine.config, self.texts)
-            writer = OpenAIWriter(self._engine.config, wanted, self.texts.tokenizer.token)
+            writer = OpenAIWriter(wanted, self.texts.tokenizer.token)
             return _Wanted(wanted.job, wanted.stream, writer)
 
         try:

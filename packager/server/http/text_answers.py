@@ -51,7 +51,7 @@ def write_event(value: Json) -> bytes:
 class OpenAIWriter:
     """Answers of `/v1/completions` and `/v1/chat/completions`."""
 
-    def __init__(self, config: Config, wanted: TextRequest, name_of: NameOf) -> None:
+    def __init__(self, wanted: TextRequest, name_of: NameOf) -> None:
         self._asked, self._name_of = wanted, name_of
         self._reader = Reader(wanted.form) if wanted.form else None
         self._count = self._offset = self._calls = 0
@@ -60,7 +60,7 @@ class OpenAIWriter:
             "id": f"{kind}-{secrets.token_hex(12)}",
             "object": ("chat.completion" if wanted.chat else "text_completion"),
             "created": int(time.time()),  # noqa: TID251 - a member of the answer
-            "model": config.name,
+            "model": wanted.model,
         }
 
     def whole(self, steps: Sequence[Step]) -> Json:

@@ -16,6 +16,7 @@ import orjson
 from packager.server.config import Config
 from packager.server.errors import RequestError, quote
 from packager.server.generation import guidance, tools
+from packager.server.generation.adapters import Adapter
 from packager.server.generation.engine import Engine as Texts
 from packager.server.generation.loop import Job
 from packager.server.generation.tools import Tool
@@ -54,6 +55,7 @@ _USUAL = 16  # tokens of a completion that names no limit: OpenAI's own default
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OF_ROLE: Mapping[str, tuple[str, ...]] = {"assistant": ("tool_calls",), "tool": ("tool_call_id", "name")}
 MAX_TOOLS = 128
+_NAMED = 8  # adapters in a message
 
 
 class RefusalError(RequestError):
@@ -66,11 +68,13 @@ class RefusalError(RequestError):
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """A checked request: `listed` is how many alternatives are reported with each token, None without reports.
+    """A checked request: `model` is what answers, by its name, the base or an adapter.
 
-    `form` is that of calls of tools which the answer may hold, None where there are none.
+    `listed` is how many alternatives are reported with each token, None without reports. `form` is that of calls of
+    tools which the answer may hold, None where there are none.
     """
 
+    model: str
     chat: bool
     job: Job
     stream: bool
@@ -83,9 +87,7 @@ def parse(body: bytes, chat: bool, config: Config, texts: Texts) -> TextRequest:
     """Check a request. Raises RequestError that names the parameter."""
     given = parse_document(body)
     _check_members(given, _CHAT if chat else _PLAIN)
-    if given.get("model") not in (config.name, f"{config.name}:{config.version}"):
-        message = f"the model {quote(given.get('model'))} does not exist: this server has {quote(config.name)}"
-        raise RefusalError(message, "model", status=404, code="model_not_found")
+    adapter = _adapter(given["model"], config, texts)
     offered, grammar = (_tools(given, texts), _grammar(given, texts)) if chat else (None, "")
     if offered is not None:
         if grammar:
@@ -102,9 +104,24 @@ def parse(body: bytes, chat: bool, config: Config, texts: Texts) -> TextRequest:
         raise RefusalError("`stream`: expected true or false", "stream")
     if not isinstance(wanted, dict) or set(wanted) - {"include_usage"}:
         raise RefusalError("`stream_options`: only `include_usage` is supported", "stream_options")
-    job = _job(texts, ids, {**options, "grammar": grammar or None}, "response_format" if offered is None else "tools")
+    guided = "response_format" if offered is None else "tools"
+    job = _job(texts, ids, {**options, "grammar": grammar or None}, guided, adapter)
     calls = offered.form if offered and offered.grammar else None
-    return TextRequest(chat, job, stream, wanted.get("include_usage") is True, listed, calls)
+    name = config.name if adapter is None else adapter.name
+    return TextRequest(name, chat, job, stream, wanted.get("include_usage") is True, listed, calls)
+
+
+def _adapter(model: Any, config: Config, texts: Texts) -> Adapter | None:
+    """Return the adapter that a request names as its model, None where that is the base. Raises RefusalError."""
+    if model in (config.name, f"{config.name}:{config.version}"):
+        return None
+    found = texts.adapters.find(model)
+    if found is None:
+        message = f"the model {quote(model)} does not exist: this server has {quote(config.name)}"
+        if names := [item.name for item in texts.adapters.list()]:
+            message += f" and its adapters {', '.join(map(quote, names[:_NAMED]))}{', …' if names[_NAMED:] else ''}"
+        raise RefusalError(message, "model", status=404, code="model_not_found")
+    return found
 
 
 def parse_generate(body: bytes, texts: Texts) -> tuple[Job, bool]:
@@ -124,9 +141,9 @@ def parse_generate(body: bytes, texts: Texts) -> tuple[Job, bool]:
     return texts.job(texts.ids_of(text), {"max_tokens": _USUAL, **options}), details
 
 
-def _job(texts: Texts, ids: list[int], options: Json, guided: str) -> Job:
+def _job(texts: Texts, ids: list[int], options: Json, guided: str, adapter: Adapter | None) -> Job:
     try:
-        return texts.job(ids, options)
+        return texts.job(ids, options, adapter)
     except guidance.GuidanceError as error:
         raise RefusalError(f"`{guided}`: {error.message}", guided) from None
 
