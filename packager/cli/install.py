@@ -64,7 +64,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "release": str(done.directory),
     }
     text = f"installed {done.name}:{done.version} ({escape.line(done.target)}) in {done.directory}"
-    if bundle.contract.base is not None:
+    if done.base is not None:
         console.result(value, f"{text}\nrequests choose it with `model: {done.name}`")
         return 0
     console.result(value, f"{text}\nserve it with `packager serve {args.directory}`")

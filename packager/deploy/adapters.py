@@ -84,7 +84,7 @@ def add_adapter(
         write_atomically(_record(release, bundle.name), canonical.dump(record))
         sync_directory(release / ADAPTERS)
         _remove_unused(release)
-    return Installed(place, bundle.name, bundle.version, bundle.digest, target)
+    return Installed(place, bundle.name, bundle.version, bundle.digest, target, base=record["base"])
 
 
 @shared_modes()

@@ -67,7 +67,10 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """One release on disk; `knobs` is the digest of the bundle with all values that it was installed with."""
+    """One release on disk; `knobs` is the digest of the bundle with all values that it was installed with.
+
+    Of an adapter the directory is that of its files, and `base` the digest of the bundle that it was added to.
+    """
 
     directory: Path
     name: str
@@ -75,6 +78,7 @@ class Installed:
     digest: str
     target: str
     knobs: str = ""
+    base: str | None = None
 
 
 @shared_modes()

@@ -68,7 +68,7 @@ NAMES = {
         RegisteredModel RenderOption Rendering Resolved
         Service ServiceLog Setting Status TritonDeployment TritonModel answer_rows chat_with_bundle
         chat_with_installation compare_knobs describe_knob hold_secrets is_installation list_render_options
-        list_renderers measure_drift read_knob_schema read_pipeline read_status register_model render_ensemble render_files render_triton
+        list_renderers measure_drift read_knob_schema read_pipeline read_status register_model remove_adapter render_ensemble render_files render_triton
         roll_back uninstall upgrade_bundle
     """,
     "packager.api.conformance": """
@@ -129,7 +129,7 @@ LIBRARY = {
     "Event",
 }
 INTERNAL = """
-    BuildResult.distributions Bundle.descriptor Bundle.medium ColumnDrift.role Contract.generation Contract.pipeline Curves.comparison Curves.rounds
+    BuildResult.distributions Bundle.descriptor Bundle.medium ColumnDrift.role Contract.base Contract.generation Contract.pipeline Curves.comparison Curves.rounds
     Dossier.sections KnobSources.read Lock.dependencies Lock.environment Measured.lengths Measured.limit
     Model.settings PrivateKey.key PrivateKey.repeats PrivateKey.sign Project.here Project.memo Project.open
     Project.recipe Project.runner PublicKey.key PublicKey.made PublicKey.verifies Signer.sign Table.kernels
