@@ -52,8 +52,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     pytest.importorskip("peft")
     folder = tmp_path_factory.mktemp("adapters")
     language_models.write(folder / "model")
-    for number, name in enumerate(("legal", "medical"), 1):
-        adapters.write(folder / name, number)
+    adapters.write(folder / "legal", 1)
+    adapters.write(folder / "medical", 3)  # of seed 2 the answer is over at once
     adapters.write(folder / "legal-2", 7, rank=6)
     made = Project(folder, folder / "store", {"PACKAGER_PASSPHRASE": "secret"})
     made.run("keygen", "release")
@@ -85,7 +85,7 @@ def expected(project: Project, folder: str) -> str:
     tokenizer = transformers.AutoTokenizer.from_pretrained(project.folder / "model")
     ids = torch.tensor([tokenizer(PROMPT).input_ids])
     with torch.inference_mode():
-        whole = adapted.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
+        whole = adapted.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0)
     text: str = tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True)
     return text
 
