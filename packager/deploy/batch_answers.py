@@ -99,7 +99,7 @@ class BatchAnswers:
     def _started(self) -> Worker:
         if self._worker is None or self._worker[0] != os.getpid():  # a fork shares no process
             release = install.find_current(self.directory)
-            self._worker = os.getpid(), self._process.enter_context(start_workers(release, 1)).get()
+            self._worker = os.getpid(), self._process.enter_context(start_workers(release, 1))().get()
         return self._worker[1]
 
     def _answer(self, worker: Worker, table: Any) -> tuple[list[JSON], list[str | None]]:

@@ -198,7 +198,7 @@ def parse(data: bytes | str, file: str, known_runtimes: Collection[str] | None =
             "`int4` has no meaning where no target has that precision",
             hint="write `precision: [fp32, int4]` under `runs-on`, or remove `int4`",
         )
-    if "evaluation" in members:
+    if values.get("evaluation") is not None:
         evaluation.check_task(members["evaluation"], values["evaluation"], values.get("task"))
     return Recipe(**values, runs_on=()) if "base" in members else Recipe(**values)
 
