@@ -273,16 +273,6 @@ class Runtime:
             raise StepError(f"runtime `{self.name}` opens nothing: it has no `session.py`")
         return cast(Open, module.open_session)
 
-    def prober(self) -> Prober:
-        """Import `probe.py`. Raises UsageError where there is none."""
-        module = _part(self.location, "probe")
-        if module is None:
-            raise UsageError(
-                f"`{self.name}` cannot be probed: nothing here measures what it reads",
-                hint="for a server around ONNX Runtime, probe `onnxruntime==VERSION`",
-            )
-        return cast(Prober, module)
-
 
 def _no_options(version: str) -> Mapping[str, JSON]:
     return {}
@@ -368,6 +358,24 @@ def load_conformance(name: str, tables: Tables | None = None) -> Conformance:
     stated.setdefault("engine", stated["adapter"]())
     stated.setdefault("releases", {})
     return Conformance(name=name, location=location, **stated)
+
+
+def load_prober(name: str) -> Prober:
+    """Import `probe.py` of a runtime, which need not be one that artefacts are made for.
+
+    Raises UsageError for an unknown runtime, and for one without it.
+    """
+    location = plugins.locate("runtimes", name)
+    if location is None:
+        found = [known for known, at in plugins.find_locations("runtimes").items() if (at.path / "probe.py").is_file()]
+        raise UsageError(f"`{name:.80}` is not among the runtimes", hint=did_you_mean(name, found))
+    module = _part(location, "probe")
+    if module is None:
+        raise UsageError(
+            f"`{name}` cannot be probed: nothing here measures what it reads",
+            hint="for a server around ONNX Runtime, probe `onnxruntime==VERSION`",
+        )
+    return cast(Prober, module)
 
 
 def adapter_file(name: str) -> Path:

@@ -6,10 +6,14 @@ numbers (three lengths, and a relative tolerance in millionths), a graph in the 
 as an `.npz` (none: load it only), what it should give as an `.npz` of `0`, `1`, … (none: anything). The program prints
 one JSON line `[index, "ok"]` or `[index, "message"]` for each record from FIRST on; what it makes of a record, if
 it makes something, it leaves in OUT under the index.
+
+A runtime under test is foreign code: where bubblewrap works it has no network, reads the system and writes only to the
+folder of its trials, which holds copies of the graphs; everywhere that folder is its home.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import json
@@ -21,7 +25,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CLEAN = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PYTHONNOUSERSITE": "1"}
+from packager.sandbox import sandbox
+
+CLEAN = {  # without `ORT_DISABLE_TELEMETRY` before its import, ONNX Runtime keeps an identity in the home directory
+    "PATH": "/usr/bin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "PYTHONNOUSERSITE": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+}
 PATIENCE = 600  # seconds for the rest of a file of graphs; loading 11 000 takes 4
 
 
@@ -57,9 +68,17 @@ def pack_arrays(named: Mapping[str, Any]) -> bytes:
 
 def read_facts(python: Path, program: Path) -> Any:
     """Return the facts that a runtime's program reports of its environment, None if it cannot."""
-    done = subprocess.run(
-        [python, program, "--about"], capture_output=True, text=True, env=CLEAN, timeout=PATIENCE, check=False
-    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        done = subprocess.run(
+            _confine([str(python), str(program), "--about"], [folder]),
+            capture_output=True,
+            text=True,
+            env=_environment(folder),
+            cwd=folder,
+            timeout=PATIENCE,
+            check=False,
+        )
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
 
 
@@ -74,7 +93,7 @@ def run(python: Path, program: Path, graphs: Sequence[Trial], out: Path | None =
         reported: dict[int, str] = {}
         while len(reported) < len(graphs):
             command = [str(python), str(program), str(path), str(len(reported)), *([str(out)] if out else [])]
-            end = _process(command, log)
+            end = _process(_confine(command, [path.parent, *([out] if out else [])]), log)
             reported |= dict(map(json.loads, _whole_lines(log)))
             if len(reported) < len(graphs):
                 reported[len(reported)] = f"died: {end}"
@@ -88,14 +107,42 @@ def _process(command: Sequence[str], log: Path) -> str:
                 command,
                 stdout=file,
                 stderr=subprocess.DEVNULL,
-                env=CLEAN,
+                env=_environment(log.parent),
                 cwd=log.parent,
                 timeout=PATIENCE,
                 check=False,
             )
         except subprocess.TimeoutExpired:
             return f"no answer for {PATIENCE} s"
-    return f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
+    signal = -done.returncode if done.returncode < 0 else done.returncode - 128  # as bubblewrap reports one
+    return f"signal {signal}" if signal > 0 else f"exit status {done.returncode}"
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {**CLEAN, "HOME": str(folder), "TMPDIR": str(folder)}
+
+
+def _confine(command: Sequence[str], writable: Sequence[Path]) -> list[str]:
+    """Return a command without a network, that writes only to some folders; as it is where bubblewrap does not work."""
+    wrapper = _find_wrapper()
+    if wrapper is None:
+        return [*command]
+    seen = [Path(command[0]).parent.parent, Path(command[1]).parent]  # may lie in a memory file system below /dev
+    options = [word for path in seen for word in ("--ro-bind", str(path), str(path))]
+    options += [word for path in writable for word in ("--bind", str(path), str(path))]
+    return [*wrapper, *options, "--chdir", str(writable[0]), "--", *command]
+
+
+@functools.cache
+def _find_wrapper() -> tuple[str, ...] | None:
+    """Return the call of bubblewrap, None where there is none that works."""
+    found = sandbox.find_bubblewrap()
+    if found is None:
+        return None
+    spaces = ("--unshare-net", "--unshare-ipc", "--unshare-pid", "--die-with-parent", "--cap-drop", "ALL")
+    call = (found, *spaces, "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc")
+    done = subprocess.run([*call, "--", "/bin/true"], capture_output=True, check=False, timeout=PATIENCE)
+    return call if done.returncode == 0 else None
 
 
 def _whole_lines(log: Path) -> list[str]:

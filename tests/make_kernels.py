@@ -22,8 +22,7 @@ from packager.runtimes import _kernels
 from packager.runtimes.onnxruntime import probe
 
 from packager.conform import probing
-from packager.lock import environments
-from packager.runtime import load_runtime
+from packager.runtime import load_prober
 
 ROOT = Path(__file__).parent.parent / "runtimes"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager" / "environments"
@@ -36,7 +35,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--anew", action="store_true")
     parser.add_argument("--blocks", action="store_true")
     args = parser.parse_args(arguments)
-    folder = ROOT / args.runtime
+    folder = ROOT / args.runtime.replace("-", "_")
     if args.blocks:
         known = json.loads((folder / "kernels.json").read_bytes())
         found = {version: measure_blocks(version) for version in args.versions or known["over"]}
@@ -66,10 +65,10 @@ def measure_blocks(version: str) -> _kernels.Kernels:
 
 def measure(runtime: str, version: str) -> tuple[Any, _kernels.Kernels]:
     """Return the row of a version and what each probe did."""
-    program = load_runtime(runtime).prober()
+    program = load_prober(runtime)
     python, said = probing.make_environment(runtime, version, sys.executable, CACHE)
     limits, outcomes = program.measure(python)
-    pythons = environments.pythons_for(program.candidates(version)[0], probing.PYTHONS)
+    pythons = probing.list_pythons(program.candidates(version)[0])
     table = program.table(said["version"], said, limits, outcomes, pythons)
     print(version, {letter: [*outcomes.values()].count(letter) for letter in {*outcomes.values()}}, flush=True)
     return table["versions"][said["version"]], outcomes
@@ -83,8 +82,9 @@ def write_row(path: Path, version: str, row: Any) -> None:
     if known:
         lines[known[0]] = line + "," * lines[known[0]].endswith(",")
     else:
-        last = max(i for i, text in enumerate(lines) if re.match(r'    "[0-9]', text))
-        lines[last : last + 1] = [lines[last] + ",", line]
+        rows = [i for i, text in enumerate(lines) if re.match(r'    "[0-9]', text)]
+        last = rows[-1] if rows else lines.index('  "versions": {')
+        lines[last : last + 1] = [lines[last] + "," * bool(rows), line]
     path.write_text("\n".join(lines) + "\n")
 
 

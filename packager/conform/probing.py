@@ -18,13 +18,14 @@ from packager.errors import IntegrityError, NegativeAnswerError, StepError, Usag
 from packager.events import OnEvent, ignore
 from packager.files import write_atomically
 from packager.formats import dsse, intoto
-from packager.lock import environments
-from packager.runtime import load_runtime
+from packager.lock import environments, npm_environments
+from packager.runtime import load_prober
 from packager.trust.keys import PublicKey
 from packager.trust.signers import Signer
 
 PREDICATE = "urn:packager:knowledge:v1"
 PYTHONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
+_NPM = "npm:"  # what is installed from npm instead of the package index
 
 
 def make_environment(
@@ -34,9 +35,12 @@ def make_environment(
 
     Network, unless cached. Raises SourceError when it cannot be installed, StepError when it works in no form.
     """
-    program = load_runtime(runtime).prober()
+    program = load_prober(runtime)
     for wanted in program.candidates(version):
-        interpreter = environments.ensure_environment(wanted, python, cache, on_event)
+        if wanted[0].startswith(_NPM):
+            interpreter = npm_environments.ensure_packages(wanted[0].removeprefix(_NPM), cache, on_event)
+        else:
+            interpreter = environments.ensure_environment(wanted, python, cache, on_event)
         answers = program.about(interpreter)
         if answers is not None:
             return interpreter, answers
@@ -48,12 +52,17 @@ def make_environment(
 
 def probe(runtime: str, version: str, python: str, cache: Path, on_event: OnEvent = ignore) -> JSON:
     """Measure a version and return a table with its one row and its kernels."""
-    program = load_runtime(runtime).prober()
+    program = load_prober(runtime)
     interpreter, answers = make_environment(runtime, version, python, cache, on_event)
     limits, outcomes = program.measure(interpreter, on_event)
-    pythons = environments.pythons_for(program.candidates(version)[0], PYTHONS)
-    found: JSON = program.table(answers["version"], answers, limits, outcomes, pythons or (answers["python"],))
+    pythons = list_pythons(program.candidates(version)[0]) or tuple(answers.get("python", "").split())
+    found: JSON = program.table(answers["version"], answers, limits, outcomes, pythons)
     return found
+
+
+def list_pythons(wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return which versions of Python there are wheels for; none for packages of npm. Network."""
+    return () if wanted[0].startswith(_NPM) else environments.pythons_for(wanted, PYTHONS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,9 @@ def _alike(cell: Cell) -> tuple[object, ...]:
 
 def _targets(contract: Contract, runtime: str, row: Row | None) -> list[Terms]:
     own = [terms for terms in contract.targets.values() if terms.target.runtime == runtime]
-    return own or [terms for terms in contract.targets.values() if row and terms.target.runtime in row.inside]
+    return own or [
+        terms for terms in contract.targets.values() if row and terms.target.runtime in (*row.inside, *row.opens)
+    ]
 
 
 def _is_promised(contract: Contract, runtime: str, version: str, tables: Tables) -> bool:

@@ -41,6 +41,7 @@ _ROW = {  # member -> what it may be
     "driver": str,
     "capability": str,
     "inside": dict,
+    "opens": list,
     "also": list,
     "protocol": list,
     "lacks": list,
@@ -56,7 +57,8 @@ class Row:
     """One version of a runtime. What is empty or None is not known.
 
     `opset` maps operator sets to the newest version it reads, `complete` is the newest opset at which nothing common is
-    missing, `ir` the newest IR version; `inside` names the runtimes it is made of; `also` its other names.
+    missing, `ir` the newest IR version; `inside` names the runtimes it is made of, `opens` those whose artefacts it
+    reads; `also` its other names.
     """
 
     version: str
@@ -70,6 +72,7 @@ class Row:
     driver: str | None = None
     capability: str | None = None
     inside: Mapping[str, str] = field(default_factory=dict)
+    opens: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     protocol: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
@@ -232,7 +235,9 @@ def _row(version: str, value: JSON) -> Row:
             raise ValueError(f"`{name}` of {version} is a {type(member).__name__}")
     if value["source"] not in _SOURCES:
         raise ValueError(f"`source` of {version} is none of {', '.join(_SOURCES)}")
-    lists = {name: _words(value[name], version) for name in ("python", "also", "protocol", "lacks") if name in value}
+    lists = {
+        name: _words(value[name], version) for name in ("python", "opens", "also", "protocol", "lacks") if name in value
+    }
     if not all(type(number) is int for number in value.get("opset", {}).values()):
         raise ValueError(f"`opset` of {version} is not a number for each set")
     _words(list(value.get("inside", {}).values()), version)

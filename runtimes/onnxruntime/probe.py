@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from packager.runtimes import _kernels, _probes, _trials
-from packager.runtimes._probes import Probe
+from packager.runtimes import _kernels, _loading, _probes, _trials
 from packager.runtimes._trials import Trial
 from packager.runtimes.onnxruntime import _block_probes
 
 from packager.canonical import JSON
-from packager.errors import StepError
 from packager.events import Finished, OnEvent, Started, ignore
 
 TRIAL = Path(__file__).with_name("trial.py")
@@ -37,13 +36,8 @@ def measure(python: Path, on_event: OnEvent = ignore) -> tuple[JSON, _kernels.Ke
     label = "probe onnxruntime"
     on_event(Started(label))
     started = time.monotonic()
-    limits = _limits(python)
-    found = [
-        probe for probe in _probes.list_probes() if probe.opset <= limits["opset"].get(probe.domain or "ai.onnx", 0)
-    ]
-    reported = _attempts(python, found)
+    limits, outcomes = _loading.measure_loading(functools.partial(trials, python))
     on_event(Finished(label, time.monotonic() - started))
-    outcomes = {probe.words: outcome(text) for probe, text in zip(found, reported, strict=True)}
     return limits, outcomes | measure_blocks(python)
 
 
@@ -52,45 +46,9 @@ def measure_blocks(python: Path) -> _kernels.Kernels:
     forms = _block_probes.make_trials()
     reported = iter(trials(python, [trial for parts in forms.values() for trial in parts]))
     found = {words: [next(reported) for _ in parts] for words, parts in forms.items()}
-    return {words: outcome(next((text for text in texts if text != "ok"), "ok")) for words, texts in found.items()}
-
-
-def outcome(reported: str) -> str:
-    """Classify what the runtime said: the graph loads, it `lacks` the kernel, it `fails` in another way, or the answer
-
-    is `unclear`, as it depends on the host: StringNormalizer wants the locale en_US.UTF-8, which is rare in containers.
-    """
-    if reported == "ok":
-        return "ok"
-    if "construct locale" in reported:
-        return "unclear"
-    return "lacks" if "NOT_IMPLEMENTED" in reported else "fails"
-
-
-def _limits(python: Path) -> JSON:
-    gates = _probes.make_gate_graphs()
-    reported = dict(zip(gates, trials(python, [Trial(data) for data in gates.values()]), strict=True))
-    newest = {key: [v for (k, v), text in reported.items() if k == key and text == "ok"] for key, _ in gates}
-    if not newest["ai.onnx"] or not newest["ir"]:
-        raise StepError(
-            f"the runtime loads nothing: {next(iter(reported.values()))}", hint="is it installed completely?"
-        )
     return {
-        "opset": {key: max(newest[key]) for key in ("ai.onnx", "ai.onnx.ml") if newest[key]},
-        "ir": max(newest["ir"]),
+        words: _loading.outcome(next((text for text in texts if text != "ok"), "ok")) for words, texts in found.items()
     }
-
-
-def _attempts(python: Path, found: Sequence[Probe]) -> list[str]:
-    """Try every probe; one that fails may be fed wrongly, so it is tried again in other ways."""
-    reported = [""] * len(found)
-    waiting = list(range(len(found)))
-    for optional, rank in _probes.VARIANTS:
-        graphs = [Trial(_probes.serialise_graph(found[index], optional=optional, rank=rank)) for index in waiting]
-        for index, text in zip(waiting, trials(python, graphs), strict=True):
-            reported[index] = text if text == "ok" or not reported[index] else reported[index]
-        waiting = [index for index in waiting if outcome(reported[index]) == "fails"]
-    return reported
 
 
 def trials(python: Path, graphs: Sequence[Trial]) -> list[str]:

@@ -68,7 +68,7 @@ def compare(got: list[Any], expected: bytes, tolerance: float) -> str:
             if array.dtype == object or wanted.dtype.kind in "USb":
                 same = numpy.array_equal(array.astype(str), wanted.astype(str))
             else:
-                same = numpy.allclose(array, wanted, rtol=tolerance, atol=1e-7, equal_nan=True)
+                same = numpy.allclose(array, wanted, rtol=tolerance, atol=max(1e-7, tolerance / 10), equal_nan=True)
             if not same:
                 return f"differs: output {position} is not what the standard says"
     return "ok"

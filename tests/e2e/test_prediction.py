@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packager.runtimes import _answers
 from packager.runtimes.onnxruntime import probe
 from packager.runtimes.openvino import probe as openvino
 
@@ -83,7 +84,7 @@ def test_the_verdict_on_openvino_is_what_happens(capsys: pytest.CaptureFixture[s
     """
     made = {name: make() for name, make in (graphs.GRAPHS | graphs.FOR_OPENVINO).items()}
     made |= {f"{name}, free": graphs.free(trial) for name, trial in made.items()}
-    fair = {name: trial for name, trial in zip(made, openvino.answered([*made.values()]), strict=True) if trial}
+    fair = {name: trial for name, trial in zip(made, _answers.answered([*made.values()]), strict=True) if trial}
     found = Confusion({name: graphs.facts(trial.graph) for name, trial in fair.items()})
     for version in OPENVINO:
         python, about = probing.make_environment("openvino", version, sys.executable, CACHE)

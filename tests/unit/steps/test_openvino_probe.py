@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import helper
-from packager.runtimes import _probes
+from packager.runtimes import _answers, _probes, _questions
+from packager.runtimes._answers import Answers
 from packager.runtimes._probes import Probe
-from packager.runtimes.openvino import probe, questions
-from packager.runtimes.openvino.probe import Answers
+from packager.runtimes.openvino import probe
 
 from tests.support import graphs
 
@@ -41,15 +41,15 @@ KEY = ("", "Relu", 14)
     ],
 )
 def test_nothing_is_ok_on_mixed_answers(seen: Answers, tests: dict[str, Answers], expected: str) -> None:
-    assert probe.outcome(RELU, seen, {KEY: tests}) == expected
+    assert _answers.outcome(RELU, seen, {KEY: tests}) == expected
 
 
 def test_a_definition_without_tests_is_doubted_with_the_others() -> None:
     old = Probe("", "Resize", 11, "T1=float32;T2=float32")
     mixed = {("", "Resize", 19): {"T1=float32;T2=float32": Answers(20, wrong=3)}}
-    assert probe.outcome(old, Answers(1), mixed) == "unclear"
-    assert probe.outcome(old, Answers(1), {}) == "unclear", "it has attributes that nobody tried"
-    assert probe.outcome(Probe("", "Abs", 13, "T=float32"), Answers(1), {}) == "ok"
+    assert _answers.outcome(old, Answers(1), mixed) == "unclear"
+    assert _answers.outcome(old, Answers(1), {}) == "unclear", "it has attributes that nobody tried"
+    assert _answers.outcome(Probe("", "Abs", 13, "T=float32"), Answers(1), {}) == "ok"
 
 
 def test_failures_not_about_the_operator_are_left_out() -> None:
@@ -61,16 +61,16 @@ def test_failures_not_about_the_operator_are_left_out() -> None:
 
 
 def test_a_question_is_put_to_other_types() -> None:
-    known = questions.group_by_definition(questions.list_onnx_tests())
-    asked = questions.list_questions(Probe("", "Gather", 13, "T=int16;Tind=int32"), known["", "Gather", 13])
+    known = _questions.group_by_definition(_questions.list_onnx_tests())
+    asked = _questions.list_questions(Probe("", "Gather", 13, "T=int16;Tind=int32"), known["", "Gather", 13])
     assert asked and all(q.types == "T=int16;Tind=int32" for q in asked)
     assert {q.feeds["data"].dtype for q in asked} == {np.dtype("int16")}
-    divided = questions.list_questions(Probe("", "Div", 14, "T=int32"), known["", "Div", 14])
+    divided = _questions.list_questions(Probe("", "Div", 14, "T=int32"), known["", "Div", 14])
     assert divided and all(q.feeds["y"].all() for q in divided), "a division by zero would end the process"
 
 
 def test_every_operator_definition_runs_its_tests() -> None:
-    known = questions.group_by_definition(questions.list_onnx_tests())
+    known = _questions.group_by_definition(_questions.list_onnx_tests())
     assert {since for _, name, since in known if name == "Resize"} == {13, 18, 19}
     assert len({question.test for question in known["", "Resize", 19]}) > 20
 
@@ -84,7 +84,7 @@ def test_answers_are_attributed_to_their_graph() -> None:
         graphs.resized(18, mode="cubic", coordinate_transformation_mode="tf_crop_and_resize"),
         graphs.convolution(18),
     ]
-    fair = [trial for trial in probe.answered(made) if trial]
+    fair = [trial for trial in _answers.answered(made) if trial]
     lying = dataclasses.replace(fair[0], expected=fair[-1].expected)
     said = probe.trials(Path(sys.executable), [*fair, lying])
     by_graph = {trial.graph: text for trial, text in zip(fair, said, strict=False)}
@@ -99,7 +99,7 @@ def test_a_scalar_stays_one() -> None:
     trial = graphs.nodes(
         13, helper.make_node("Clip", ["x", "low"], ["y"]), x=np.array([1, -2], "float32"), low=np.array(-1, "float32")
     )
-    (asked,) = probe.answered([trial])
+    (asked,) = _answers.answered([trial])
     assert asked is not None
     assert probe.trials(Path(sys.executable), [asked]) == ["ok"]
 

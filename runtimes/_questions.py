@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Test graphs for one operator in OpenVINO: graphs of one node with valid inputs, each in several forms.
+"""Test graphs for one operator: graphs of one node with valid inputs, each in several forms.
 
 ONNX's own backend node tests give valid inputs and attributes. Each is run as it is, under every definition of its
 operator that allows it; one that fits is run again with every other combination of element types. Operators without a
@@ -169,11 +169,35 @@ def _travels(array: Any) -> bool:
 
 
 def _stamped(case: Any, since: int) -> Question | None:
-    node = case.model.graph.node[0]
     feeds = dict(zip((v.name for v in case.model.graph.input), case.data_sets[0][0], strict=True))
+    node, given = _with_attributes(case.model, feeds, since)
     outputs = {value.name: value.type for value in case.model.graph.output}
     kinds = {value.name: value.type for value in case.model.graph.input}
-    return _question(node.domain, node.op_type, since, case.name, node, feeds, kinds | outputs)
+    return _question(node.domain, node.op_type, since, case.name, node, given, kinds | outputs)
+
+
+def _with_attributes(model: Any, feeds: Mapping[str, Any], since: int) -> tuple[Any, Mapping[str, Any]]:
+    """Return the node of a test, and its inputs, in the form of an older definition: axes, sizes and bounds that are
+
+    inputs of the test's definition and attributes of that one become attributes.
+    """
+    node = type(model.graph.node[0]).FromString(model.graph.node[0].SerializeToString())
+    (opset,) = (entry.version for entry in model.opset_import if entry.domain == node.domain)
+    known = _schema(node.domain, node.op_type, since).attributes
+    numpy, left = importlib.import_module("numpy"), dict(feeds)
+    for index, formal in enumerate(_schema(node.domain, node.op_type, opset).inputs[: len(node.input)]):
+        name = node.input[index]
+        if formal.name in known and name in left:
+            many = "INTS" in str(known[formal.name].type) or "FLOATS" in str(known[formal.name].type)
+            value = numpy.asarray(left.pop(name))
+            value = value.reshape(-1).tolist() if many else value.reshape(-1)[:1].tolist()
+            node.input[index] = ""
+            if value:
+                made = canonicalise.import_onnx().helper.make_attribute(formal.name, value if many else value[0])
+                node.attribute.append(made)
+    while node.input and not node.input[-1]:
+        node.input.pop()
+    return node, left
 
 
 def _retyped(probe: Probe, template: Question) -> Question | None:
