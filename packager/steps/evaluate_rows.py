@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packager import canonical, error_causes
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.server.errors import RequestError
-from packager.server.generation.seq2seq import Seq2Seq
 from packager.server.generation.settings import SPEECH
 from packager.steps import _answers, _evaluate_texts
-from packager.steps._evaluate import check_columns, judge_sides
 from packager.steps._evaluate_files import HINT
 from packager.steps._seq2seq import open_site
+
+if TYPE_CHECKING:
+    from packager.server.generation.seq2seq import Seq2Seq
 
 VERSION = 1  # 1: first form
 ANSWER = _answers.EVALUATE_ROWS
@@ -32,6 +33,9 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
 
     Both are on the rows of the tree `evaluation`. Raises StepError for rows that the model does not take.
     """
+    from packager.server.generation.seq2seq import Seq2Seq  # it and the next import numpy
+    from packager.steps._evaluate import check_columns, judge_sides
+
     model, tokenizer, about = open_site(inputs, params)
     ours = Seq2Seq(about, about.decoding, model, tokenizer, model.decoder, params["runtime"])
     spec, speech = params["evaluation"], about.task == SPEECH

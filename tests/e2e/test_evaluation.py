@@ -56,6 +56,7 @@ def test_a_target_that_loses_labels_ends_the_build(project: Callable[..., Projec
     assert "onnxruntime-cpu-fp32`: accuracy" not in words
 
 
+@pytest.mark.slow  # the same for int8 is held by default
 def test_blocks_that_are_too_coarse_end_the_build(project: Callable[..., Project]) -> None:
     """One weight that no answer needs widens the range of its block: of 64 it takes all pixels with it, of 16 a few."""
     coarse = RECIPE.replace("int8_dynamic", "int4").replace("policy: dev", "int4: {block: 64, last: true}\npolicy: dev")
@@ -163,6 +164,7 @@ def check_model_card(signed: Project, accuracy: Any) -> None:
     assert "quantitativeAnalysis" not in own["metadata"]["component"]["modelCard"]
 
 
+@pytest.mark.slow  # that a lost label ends a build is held by default
 def test_a_rebuild_needs_no_data(signed: Project, tmp_path: Path) -> None:
     """What was measured on private rows is no part of the bytes, so a stranger gets the same ones without them."""
     for name in ("holdout", "half", "brighter"):

@@ -39,6 +39,7 @@ def made(tmp_path: Path, project: Callable[..., Project]) -> Project:
     return found
 
 
+@pytest.mark.slow  # units hold each message by default
 def test_what_opens_an_index_is_in_no_file_and_no_message(made: Project, index: PackageIndex) -> None:
     opened = {"UV_INDEX": f"acme={index.address(login=f'ada:{PASSWORD}@')}"}
     said = [made.run("lock", **opened)]

@@ -209,6 +209,7 @@ def test_the_first_form_needs_a_registry_and_a_key(digest: str, here: Path, plac
     assert main(["verify", there, *WHO]) == 1
 
 
+@pytest.mark.slow  # few referrers are read by default
 @pytest.mark.parametrize("count", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_many_referrers_in_a_registry(
     count: int, place: Registry, digest: str, here: Path, capsys: pytest.CaptureFixture[str]

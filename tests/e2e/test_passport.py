@@ -141,8 +141,15 @@ def test_components_are_found_by_name(page: Any) -> None:
     assert page.inner_text("#components-count") == f"{len(shown)} shown"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1100, 390])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", 1100),
+        ("dark", 390),
+        pytest.param("light", 390, marks=pytest.mark.slow),
+        pytest.param("dark", 1100, marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_accessible(page: Any, packages: Path, scheme: str, width: int) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 900})

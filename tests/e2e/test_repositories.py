@@ -155,6 +155,7 @@ def test_bytes_that_are_not_signed_become_no_version(tmp_path: Path, repository:
     assert "tiny/1/weights-0002.bin" not in content(repository)
 
 
+@pytest.mark.slow  # ten seconds of kills; units hold the order of writes
 def test_a_killed_writer_leaves_what_served_and_is_carried_on(
     bundle: Bundle, s3: ObjectStore, address: str, tmp_path: Path, packager: Run
 ) -> None:

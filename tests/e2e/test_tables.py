@@ -22,6 +22,7 @@ RECIPE = (
     "name: {name}\nversion: 1.0.0\nsource: models:/{source}\nregistry: sqlite:///mlflow.db\n"
     f"platforms: [{platforms.name_host()}]\n"
 )
+pytestmark = pytest.mark.slow  # two registered models in processes of their own; the tutorial has one by default
 COLUMNS = {"age": "float64", "income per year": "float64", "visits": "int64", "city": "string", "text": "string"}
 
 

@@ -28,7 +28,7 @@ from packager.runtime import load_prober
 from tests.support import asked_graphs, graphs
 
 ROOT = Path(__file__).parents[2]
-RECORD = Path(__file__).parent / "results" / "predictions.jsonl"
+RECORD = Path(__file__).parent / "predictions.jsonl"
 PAGE = ROOT / "docs" / "measurements" / "predictions.md"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager" / "environments"
 VERSIONS = {
@@ -48,7 +48,7 @@ bubblewrap works. *Right* is what loads, runs and answers as ONNX Runtime 1.31.1
 2e-2 with float16; whole numbers, types and shapes exactly; what that does not run need only run). Graphs
 without such an answer are not put to OpenVINO. Batches have more than one row; among the graphs are ties,
 lengths, axes as attributes, constants and inputs, modes of pooling and resizing, tables and texts. The record
-is `tests/matrix/results/predictions.jsonl`: every run of the tests judges it anew, slow ones run it anew.
+is `tests/matrix/predictions.jsonl`: every run of the tests judges it anew, slow ones run it anew.
 
 A false verdict stands in a bold column.
 

@@ -28,6 +28,7 @@ from packager.runtime import (
     find_testable,
     list_members,
     load_conformance,
+    load_prober,
     load_runtime,
 )
 from packager.sandbox import sandbox
@@ -98,7 +99,7 @@ def test_missing_parts_are_named(acme: Write) -> None:
     for part, kind, words in (
         (runtime.compiler, StepError, "compiles nothing"),
         (runtime.opener, StepError, "opens nothing"),
-        (runtime.prober, UsageError, "cannot be probed"),
+        (lambda: load_prober("acme"), UsageError, "cannot be probed"),
         (runtime.read_session, UsageError, "cannot be served"),
     ):
         with pytest.raises(kind, match=f"`acme`.* {words}|`acme` {words}"):

@@ -90,6 +90,7 @@ def tensors(path: Path) -> dict[str, Any]:
     return {tensor.name: library.dequantize(tensor.data, tensor.tensor_type) for tensor in read.tensors}
 
 
+@pytest.mark.slow  # test_determinism.py does it for networks by default
 def test_bytes_repeat_in_another_process_and_directory(llama: tuple[Path, Path, Any], tmp_path: Path) -> None:
     source, graph, about = llama
     compiled(source, graph, about, tmp_path / "here", "q8_0")

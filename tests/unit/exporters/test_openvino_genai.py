@@ -119,6 +119,7 @@ def test_a_wrong_tokenizer_in_the_folder_is_found(
     assert any(case["name"].startswith(words) and case["outputs"]["prompt_ids"]["unequal"] for case in cases)
 
 
+@pytest.mark.slow  # a tokenizer is converted anew
 def test_digits_that_are_split_first_keep_the_white_space_before_them(llama: Made, tmp_path: Path) -> None:
     """SmolLM's way. The library's converter takes the two steps for one that looks beyond the end of a piece."""
     graph = shutil.copytree(llama.graph, tmp_path / "graph")

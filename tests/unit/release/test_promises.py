@@ -101,6 +101,7 @@ def test_a_long_signal_is_not_cut(packager: Run, tmp_path: Path) -> None:
     assert "axis samples: measured 1 to 4096; any other is taken" in packager("compat", "m:1.0.0").stdout
 
 
+@pytest.mark.slow  # tests of sizes hold it by default
 def test_multiples_are_found_and_are_the_limit(tmp_path: Path) -> None:
     convolved(tmp_path, ["n", 3, "height", "width"], stride=32)
     sizes = exported(tmp_path)["interface"]["dimensions"]

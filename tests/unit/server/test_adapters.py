@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from packager.deploy import adapters as installed
 from packager.formats import safetensors
-from packager.server.generation import loop
+from packager.server import config
+from packager.server.generation import adapters, loop
 from packager.server.generation.adapters import Adapters, read_weights
 from packager.server.generation.decoder import Decoder
 from packager.server.generation.sampling import Sampling
@@ -78,6 +80,11 @@ def test_adapters_come_change_and_go(tmp_path: Path) -> None:
     assert found.weights["lora.one.a"].tolist() == [[1, 1]]  # what an answer uses stays
     (tmp_path / "legal.json").unlink()
     assert known.find("legal") is None and known.find("medical") is not None
+
+
+def test_the_server_looks_where_the_installer_writes() -> None:
+    """One of them is without the libraries of the other, and neither imports it."""
+    assert (config.ADAPTERS, adapters.FILES) == (installed.ADAPTERS, installed.FILES)
 
 
 def test_nothing_is_read_again_without_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

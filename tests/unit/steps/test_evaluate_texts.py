@@ -70,6 +70,7 @@ def labelled(made: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
+@pytest.mark.slow  # a model of transformers is made and opened
 @pytest.mark.parametrize("metric", ["wer", "cer"])
 def test_both_sides_reach_what_jiwer_counts(made: dict[str, Any], metric: str, tmp_path: Path) -> None:
     rows = labelled(made)
@@ -88,6 +89,7 @@ def test_both_sides_reach_what_jiwer_counts(made: dict[str, Any], metric: str, t
     assert slices["a"]["target"] < slices["b"]["target"]
 
 
+@pytest.mark.slow  # as above
 def test_a_target_that_writes_other_words_has_another_figure(made: dict[str, Any], tmp_path: Path) -> None:
     rows = [{**row, "said": row["said"].rpartition(" ")[0]} for row in labelled(made)]
     other = tmp_path / "other"
@@ -126,6 +128,7 @@ def test_figures_are_those_of_the_rows_of_a_slice(tmp_path: Path) -> None:
         ({"text": "word " * 400}, r"row 1: the text has \d+ tokens, expected at most"),
     ],
 )
+@pytest.mark.slow  # as above
 def test_a_row_that_is_not_taken_is_named(
     made: dict[str, Any], change: dict[str, str], words: str, tmp_path: Path
 ) -> None:
@@ -135,6 +138,7 @@ def test_a_row_that_is_not_taken_is_named(
         evaluate(made, tmp_path, rows)
 
 
+@pytest.mark.slow  # as above
 def test_sentences_make_no_slices_and_answers_of_other_rows_are_refused(made: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(StepError, match="`said` has sentences, which make no slices"):
         evaluate(made, tmp_path / "1", labelled(made), slices=["said"])
@@ -142,6 +146,7 @@ def test_sentences_make_no_slices_and_answers_of_other_rows_are_refused(made: di
         evaluate(made, tmp_path / "2", labelled(made)[:5])
 
 
+@pytest.mark.slow  # as above
 def test_the_source_names_a_row_that_it_does_not_take(made: dict[str, Any], tmp_path: Path) -> None:
     data = data_of(tmp_path / "rows", [{"text": TEXTS[0]}, {"text": "word " * 400}])
     with pytest.raises(StepError, match=r"evaluation: row 1: the text has \d+ tokens, expected 1 to"):
