@@ -57,7 +57,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtestloop() -> None:
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 50)  # a search of everything costs a tenth of a second where torch has traced
     gc.enable()
 
 
