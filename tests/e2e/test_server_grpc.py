@@ -221,7 +221,13 @@ def test_cancelled_call_costs_nothing(mlp: Any) -> None:
         method = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         for _ in range(20):
             method.future(message).cancel()
-    assert rpc.infer({"x": sample(4)})
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            assert rpc.infer({"x": sample(4)})
+            return
+        except RefusedError as error:  # grpcio counts calls until it has seen that they are cancelled
+            assert "Concurrent RPC limit" in str(error) and time.monotonic() < deadline
 
 
 @pytest.mark.slow
