@@ -108,9 +108,10 @@ class BatchAnswers:
         if other := sorted(set(self.columns) - known):
             raise UsageError(f"the bundle has no column `{other[0]}`", hint=f"it takes {', '.join(sorted(known))}")
         take = {name: self.columns.get(name, name) for name in worker.about["columns"]}
-        if missing := sorted({*take.values()} - {*table.column_names}):
-            hint = f"say which one to take: columns={{...: {missing[0]!r}}} names one that is not there"
-            raise UsageError(f"the batch has no column `{missing[0]}`, only {', '.join(table.column_names)}", hint=hint)
+        if missing := sorted(name for name, column in take.items() if column not in table.column_names):
+            hint = f"name the column to take, as in `BatchAnswers(DIRECTORY, columns={{{missing[0]!r}: ...}})`"
+            known_here = ", ".join(table.column_names)
+            raise UsageError(f"the batch has no column `{take[missing[0]]}`, only {known_here}", hint=hint)
         optional = {name: self.columns.get(name, name) for name in worker.about["optional"]}
         take |= {name: column for name, column in optional.items() if column in table.column_names}
         try:

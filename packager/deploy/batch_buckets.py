@@ -50,6 +50,9 @@ def run_in_buckets(
     """
     folder, name = _part(str(target)) if is_address(target) else ("", "")
     table_files.check_target(Path(name or target))
+    sink = Folder(folder) if name else None
+    if sink is not None:
+        sink.size(name)  # what cannot be reached is said before hours of answering, not behind them
     work = Path(f"{name or target}.work").absolute()
     with storage_errors(work.parent):
         work.mkdir(parents=True, exist_ok=True)
@@ -59,14 +62,14 @@ def run_in_buckets(
         else:
             here = Path(source).absolute()
             described = _describe(here)
-        if name:
+        if sink is not None:
             answered = {
                 "source": described,
                 "bundle": install.read_config(release)["digest"],
                 "settings": _key(settings),
             }
             done = _answer_once(work / "done.json", answered, release, here, work / name, settings, on_event)
-            _send(work, name, Folder(folder), on_event)
+            _send(work, name, sink, on_event)
         else:
             done = run_batch(release, here, Path(target), settings, on_event)
     shutil.rmtree(work)

@@ -124,7 +124,7 @@ def parse(data: bytes) -> dict[str, Tensor]:
     position = 8 + length
     try:
         header = canonical.load(data[8:position].rstrip(b" "), limit=_HEADER)
-        header.pop("__metadata__", None)  # texts of whoever saved it
+        header.pop("__metadata__", None)  # free texts of the program that saved it
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             start, end = _offsets(entry)
             if 8 + length + start != position:

@@ -72,8 +72,9 @@ def test_a_refused_row_stops_nothing(answers: BatchAnswers) -> None:
 
 def test_columns_have_other_names_at_the_site(answers: BatchAnswers, site: Path) -> None:
     frame = pandas.DataFrame(ROWS).rename(columns={"town": "city"})
-    with pytest.raises(UsageError, match="no column `town`, only id, age, count, city"):
+    with pytest.raises(UsageError, match="no column `town`, only id, age, count, city") as caught:
         answers(frame)
+    assert "columns={'town': ...}" in str(caught.value.hint)
     with pytest.raises(UsageError, match="the bundle has no column `towns`"):
         BatchAnswers(site, columns={"towns": "city"})(frame)
     found = BatchAnswers(site, columns={"town": "city"})(frame)

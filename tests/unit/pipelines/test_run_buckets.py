@@ -87,7 +87,7 @@ def test_what_could_not_be_sent_is_sent_by_the_next_call(
     sent = batch_buckets._send
 
     def without_network(*given: Any) -> None:
-        proxy = Proxy(1)  # nobody listens there
+        proxy = Proxy(1)  # its target refuses connections
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{proxy.host}")
         folder = batch_buckets.Folder(f"s3://{place}/out")
         proxy.close()
@@ -170,3 +170,15 @@ def test_what_is_not_there_is_said(
     (tmp_path / "rows.csv").write_text("age,count,town\n1,2,x\n")
     with pytest.raises(error, match=words):
         answered(site, *(text.format(place=place) for text in where))
+
+
+def test_an_output_that_cannot_be_reached_is_said_before_anything_runs(
+    s3: ObjectStore, site: Path, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.csv").write_text("age,count,town\n1,2,x\n")
+    proxy = Proxy(1)  # its target refuses connections
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{proxy.host}")
+    with pytest.raises(SourceError, match="cannot be reached"):
+        answered(site, "rows.csv", f"s3://{place}/out/out.csv")
+    proxy.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv"]

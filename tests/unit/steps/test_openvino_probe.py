@@ -48,7 +48,7 @@ def test_a_definition_without_tests_is_doubted_with_the_others() -> None:
     old = Probe("", "Resize", 11, "T1=float32;T2=float32")
     mixed = {("", "Resize", 19): {"T1=float32;T2=float32": Answers(20, wrong=3)}}
     assert _answers.outcome(old, Answers(1), mixed) == "unclear"
-    assert _answers.outcome(old, Answers(1), {}) == "unclear", "it has attributes that nobody tried"
+    assert _answers.outcome(old, Answers(1), {}) == "unclear", "its attributes were not tried"
     assert _answers.outcome(Probe("", "Abs", 13, "T=float32"), Answers(1), {}) == "ok"
 
 
