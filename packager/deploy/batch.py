@@ -31,7 +31,7 @@ from packager import canonical
 from packager.canonical import JSON
 from packager.deploy import install, table_chunks, table_files
 from packager.deploy.batch_parts import REFUSED, ROWS, Part, Parts
-from packager.deploy.batch_tables import TableWriter, find_schema, make_piece
+from packager.deploy.batch_tables import TableWriter, find_answer_type, find_schema, make_piece, write_table
 from packager.deploy.batch_workers import Worker, encode, start_workers
 from packager.deploy.table_chunks import Chunk
 from packager.deploy.table_files import ANSWER, Row, Unreadable
@@ -40,7 +40,7 @@ from packager.events import Note, OnEvent, ignore
 from packager.files import hold_lock, storage_errors, write_atomically
 
 _STATE = "state.json"
-_FORMAT = 2
+_FORMAT = 3
 _SECONDS = 5.0  # between two lines about progress
 _PIECE = 1 << 20
 CHUNK = 1024
@@ -60,9 +60,10 @@ class BatchSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What every chunk is answered with, and what is kept of it: `lines` of JSON, `csv` under `names`, or `answers`.
+    """What every chunk is answered with, and what is kept of it.
 
-    The last are put beside the columns of the chunk, in the types of `schema`.
+    That is `lines` of JSON, `csv` under `names`, or where the output has a `schema` the answer of every row. It comes
+    in `arrays` or as lines (`answers`), and is put beside the columns of the chunk.
     """
 
     source: Path
@@ -105,16 +106,20 @@ def run_batch(
         with start_workers(release, settings.processes) as wait:
             parts = Parts(folder)
             resumed = parts.done
-            job = _plan(known, source, target, settings)
-            writer = TableWriter(whole, job.schema, parts.pieces()) if job.schema else None
-            _answer_all(parts, job, wait(), writer, on_event)
+            free = wait()
+            about = free.queue[0].about
+            job = _plan(about, source, target, settings, known["digest"])
+            writer = TableWriter(whole, job.schema) if job.schema else None
+            _answer_all(parts, job, free, writer, on_event)
         parts.close()
         if writer is not None:
             writer.close()
         elif target.suffix.lower() == f".{job.form}" or target.suffix.lower() == ".jsonl":
             whole = folder / ROWS
+        elif target.suffix.lower() == ".csv":
+            table_files.write_csv(whole, parts.pieces())
         else:
-            table_files.write_rows(whole, parts.pieces(), str(state["bundle"]))
+            write_table(whole, parts.pieces, find_answer_type(about), known["digest"])
         done = _assemble(parts, whole, target, state)
         shutil.rmtree(folder)
         lock.unlink()
@@ -158,15 +163,14 @@ def _prepare(folder: Path, state: Mapping[str, JSON], *, restart: bool) -> None:
     write_atomically(path, canonical.dump(state))
 
 
-def _plan(config: Mapping[str, JSON], source: Path, target: Path, settings: BatchSettings) -> _Job:
+def _plan(about: Mapping[str, JSON], source: Path, target: Path, settings: BatchSettings, bundle: str) -> _Job:
     """Return how chunks are answered: the columns of a table stay columns where the output has such."""
     suffix, form, schema = target.suffix.lower(), "lines", None
     names: tuple[str, ...] = ()
     if suffix == ".csv" and (names := table_chunks.read_names(source)):
         form = "csv"
-    if suffix == ".parquet" and not (config.get("pipeline") or config.get("generation")):
-        schema = find_schema(source, str(config["digest"]))
-        form = "answers" if schema else form
+    if suffix == ".parquet" and (schema := find_schema(source, find_answer_type(about), bundle)):
+        form = "arrays" if about.get("arrays") else "answers"
     return _Job(source, settings.chunk or CHUNK, settings.columns, form, names, schema)
 
 
@@ -176,23 +180,26 @@ def _answer_all(
     """Answer the chunks that are not answered yet, and add them in order."""
     about, processes = free.queue[0].about, free.qsize()
     chunks = table_chunks.read_chunks(job.source, job.chunk, about["columns"][0])
-    number, reported = 0, time.monotonic()
-    running: deque[Future[Part]] = deque()
+    number, resumed, reported = 0, parts.done, time.monotonic()
+    running: deque[tuple[Chunk, Future[Part]]] = deque()
+    known = parts.pieces()
     with ThreadPoolExecutor(processes) as pool:
         try:
             for number, chunk in enumerate(chunks, 1):
                 if number == 1:
                     _check_columns(chunk.first(), about, job.columns, job.source)
-                if number <= parts.done:
+                if number <= resumed:
+                    if writer is not None:
+                        writer.add(chunk, next(known))
                     continue
-                running.append(pool.submit(_answer, job, number - 1, chunk, free))
+                running.append((chunk, pool.submit(_answer, job, number - 1, chunk, free)))
                 if len(running) > 2 * processes:
-                    _add(parts, job, running.popleft().result(), writer)
+                    _add(parts, job, *running.popleft(), writer)
                 if time.monotonic() - reported > _SECONDS:
                     reported = time.monotonic()
                     on_event(Note(f"{parts.done * job.chunk} rows"))
             while running:
-                _add(parts, job, running.popleft().result(), writer)
+                _add(parts, job, *running.popleft(), writer)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -201,14 +208,16 @@ def _answer_all(
         raise UsageError(f"`{job.source}` holds no {about['columns'][0]} files", hint=hint)
 
 
-def _add(parts: Parts, job: _Job, part: Part, writer: TableWriter | None) -> None:
+def _add(parts: Parts, job: _Job, chunk: Chunk, answered: Future[Part], writer: TableWriter | None) -> None:
+    """Wait for a chunk, keep its part, and write it where the output is a table."""
+    part = answered.result()
     if job.form == "csv" and part.rows and not parts.rows:
         names = [*job.names, ANSWER]
         header = table_files.csv_text([dict(zip(names, names, strict=True))], names).encode()
         part = Part(header + part.kept, part.refused, part.rows)
     parts.add(part)
     if writer is not None:
-        writer.add(part.kept)
+        writer.add(chunk, part.kept)
 
 
 def _check_columns(row: Row, about: Mapping[str, JSON], columns: Mapping[str, str], source: Path) -> None:
@@ -235,7 +244,7 @@ def _answer(job: _Job, number: int, chunk: Chunk, free: queue.Queue[Worker]) -> 
         if worker.about.get("chunks") and not job.source.is_dir():
             take = {name: job.columns.get(name, name) for name in worker.about["columns"]}
             numbers = {take[name]: kind for name, kind in worker.about["numbers"].items()}
-            only = set(take.values()) if job.form == "answers" else None  # the others stay here
+            only = None if job.schema is None else set(take.values())  # the others stay here
             columns = chunk.columns(numbers, only)
             if columns is not None and not set(take.values()) <= set(columns.names):
                 columns = None
@@ -251,7 +260,7 @@ def _answer(job: _Job, number: int, chunk: Chunk, free: queue.Queue[Worker]) -> 
         free.put(worker)
     if job.schema is None:
         return part
-    return replace(part, kept=make_piece(chunk, job.schema, part.kept, part.places))
+    return replace(part, kept=make_piece(part, chunk.count, job.schema))
 
 
 def _answer_rows(job: _Job, number: int, chunk: Sequence[Row], worker: Worker) -> Part:
@@ -307,7 +316,7 @@ def _dumped(rows: Sequence[JSON], names: Sequence[str] = ()) -> bytes:
     return "".join([f"{encode(row)}\n" for row in rows]).encode()
 
 
-_LINES = {"lines": _dumped, "csv": _csv_lines, "answers": _answer_lines}
+_LINES = {"lines": _dumped, "csv": _csv_lines, "answers": _answer_lines, "arrays": _answer_lines}
 
 
 def _assemble(parts: Parts, whole: Path, target: Path, state: Mapping[str, JSON]) -> dict[str, JSON]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an interrupted run keeps: answered chunks one behind the other, and a line of sizes and digests for each.
 
-    rows      the rows that were answered, in order: lines, or streams of Arrow
+    rows      the rows that were answered, in order: lines, or their answers as streams of Arrow
     refused   the lines of those that were refused
     done      for each chunk: its number, its rows, and size and SHA-256 of what it added to both files
 
@@ -12,11 +12,12 @@ drops what is behind it, so that what a power cut took is answered again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from packager.canonical import JSON
 from packager.files import storage_errors
 
 _DONE, ROWS, REFUSED = "done", "rows", "refused"
@@ -31,6 +32,8 @@ class Part:
     rows: int
     places: Sequence[int] = ()
     """Which rows of the chunk were refused."""
+    arrays: Sequence[Mapping[str, JSON]] = ()
+    """Which outputs `kept` has, where it has arrays and no lines (`packager.server.batch_columns`)."""
 
 
 class Parts:

@@ -62,7 +62,7 @@ class Worker:
 
 
 def _part(about: JSON, data: bytes) -> Part:
-    return Part(data[: about["kept"]], data[about["kept"] :], about["rows"], about["places"])
+    return Part(data[: about["kept"]], data[about["kept"] :], about["rows"], about["places"], about.get("arrays", ()))
 
 
 @contextmanager

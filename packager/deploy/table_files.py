@@ -20,6 +20,7 @@ from packager.errors import MissingToolError, UsageError
 ANSWER = "answer"
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 _OF_KIND = {"image": _IMAGES, "audio": (".wav",), "text": (".txt",)}
+_OUTPUTS = (".csv", ".jsonl", ".parquet")
 _LONGEST = 64 << 20  # bytes of one line
 
 
@@ -144,28 +145,18 @@ _READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
 
 def check_target(path: Path) -> None:
     """Raise UsageError for an output whose form is not known, MissingToolError for one that lacks its library."""
-    if path.suffix.lower() not in _WRITERS:
-        raise UsageError(f"`{path}` has no known form", hint=f"known are {', '.join(sorted(_WRITERS))}")
+    if path.suffix.lower() not in _OUTPUTS:
+        raise UsageError(f"`{path}` has no known form", hint=f"known are {', '.join(_OUTPUTS)}")
     if path.suffix.lower() == ".parquet":
         arrow("pyarrow.parquet")
 
 
-def write_rows(path: Path, pieces: Iterable[bytes], bundle: str) -> None:
-    """Write one file of lines of JSON, which come chunk by chunk, in order."""
-    _WRITERS[path.suffix.lower()](path, pieces, bundle)
-
-
-def _write_json_lines(path: Path, pieces: Iterable[bytes], bundle: str) -> None:
-    with path.open("wb") as sink:
-        for piece in pieces:
-            sink.write(piece)
-
-
-def _write_csv(path: Path, pieces: Iterable[bytes], bundle: str) -> None:
+def write_csv(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write one file of lines of JSON, which come chunk by chunk; the first says which columns there are."""
     with path.open("w", encoding="utf-8", newline="") as sink:
         names: list[str] | None = None
         for piece in pieces:
-            rows = _lines(piece)
+            rows = read_lines(piece)
             if names is None and rows:
                 names = list(rows[0])
                 sink.write(csv_text([dict(zip(names, names, strict=True))], names))
@@ -184,41 +175,15 @@ def _cell(value: JSON) -> str:
     return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _write_parquet(path: Path, pieces: Iterable[bytes], bundle: str) -> None:
-    """Write one row group per chunk; the first one says what types columns have, answers but vectors are JSON."""
-    library, parquet = arrow("pyarrow"), arrow("pyarrow.parquet")
-    writer = schema = None
-    try:
-        for piece in pieces:
-            rows = [{**row, ANSWER: shape_answer(row[ANSWER])} for row in _lines(piece)]
-            if not rows:
-                continue
-            if writer is None or schema is None:
-                schema = library.Table.from_pylist(rows).schema.with_metadata({"packager.bundle": bundle})
-                writer = parquet.ParquetWriter(path, schema)
-            writer.write_table(library.Table.from_pylist(rows, schema=schema))
-    finally:
-        if writer is not None:
-            writer.close()
-    if writer is None:
-        parquet.write_table(library.table({ANSWER: library.array([], library.string())}), path)
-
-
 def shape_answer(value: JSON) -> JSON:
     """Return an answer as a cell of a table: a vector of numbers as it is, all else as JSON."""
     numbers = isinstance(value, list) and all(isinstance(item, float) for item in value)
     return value if numbers and value else json.dumps(value, ensure_ascii=False)
 
 
-def _lines(piece: bytes) -> list[dict[str, JSON]]:
+def read_lines(piece: bytes) -> list[dict[str, JSON]]:
+    """Return the objects of lines of JSON."""
     return [json.loads(line) for line in piece.split(b"\n") if line]
-
-
-_WRITERS: Mapping[str, Callable[[Path, Iterable[bytes], str], None]] = {
-    ".jsonl": _write_json_lines,
-    ".csv": _write_csv,
-    ".parquet": _write_parquet,
-}
 
 
 def arrow(name: str) -> Any:

@@ -55,6 +55,7 @@ class OpenModel:
             "rows": self.most,
             "chunks": int(self.columns_answers is not None),
             "numbers": self.columns_answers.numbers() if self.columns_answers else {},
+            "arrays": self.columns_answers.arrays() if self.columns_answers else [],
         }
 
 
@@ -87,6 +88,7 @@ def _answer_chunk(opened: OpenModel, header: Mapping[str, Any]) -> None:
         _send({"unfit": True})
         return
     sizes = {"kept": len(found.kept), "refused": len(found.refused), "rows": found.rows, "places": found.places}
+    sizes["arrays"] = found.arrays
     sys.stdout.buffer.write(orjson.dumps(sizes) + b"\n" + found.kept + found.refused)
     sys.stdout.buffer.flush()
 

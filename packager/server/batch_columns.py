@@ -9,9 +9,10 @@ A chunk is a line of JSON, then the bytes that it announces:
 `kind` is `f8` or `i8` for numbers of eight bytes, `json` for a list of values. `text` are lines of CSV without quotes;
 columns besides are what is read of them already, with NaN for an empty cell; `even` says that all lines have as many
 cells as there are names.
-`form` says what comes back: lines of JSON or of CSV with an answer each, or the answers alone. Values, reasons and
-digits are those of `packager.server.pipeline.rows` and `json`; lines that are no such table are `UnfitError`, and its
-rows are sent one by one.
+`form` says what comes back: lines of JSON or of CSV with an answer each, the answers alone, or `arrays`: every output
+by itself, numbers as their bytes and texts as one list of JSON. Values, reasons and digits are those of
+`packager.server.pipeline.rows` and `json`; lines that are no such table are `UnfitError`, and its rows are sent one by
+one.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Finished:
     rows: int
     places: list[int]
     """The rows that were refused."""
+    arrays: Sequence[Mapping[str, Any]] = ()
+    """Which outputs `kept` has one behind the other: name, kind as numpy writes it or `json`, and size in bytes."""
 
 
 class _Chunk:
@@ -142,11 +145,36 @@ class ColumnAnswers:
         kinds = {port.name: _OF.get(dtype_of(port.dtype).kind) for port in self._interface.inputs}
         return {name: kind for name, kind in kinds.items() if kind}
 
+    def arrays(self) -> list[dict[str, Any]]:
+        """Return name, type and shape of a row of every output; nothing where one has rows of several shapes."""
+        outputs = self._interface.outputs
+        if not all(isinstance(size, int) for port in outputs for size in port.shape[1:]):
+            return []
+        return [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape[1:])} for port in outputs]
+
     def answer(self, header: Mapping[str, Any], payload: bytes) -> Finished:
         """Answer the chunk of a header. Raises UnfitError."""
         chunk = _read_chunk(header, payload)
         self._answer_rows(chunk, header["take"])
+        if header["form"] == "arrays":
+            return self._write_arrays(chunk, header["first"])
         return _write(chunk, header["form"], header["first"])
+
+    def _write_arrays(self, chunk: _Chunk, first: int) -> Finished:
+        """Return the outputs of the rows that were answered, one behind the other. Raises UnfitError."""
+        pieces, about = list[bytes](), list[dict[str, Any]]()
+        for port in self._interface.outputs if chunk.outputs else ():
+            values = np.concatenate([part[port.name] for part in chunk.outputs])
+            if values.dtype != dtype_of(port.dtype) or values.shape[1:] != tuple(port.shape[1:]):
+                raise UnfitError
+            if values.dtype.kind in "iufb":
+                kind, data = values.dtype.str, values.tobytes()
+            else:
+                kind, data = "json", _COMPACT(values.reshape(-1).tolist()).encode()
+            pieces.append(data)
+            about.append({"name": port.name, "kind": kind, "size": len(data)})
+        refused, places = _refusals(chunk, first)
+        return Finished(b"".join(pieces), refused, chunk.rows - len(places), places, about)
 
     def _answer_rows(self, chunk: _Chunk, take: Mapping[str, str]) -> None:
         cells = chunk.read(take)
@@ -226,8 +254,7 @@ def _read_chunk(header: Mapping[str, Any], payload: bytes) -> _Chunk:
 
 def _write(chunk: _Chunk, form: str, first: int) -> Finished:
     """Return the lines of all rows, which were answered or refused."""
-    places = sorted(chunk.reasons)
-    refused = [{"row": first + place, "reason": chunk.reasons[place], "input": chunk.row(place)} for place in places]
+    refused, places = _refusals(chunk, first)
     count = chunk.rows - len(places)
     template, cells = _answer_cells(chunk.outputs, _SPACED if form != "lines" else _COMPACT) if count else ("", [])
     if form == "lines":
@@ -238,8 +265,14 @@ def _write(chunk: _Chunk, form: str, first: int) -> Finished:
         template, shown = _csv_lines(chunk, template)
         cells = [*shown, *map(_doubled, cells)]
     kept = fill(template, cells, count)
-    lines = "".join([f"{_COMPACT(row)}\n" for row in refused])
-    return Finished(kept.encode(), lines.encode(), count, places)
+    return Finished(kept.encode(), refused, count, places)
+
+
+def _refusals(chunk: _Chunk, first: int) -> tuple[bytes, list[int]]:
+    """Return the lines of the refused rows, and which they are."""
+    places = sorted(chunk.reasons)
+    rows = [{"row": first + place, "reason": chunk.reasons[place], "input": chunk.row(place)} for place in places]
+    return "".join([f"{_COMPACT(row)}\n" for row in rows]).encode(), places
 
 
 def _kept(chunk: _Chunk, columns: Mapping[str, Cells]) -> Mapping[str, Any]:

@@ -72,7 +72,8 @@ def expected(site: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("expected") / "out.parquet"
     assert run(site, rows, "-o", out)["refused"] == len(range(3, ROWS, 7))
     found = pyarrow.parquet.read_table(out)
-    return dict(zip(found["id"].to_pylist(), found["answer"].to_pylist(), strict=True))
+    answers = [json.dumps(answer, ensure_ascii=False) for answer in found["answer"].to_pylist()]
+    return dict(zip(found["id"].to_pylist(), answers, strict=True))
 
 
 def said(script: str, *arguments: Path) -> Any:

@@ -8,7 +8,10 @@ import io
 import json
 import math
 import shutil
+import subprocess
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,9 +25,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from packager.deploy import table_chunks, table_files
+from packager.deploy import batch_tables, table_chunks, table_files
+from packager.deploy.batch_parts import Part
 from packager.deploy.table_chunks import TextChunk, read_chunks
-from packager.errors import UsageError
+from packager.errors import StepError, UsageError
 from packager.server.batch_columns import ColumnAnswers, UnfitError, fill, json_texts
 from packager.server.pipeline import rows as tables
 from packager.server.protocol.interface import Interface
@@ -238,8 +242,11 @@ def test_every_form_has_the_same_rows(site: Path, tmp_path: Path) -> None:
         [[*list(row.values())[:-1], json.dumps(row["answer"], ensure_ascii=False)] for row in wanted],
     )
     table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
-    assert [{**row, "answer": json.loads(row["answer"])} for row in table.to_pylist()] == wanted
-    assert set(map(str, table.schema.types)) == {"string"} and b"packager.bundle" in table.schema.metadata
+    assert table.to_pylist() == wanted
+    assert set(map(str, table.schema.types[:-1])) == {"string"} and b"packager.bundle" in table.schema.metadata
+    assert table.schema.field("answer").type == pyarrow.struct(
+        {"sum": pyarrow.list_(pyarrow.float32(), 1), "many": pyarrow.bool_(), "place": pyarrow.string()}
+    )
 
 
 def test_numbers_of_parquet(site: Path, tmp_path: Path) -> None:
@@ -258,8 +265,9 @@ def test_numbers_of_parquet(site: Path, tmp_path: Path) -> None:
     assert [row["answer"]["sum"] for row in found] == [[2.5], [None], [None], [10.0]]
     assert [row["age"] for row in found] == [1.5, 1e300, "inf", 4.0]
     table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
-    assert table["age"].to_pylist() == [1.5, 1e300, math.inf, 4.0] and table["id"].type == pyarrow.int64()
-    assert [json.loads(text)["place"] for text in table["answer"].to_pylist()] == ["a", "d", "e", 'f"']
+    assert table["age"].to_pylist() == [1.5, 1e300, math.inf, 4.0] and table["id"].type == pyarrow.int32()
+    assert [row["place"] for row in table["answer"].to_pylist()] == ["a", "d", "e", 'f"']
+    assert [row["sum"] for row in table["answer"].to_pylist()] == [[2.5], [math.inf], [math.inf], [10.0]]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -312,7 +320,94 @@ def test_a_table_sends_a_worker_what_it_takes_and_shows_refused_rows_whole(site:
     (line,) = (tmp_path / "out.parquet.refused.jsonl").read_text().splitlines()
     assert json.loads(line)["input"] == {"id": 2, "age": None, "count": 2, "town": "b"} and json.loads(line)["row"] == 1
     kept = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
-    assert [row["id"] for row in kept] == [1, 3] and json.loads(kept[1]["answer"])["sum"] == [6.0]
+    assert [row["id"] for row in kept] == [1, 3] and kept[1]["answer"]["sum"] == [6.0]
+
+
+def test_columns_of_parquet_keep_their_types(site: Path, tmp_path: Path) -> None:
+    """A dictionary of its own in each group of rows, times, decimals and lists, of which the model takes nothing."""
+    when = [datetime(2026, 1, day + 1, tzinfo=UTC) for day in range(6)]
+    columns = {
+        "age": pyarrow.array([1, 2, None, 4, 5, 6], pyarrow.float32()),
+        "count": pyarrow.array(range(6), pyarrow.int16()),
+        "town": pyarrow.array(["a", "b", "a", "c", "d", "c"]).dictionary_encode(),
+        "when": pyarrow.array(when, pyarrow.timestamp("us", "UTC")),
+        "price": pyarrow.array([Decimal(number) / 4 for number in range(6)], pyarrow.decimal128(9, 2)),
+        "tags": pyarrow.array([["x"] * number for number in range(6)]),
+    }
+    table = pyarrow.table(columns)
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet", row_group_size=2)
+    assert run(site, tmp_path / "in.parquet", "-o", tmp_path / "out.parquet", "--chunk", "4")["refused"] == 1
+    found = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert found.drop(["answer"]).schema.equals(table.schema)
+    assert found.drop(["answer"]).to_pylist() == [row for number, row in enumerate(table.to_pylist()) if number != 2]
+    assert found["answer"].combine_chunks().field("sum").to_pylist() == [[1.0], [3.0], [7.0], [9.0], [11.0]]
+
+
+def test_lines_of_json_become_a_table_that_holds_them_all(site: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"age": 1, "count": number, "town": "a", "note": None} for number in range(4)]
+    rows[2] |= {"age": 1.5, "more": "late"}
+    rows[3] |= {"note": "text"}
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    run(site, source, "-o", tmp_path / "out.parquet", "--chunk", "1")
+    found = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert found["more"].to_pylist() == [None, None, "late", None] and found["note"].to_pylist()[3] == "text"
+    assert found["age"].type == pyarrow.float64() and found["answer"].to_pylist()[2]["sum"] == [3.5]
+    rows[3] |= {"note": 4}
+    rows[2] |= {"note": "text"}
+    source.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    done = subprocess.run(
+        command(site, source, "-o", tmp_path / "mixed.parquet", "--chunk", "1"), capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "no table of Parquet" in done.stderr and "JSON lines" in done.stderr
+
+
+ABOUT = [
+    {"name": "y", "dtype": "float32", "shape": [2]},
+    {"name": "label", "dtype": "string", "shape": []},
+    {"name": "on", "dtype": "bool", "shape": [1, 2]},
+]
+
+
+def test_arrays_and_lines_are_the_same_answers() -> None:
+    kind = batch_tables.find_answer_type({"arrays": ABOUT})
+    schema = pyarrow.schema([("id", pyarrow.int8()), ("answer", kind)])
+    y, on = np.array([[0.1, math.nan], [math.inf, 4]], "f4"), np.array([[[True, False]], [[False, True]]])
+    pieces = [y.tobytes(), b'["a","\xc3\xa9"]', on.tobytes()]
+    kinds = ("<f4", "json", "|b1")
+    about = [
+        {"name": port["name"], "kind": kind, "size": len(piece)}
+        for port, kind, piece in zip(ABOUT, kinds, pieces, strict=True)
+    ]
+    arrays = Part(b"".join(pieces), b"", 2, [1], about)
+    lines = [
+        {"y": [float(y[0, 0]), None], "label": "a", "on": [[True, False]]},
+        {"y": [math.inf, 4.0], "label": "é", "on": [[False, True]]},
+    ]
+    by_rows = Part("".join(f"{json.dumps(line)}\n" for line in lines).encode(), b"", 2, [1])
+    found = batch_tables.make_piece(arrays, 3, schema)
+    assert found == batch_tables.make_piece(by_rows, 3, schema)
+    answers = pyarrow.ipc.open_stream(found).read_all()["answer"].to_pylist()
+    assert answers[1] is None and answers[2] == lines[1] and math.isnan(answers[0]["y"][1])
+
+
+def test_an_answer_that_is_not_as_the_contract_says_is_an_error() -> None:
+    schema = pyarrow.schema([("answer", batch_tables.find_answer_type({"arrays": ABOUT}))])
+    for wrong in ({"y": [1.0], "label": "a", "on": [[True, False]]}, {"y": [1.0, 2.0]}):
+        with pytest.raises(StepError, match="another type or shape"):
+            batch_tables.make_piece(Part(f"{json.dumps(wrong)}\n".encode(), b"", 1), 1, schema)
+
+
+def test_groups_of_rows_are_large(tmp_path: Path) -> None:
+    """Readers of Parquet work group by group; chunks are small, so that memory is."""
+    schema = pyarrow.schema([("id", pyarrow.int64()), ("answer", pyarrow.string())])
+    writer = batch_tables.TableWriter(tmp_path / "out.parquet", schema)
+    for start in range(0, 300_000, 50_000):
+        chunk = table_chunks.ArrowChunk(pyarrow.table({"id": range(start, start + 50_000)}))
+        writer.add(chunk, batch_tables.make_piece(Part(b"1\n" * 50_000, b"", 50_000), 50_000, schema))
+    writer.close()
+    about = pyarrow.parquet.ParquetFile(tmp_path / "out.parquet").metadata
+    assert [about.row_group(number).num_rows for number in range(about.num_row_groups)] == [150_000, 150_000]
 
 
 def test_the_first_line_of_a_chunk_is_a_row() -> None:
