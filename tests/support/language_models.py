@@ -64,13 +64,16 @@ HEARING = {"num_mel_bins": 80, "max_source_positions": 100, "max_target_position
 EXTRACTOR = {"chunk_length": 2, "feature_size": 80}
 
 
-def tokenizer() -> Any:
-    """Return a trained tokenizer with a chat template."""
+def tokenizer(kind: str = "llama") -> Any:
+    """Return a trained tokenizer with a chat template, as models of an architecture have it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if kind == "qwen2":  # transformers opens every tokenizer beside such a model as this class, whatever it is saved as
+        own = Qwen2Tokenizer().backend_tokenizer
+        bpe.normalizer, bpe.pre_tokenizer = own.normalizer, own.pre_tokenizer
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
@@ -83,6 +86,7 @@ def tokenizer() -> Any:
         tokenizer_object=bpe,
         eos_token=SPECIAL[0],
         pad_token=SPECIAL[0],
+        unk_token=SPECIAL[0] if kind == "qwen2" else None,
         additional_special_tokens=list(SPECIAL[1:]),
         clean_up_tokenization_spaces=False,
     )
@@ -149,7 +153,7 @@ def write(folder: Path, kind: str = "llama", *, generation: dict[str, Any] | Non
         for name, value in (generation or {}).items():
             setattr(made.generation_config, name, value)
     made.eval().save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    tokenizer(kind).save_pretrained(folder)
     if kind == "whisper":
         transformers.WhisperFeatureExtractor(**EXTRACTOR).save_pretrained(folder)
     return folder

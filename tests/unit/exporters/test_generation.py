@@ -18,9 +18,12 @@ from packager.policies import parity
 
 from packager import json_schema, plugins
 from packager.errors import StepError, UsageError
+from packager.exporters._generation import files as tokenizer_files
 from packager.lock import draft, recipe_checks
+from packager.pipelines.strings import draw_strings
 from packager.recipe import recipe
 from packager.recipe.clauses import Tolerance
+from packager.server.generation.tokenizer import Tokenizer
 from tests.support import language_models
 from tests.support.once import made_once
 
@@ -254,6 +257,19 @@ def test_settings_that_change_tokens_unseen_are_refused(
     language_models.edit(source / "generation_config.json", **changes)
     with pytest.raises(StepError, match=words):
         run("export_generation", {"source": source}, tmp_path / "out", EXPORT)
+
+
+def test_the_class_that_transformers_takes_makes_the_ids_of_the_file(tmp_path: Path) -> None:
+    """It follows from `model_type` for some models, `qwen2` among them, whatever `tokenizer_config.json` names."""
+    texts = ["don't count 12345\n\n  of e\u0301", *draw_strings(40)]
+    for kind in ("llama", "qwen2"):
+        language_models.tokenizer(kind).save_pretrained(tmp_path / kind)
+    for kind in ("llama", *(kind for kind, _ in language_models.ARCHITECTURES)):
+        folder = tmp_path / (kind if kind == "qwen2" else "llama")
+        (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+        opened, made = tokenizer_files.open_tokenizer(folder, folder), Tokenizer.open(folder / "tokenizer.json")
+        assert [list(opened(text).input_ids) for text in texts] == [made.encode(text) for text in texts], kind
+        assert len(opened) == language_models.VOCABULARY, kind
 
 
 @pytest.mark.slow  # a quarter of a minute of tracing each
