@@ -8,6 +8,9 @@ SOURCE is a directory of transformers or a GGUF file, BUNDLE an unpacked bundle 
 runtimes without a bundle. One row per prompt and runtime: how many
 tokens are equal until the first difference, and there the distance of both tokens in the source's logits. Rows that are
 there are not made again, so that a long run may be interrupted. The table is printed at the end.
+
+The source answers `--together` prompts in one batch, padded on the left. A runtime takes `--at-once` tokens per run: 1 is
+what a conversation does; with more the logits of a run are those of several steps, which takes a part of the time.
 """
 
 from __future__ import annotations
@@ -64,35 +67,44 @@ class Source:
         rendered = self.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
         return list(self.tokenizer(rendered, add_special_tokens=False).input_ids)
 
-    def answer(self, ids: Sequence[int], steps: int) -> tuple[list[int], Any]:
-        """Return greedy tokens, and the logits behind each."""
-        whole = self._torch.tensor([list(ids)])
+    def answers(self, prompts: Sequence[Sequence[int]], steps: int) -> Iterator[tuple[list[int], Any]]:
+        """Yield greedy tokens of each prompt, the one that ends the answer included, and the logits behind each."""
+        width = max(map(len, prompts))
+        ids, mask = (np.zeros((len(prompts), width), np.int64) for _ in range(2))
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = prompt, 1
         found = self._model.generate(
-            whole,
-            attention_mask=self._torch.ones_like(whole),
+            self._torch.from_numpy(ids),
+            attention_mask=self._torch.from_numpy(mask),
             max_new_tokens=steps,
             do_sample=False,
             output_logits=True,
             return_dict_in_generate=True,
         )
-        logits = np.stack([step[0].float().numpy() for step in found.logits])
-        return [int(token) for token in found.sequences[0, len(ids) :]], logits
+        stated = self._model.generation_config.eos_token_id
+        ends = {*(stated if isinstance(stated, list) else [stated])}
+        for row in range(len(prompts)):
+            tokens = [int(token) for token in found.sequences[row, width:]]
+            length = next((step + 1 for step, token in enumerate(tokens) if token in ends), len(tokens))
+            yield tokens[:length], np.stack([step[row].float().numpy() for step in found.logits[:length]])
 
 
-def compared(decoder: Any, ids: Sequence[int], tokens: Sequence[int], logits: Any) -> dict[str, Any]:
-    """Feed the source's tokens one by one; return where another one is most likely, and how far the source was from it."""
+def compared(decoder: Any, ids: Sequence[int], tokens: Sequence[int], logits: Any, at_once: int) -> dict[str, Any]:
+    """Feed the source's tokens; return where another one is most likely, and how far the source was from it."""
     cache = decoder.empty()
-    row = prefill(decoder, ids, cache)
+    first = prefill(decoder, ids, cache)
+    assert first is not None
+    rows = [first]
+    for begin in range(0, len(tokens) - 1, at_once):
+        rows += [*decoder.step(np.array([tokens[begin : begin + at_once]], np.int64), cache)[0]]
+    decoder.leave(cache)
     differences, furthest = [], 0.0
-    for step, token in enumerate(tokens):
-        assert row is not None
-        furthest = max(furthest, float(np.abs(row - logits[step]).max()))
+    for step, (token, row, wanted) in enumerate(zip(tokens, rows, logits, strict=False)):
+        furthest = max(furthest, float(np.abs(row - wanted).max()))
         own = int(row.argmax())
         if own != token:
-            differences.append([step, float(logits[step][token] - logits[step][own])])
-        row = decoder.step(np.array([[token]], np.int64), cache)[0, -1]
-    decoder.leave(cache)
-    return {"steps": len(tokens), "furthest": furthest, "differences": differences}
+            differences.append([step, float(wanted[token] - wanted[own])])
+    return {"steps": len(tokens), "at_once": at_once, "furthest": furthest, "differences": differences}
 
 
 def artefacts(args: argparse.Namespace) -> dict[str, Path]:
@@ -114,6 +126,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--steps", type=int, default=256)
+    parser.add_argument("--together", type=int, default=8)
+    parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--runtimes", default="onnxruntime")
     parser.add_argument("--artefact", action="append", default=[])
     args = parser.parse_args(argv)
@@ -124,28 +138,33 @@ def main(argv: Sequence[str]) -> int:
     done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.is_file() else []
     there = {(row["prompt"], row["runtime"]) for row in done}
     source = Source(args.source)
+    texts = [*prompts(args.prompts)]
+    wanted = [number for number in range(len(texts)) if any((number, name) not in there for name in decoders)]
     with args.out.open("a") as out:
-        for number, text in enumerate(prompts(args.prompts)):
-            missing = [name for name in decoders if (number, name) not in there]
-            if not missing:
-                continue
-            ids = source.ids(text)
-            tokens, logits = source.answer(ids, args.steps)
-            for name in missing:
-                row = {"prompt": number, "runtime": name, **compared(decoders[name], ids, tokens, logits)}
-                done.append(row)
-                print(json.dumps(row), file=out, flush=True)
-    print(
-        "| runtime | prompts | steps | equal | within the tie | wrong | logits, furthest |\n| --- | --- | --- | --- | --- | --- | --- |"
-    )
-    for name in decoders:
-        rows = [row for row in done if row["runtime"] == name]
+        for begin in range(0, len(wanted), args.together):
+            block = wanted[begin : begin + args.together]
+            ids = [source.ids(texts[number]) for number in block]
+            for number, own, (tokens, logits) in zip(block, ids, source.answers(ids, args.steps), strict=True):
+                for name in (name for name in decoders if (number, name) not in there):
+                    found = compared(decoders[name], own, tokens, logits, args.at_once)
+                    done.append({"prompt": number, "runtime": name, **found})
+                    print(json.dumps(done[-1]), file=out, flush=True)
+    print_table(done)
+    return 0
+
+
+def print_table(done: Sequence[dict[str, Any]]) -> None:
+    """Print one row for each runtime and number of tokens that it took at once."""
+    print("| runtime | tokens a run | prompts | steps | equal | within the tie | wrong | logits, furthest |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name, at_once in sorted({(row["runtime"], row["at_once"]) for row in done}):
+        rows = [row for row in done if (row["runtime"], row["at_once"]) == (name, at_once)]
         gaps = [gap for row in rows for _, gap in row["differences"]]
         steps = sum(row["steps"] for row in rows)
         ties = sum(gap <= TIE for gap in gaps)
-        far = max((row["furthest"] for row in rows), default=0.0)
-        print(f"| {name} | {len(rows)} | {steps} | {steps - len(gaps)} | {ties} | {len(gaps) - ties} | {far:.1e} |")
-    return 0
+        far = max(row["furthest"] for row in rows)
+        counts = f"{steps} | {steps - len(gaps)} | {ties} | {len(gaps) - ties}"
+        print(f"| {name} | {at_once} | {len(rows)} | {counts} | {far:.1e} |")
 
 
 if __name__ == "__main__":
