@@ -12,12 +12,14 @@ import importlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from packager.canonical import JSON
 from packager.error_causes import first_line
 from packager.errors import StepError
+from packager.exporters._generation import marian
 from packager.exporters._transformers.files import read_json, tokenizer_folder
 from packager.server.generation.settings import SAMPLING
 
@@ -82,19 +84,25 @@ def open_tokenizer(source: Path, folder: Path) -> Any:
     try:
         return library.AutoTokenizer.from_pretrained(str(found), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of whichever library the tokenizer is written in
+        hint = "save it again with `tokenizer.save_pretrained(DIR)`"
+        if any(found.glob("*.spm")) and find_spec("sentencepiece") is None:
+            hint = "it needs the library sentencepiece: pip install 'model-packager[marian]'"
         raise StepError(
-            f"the tokenizer beside the weights cannot be opened: {first_line(error):.200}",
-            hint="save it again with `tokenizer.save_pretrained(DIR)`",
+            f"the tokenizer beside the weights cannot be opened: {first_line(error):.200}", hint=hint
         ) from error
 
 
 def tokenizer_json(source: Path, folder: Path) -> bytes:
     """Return `tokenizer.json` without truncation and padding, which belong to a call; else made of the other files."""
-    path = tokenizer_folder(source, folder) / "tokenizer.json"
-    if path.is_file():
-        table = read_json(path)
+    place = tokenizer_folder(source, folder)
+    if (place / "tokenizer.json").is_file():
+        table = read_json(place / "tokenizer.json")
     else:
-        inner = getattr(open_tokenizer(source, folder), "backend_tokenizer", None)
+        opened = open_tokenizer(source, folder)
+        inner = getattr(opened, "backend_tokenizer", None)
+        if inner is None and marian.is_marian(place):
+            named = (("eos", opened.eos_token), ("unk", opened.unk_token), ("pad", opened.pad_token))
+            return marian.tokenizer_json(place, {name: str(text) for name, text in named})
         if inner is None:
             raise StepError(
                 "the tokenizer has no form in `tokenizer.json`", hint="save its fast form with `save_pretrained`"
