@@ -97,12 +97,19 @@ def _samples(content: memoryview, form: _Format, most_seconds: float) -> Samples
         raise RequestError("the WAV file ends within a sample" if content else "the WAV file holds no samples")
     seconds = len(content) / (width * form.channels * form.rate)
     if seconds > most_seconds:
-        raise RequestError(f"the audio has {seconds:.1f} seconds, expected at most {most_seconds:g}", status=413)
+        raise _too_long(seconds, most_seconds)
     found = _scaled(content, form).reshape(-1, form.channels)
     mono = found[:, 0] if form.channels == 1 else found.mean(axis=1)
     if form.kind == _FLOAT and not np.isfinite(mono).all():
         raise RequestError("the WAV file holds samples that are no numbers")
     return np.clip(mono, -1, 1).astype(np.float32)
+
+
+def _too_long(seconds: float, most: float) -> RequestError:
+    """Return the refusal of audio beyond one pass: cut off, its end would be missing from the answer unseen."""
+    cut = f"ffmpeg -i IN -ac 1 -ar 16000 -f segment -segment_time {max(most - 1, 1):g} OUT%03d.wav"
+    message = f"the audio has {seconds:.1f} seconds, expected at most {most:g}; send parts, best cut at pauses: {cut}"
+    return RequestError(message, status=413)
 
 
 def _scaled(content: memoryview, form: _Format) -> NDArray[Any]:
@@ -148,8 +155,7 @@ def log_mel(samples: Samples, audio: Audio) -> NDArray[np.float32]:
     Raises RequestError for more than one pass.
     """
     if len(samples) > audio.samples:
-        seconds = len(samples) / audio.rate
-        raise RequestError(f"the audio has {seconds:.1f} seconds, expected at most {audio.seconds}", status=413)
+        raise _too_long(len(samples) / audio.rate, audio.seconds)
     side = audio.window // 2
     wave = np.zeros(audio.samples)
     wave[: len(samples)] = samples

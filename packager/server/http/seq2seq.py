@@ -160,7 +160,7 @@ class Seq2SeqRoutes:
             return _refused(error)
         if form["response_format"] == "text":
             return Response(200, _TEXT, f"{found.text.strip()}\n".encode())
-        value: Json = {"text": found.text.strip()}
+        value: Json = {"text": found.text.strip(), "finish": found.finish}  # OpenAI's own has none; clients pass it on
         if form["response_format"] == "verbose_json":
             language = self._language(found) or form["language"]
             value |= {"task": task, "language": language, "duration": round(found.seconds, 3)}
