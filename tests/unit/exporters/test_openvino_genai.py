@@ -167,4 +167,9 @@ def test_rows_are_run_one_by_one_and_caches_are_apart(folder: Path) -> None:
 def test_architectures(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
     made = make(tmp_path, kind, **changes)
     compiled(made, tmp_path / "target")
-    assert findings(measured(made, tmp_path / "target", tmp_path / "m")) == []
+    found = findings(measured(made, tmp_path / "target", tmp_path / "m"))
+    if kind == "qwen2":  # its texts are brought to NFC, where openvino_tokenizers 2026.4 leaves marks in their order
+        (message,) = found
+        assert "case `2000 strings in openvino-genai's own tokenizer`, output `prompt_ids`" in message
+    else:
+        assert found == []
