@@ -27,7 +27,7 @@ HEARD: dict[str, Any] = {
     "lang_to_id": {"<|en|>": 10, "<|de|>": 11},
     "task_to_id": {"transcribe": 12, "translate": 13},
     "is_multilingual": True,
-    "no_timestamps_token_id": 14,
+    "no_timestamps_token_id": 511,  # what comes behind it in a vocabulary is a time: nothing here
     "max_length": 24,
 }
 

@@ -260,7 +260,7 @@ def test_an_extractor_that_is_not_whispers_is_refused(tmp_path: Path) -> None:
         ("marian", {"num_beams": 3, "bad_words_ids": [[1], [5, 6]], "forced_eos_token_id": 0}),
         ("pegasus", {"num_beams": 4, "length_penalty": 0.8, "early_stopping": True}),
         ("m2m_100", {"num_beams": 5, "forced_bos_token_id": 9, "early_stopping": "never"}),
-        ("whisper", {"suppress_tokens": [5, 6], "begin_suppress_tokens": [9], "no_timestamps_token_id": 2}),
+        ("whisper", {"suppress_tokens": [5, 6], "begin_suppress_tokens": [9], "no_timestamps_token_id": 511}),
     ],
 )
 def test_architectures(kind: str, generation: dict[str, Any], tmp_path: Path) -> None:
