@@ -82,7 +82,7 @@ class Client:
         found = await self.http.post(
             "/v1/chat/completions", json=self.body(prompt, max_tokens=self.chance.randint(1, 60))
         )
-        if found.status_code == 429:
+        if found.status_code != 200:
             return self.refused(found)
         self.check(prompt, found.json()["choices"][0]["message"]["content"])
         return "answered"
@@ -91,7 +91,7 @@ class Client:
         prompt, text, began = self.chance.choice(PROMPTS), "", time.perf_counter()
         body = self.body(prompt, max_tokens=self.chance.randint(8, 60), stream=True)
         async with self.http.stream("POST", "/v1/chat/completions", json=body) as found:
-            if found.status_code == 429:
+            if found.status_code != 200:
                 await found.aread()
                 return self.refused(found)
             self.seen.first.append(time.perf_counter() - began)
@@ -99,6 +99,9 @@ class Client:
             async for line in found.aiter_lines():
                 if line == "data: [DONE]":
                     ended = True
+                elif line and '"choices"' not in line:
+                    self.seen.wrong.append(f"a stream of {prompt!r} has the line {line[:200]!r}")
+                    return "broken"
                 elif line:
                     choice = json.loads(line[6:])["choices"][0]
                     text += choice["delta"].get("content") or ""
@@ -124,7 +127,7 @@ class Client:
         body = self.body(self.chance.choice(PROMPTS), max_tokens=120, response_format=wanted)
         body |= {"temperature": 1.0, "seed": self.chance.randrange(1000)}
         found = await self.http.post("/v1/chat/completions", json=body)
-        if found.status_code == 429:
+        if found.status_code != 200:
             return self.refused(found)
         choice = found.json()["choices"][0]
         if choice["finish_reason"] != "stop":
@@ -160,6 +163,11 @@ class Client:
         return "refused by name"
 
     def refused(self, found: httpx.Response) -> str:
+        if found.status_code == 408:  # this process had no processor for as long as a body may take
+            return "body too slow"
+        if found.status_code != 429:
+            self.seen.wrong.append(f"{found.status_code}: {found.text[:200]}")
+            return f"refused with {found.status_code}"
         if int(found.headers.get("retry-after", "0")) < 1:
             self.seen.wrong.append("429 without `Retry-After`")
         return "overload"
