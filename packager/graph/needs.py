@@ -34,8 +34,28 @@ def list_needs(model: Proto, dimensions: Mapping[str, tuple[int, int]] | None = 
             _note(found, node, imports, types)
     result: dict[str, JSON] = {"operators": _sorted(found)}
     if dimensions is not None:
-        result["activations"] = _activations(flat.graph, {name: high for name, (_, high) in dimensions.items()})
+        lengths = {name: high for name, (_, high) in dimensions.items()}
+        result["activations"] = _activations(_bounded(flat, lengths).graph)
     return result
+
+
+def _bounded(model: Proto, lengths: Mapping[str, int]) -> Proto:
+    """Return a copy of a graph for inputs of the largest sizes, with the shapes that follow.
+
+    Sizes that a graph computes from those of its inputs are known then, which with free axes they are not. Shapes stay
+    as they are stated where ONNX refuses to infer.
+    """
+    made = type(model).FromString(model.SerializeToString())
+    for value in (*made.graph.input, *made.graph.value_info, *made.graph.output):
+        for axis in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
+            if axis.dim_param in lengths:
+                axis.dim_value = lengths[axis.dim_param]
+            elif axis.dim_param:
+                axis.ClearField("dim_param")
+    try:
+        return canonicalise.import_onnx().shape_inference.infer_shapes(made, data_prop=True)
+    except Exception:  # protobuf refuses above 2 GiB, as in `element_types`
+        return made
 
 
 def _scopes(scope: Proto, outer: Mapping[str, str]) -> Iterator[tuple[Proto, Mapping[str, str]]]:
@@ -116,13 +136,13 @@ def _sorted(found: Operators) -> JSON:
     }
 
 
-def _activations(main: Proto, lengths: Mapping[str, int]) -> JSON:
-    """Estimate the most bytes that intermediate values take at once, every dimension at its upper bound.
+def _activations(main: Proto) -> JSON:
+    """Estimate the most bytes that intermediate values take at once.
 
     Nodes run in their order and a value leaves memory after its last reader; `unknown` counts the values whose size
     the graph does not state. Runtimes reuse and fuse, or keep arenas: an estimate, not a bound.
     """
-    sizes = {value.name: _bytes(value.type, lengths) for value in (*main.input, *main.value_info, *main.output)}
+    sizes = {value.name: _bytes(value.type) for value in (*main.input, *main.value_info, *main.output)}
     weights = {tensor.name for tensor in main.initializer}
     last = {name: index for index, node in enumerate(main.node) for name in _reads(node)}
     kept = {value.name for value in main.output}
@@ -144,15 +164,14 @@ def _reads(node: Proto) -> Iterator[str]:
             yield from filter(None, message.input)
 
 
-def _bytes(kind: Proto, lengths: Mapping[str, int]) -> int | None:
+def _bytes(kind: Proto) -> int | None:
     tensor = kind.tensor_type
     if not kind.HasField("tensor_type") or not tensor.HasField("shape"):
         return None
     bits = _BITS.get(_tensor_type(tensor.elem_type))
     count = 1
     for axis in tensor.shape.dim:
-        extent = axis.dim_value or lengths.get(axis.dim_param, 0)
-        count *= extent
+        count *= axis.dim_value
     if bits is None or not count or count > _EXTENT_MOST:
         return None
     return -(-count * bits // 8)

@@ -156,6 +156,30 @@ def test_what_has_no_stated_size_is_counted_not_guessed() -> None:
     assert needs.list_needs(chain("rows"), {})["activations"] == {"bytes": 0, "unknown": 3}
 
 
+def test_a_size_that_the_graph_computes_is_known_at_the_bounds() -> None:
+    """x (batch, 64) becomes (2 * batch, 32), by arithmetic on its shape as exporters write it."""
+    named = {"first": np.array(0), "two": np.array(2), "axis": np.array([0]), "rest": np.array([-1])}
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "first"], ["b"]),
+        helper.make_node("Mul", ["b", "two"], ["d"]),
+        helper.make_node("Unsqueeze", ["d", "axis"], ["u"]),
+        helper.make_node("Concat", ["u", "rest"], ["t"], axis=0),
+        helper.make_node("Reshape", ["x", "t"], ["r"]),
+        helper.make_node("Relu", ["r"], ["y"]),
+    ]
+    ports = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["double", "half"])]
+    weights = [numpy_helper.from_array(array, name) for name, array in named.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ports, outputs, weights), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    found = needs.list_needs(model, {"batch": (1, 100)})["activations"]
+    assert found["unknown"] == 0
+    assert 2 * 25600 <= found["bytes"] <= 2 * 25600 + 64  # r and y, or x and r with a few numbers
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch", "the graph itself stays"
+
+
 def test_weights_may_lie_elsewhere() -> None:
     """After writing, weights are external and their files need not be read."""
     model = chain(16)
