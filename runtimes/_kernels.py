@@ -8,21 +8,22 @@ from collections.abc import Mapping, Sequence
 
 from packager.canonical import JSON
 
-Kernels = Mapping[str, str]  # `ai.onnx Pad 19 T=float32` -> `ok`, `lacks`, `fails` or `unclear`
+Kernels = Mapping[str, str]  # `ai.onnx Pad 19 T=float32` -> `ok`, `lacks`, `wrong`, `fails` or `unclear`
 
-_LETTERS = {"ok": "o", "lacks": "x", "fails": "x"}
+_LETTERS = {"ok": "o", "lacks": "x", "wrong": "w", "fails": "x"}
+_CERTAIN = ("ok", "lacks", "wrong")
 _COMMON = {"float32", "int64", "int32", "int8", "uint8", "bool", "string"}
 
 
 def tabulate_kernels(measured: Mapping[str, Kernels]) -> JSON:
     """Return the `kernels` of a table. `measured` maps versions, oldest first, to what each probe did there.
 
-    A probe that loads nowhere and that no version refuses for the lack of a kernel may be a bad question: left out.
+    A probe that loads nowhere, of which no version lacks a kernel or is always wrong, may be a bad question: left out.
     """
     patterns = {}
     for name in {name for outcomes in measured.values() for name in outcomes}:
         reported = [outcomes.get(name) for outcomes in measured.values()]
-        if "ok" in reported or "lacks" in reported:
+        if not {*reported}.isdisjoint(_CERTAIN):
             patterns[name] = "".join(_letter(each, loads="ok" in reported) for each in reported)
     return _value(list(measured), patterns)
 
@@ -37,7 +38,7 @@ def extend_kernels(known: JSON, version: str, outcomes: Kernels) -> JSON:
         for pattern, rows in patterns.items()
         for types in rows
     }
-    added = {name: "-" * len(known["over"]) for name, reported in outcomes.items() if reported in ("ok", "lacks")}
+    added = {name: "-" * len(known["over"]) for name, reported in outcomes.items() if reported in _CERTAIN}
     patterns = {
         name: pattern + _letter(outcomes.get(name), loads="o" in pattern) for name, pattern in (added | before).items()
     }

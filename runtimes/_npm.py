@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from packager.runtimes import _kernels, _loading, _probes, _trials
+from packager.runtimes import _kernels, _loading, _probes, _trials, _values
 from packager.runtimes._trials import Trial
 
 from packager.canonical import JSON
@@ -34,12 +34,13 @@ def run_trials(node: Path, graphs: Sequence[Trial]) -> list[str]:
 
 
 def measure(name: str, node: Path, on_event: OnEvent = ignore) -> tuple[JSON, _kernels.Kernels]:
-    """Return the limits of the package beside `node` (`opset`, `ir`), and what each probe did."""
+    """Return the limits of the package beside `node` (`opset`, `ir`, `lacks`), and what each probe did."""
     label = f"probe {name}"
     on_event(Started(label))
     started = time.monotonic()
     run = functools.partial(run_trials, node)
     limits, outcomes = _loading.measure_loading(run)
+    limits = {**limits, "lacks": _values.find_lacks(run)}
     closed = _list_closed_types(run)
     on_event(Finished(label, time.monotonic() - started))
     return limits, doubt_types(outcomes, closed)
@@ -77,6 +78,7 @@ def make_table(name: str, version: str, limits: JSON, outcomes: _kernels.Kernels
         "opset": limits["opset"],
         "complete": _kernels.complete(outcomes, limits["opset"]["ai.onnx"]),
         "ir": limits["ir"],
+        **_values.row_of(limits),
         "opens": ["onnxruntime"],
     }
     return {

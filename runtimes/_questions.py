@@ -14,7 +14,7 @@ import itertools
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from packager.runtimes import _probes, _trials
@@ -22,7 +22,7 @@ from packager.runtimes._probes import Probe
 
 from packager.graph import canonicalise, needs
 
-MOST = 2  # questions for one combination of element types, until one is answered
+MOST = 6  # questions for one combination of element types, until one is answered
 TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 _DTYPES = (
     "bool",
@@ -39,6 +39,7 @@ _DTYPES = (
     "float64",
     "string",
 )
+_OTHERS = (-2.5, 90, 0.4, -30, 0, 5, -0.5, -100, 20, 1.5, -7, 60)  # large ones, both signs, and what exp overflows on
 _NO_ZERO = ("Div", "Mod")  # of integers: the process would die of it
 _RANKS = (2, 4, 3, 1, 0)
 
@@ -65,6 +66,21 @@ class Question:
         if is_test or self.operator in ("QuantizeLinear", "DequantizeLinear"):
             found += [self._form(names[1:]), self.trial()]
         return list(dict.fromkeys(found))
+
+    def with_others(self) -> Question | None:
+        """Return the question with other values, None unless every input is an array of floats, all of one shape.
+
+        Tests of element-wise operators may leave out negative or large numbers (that of Celu has no negative one).
+        """
+        numpy = importlib.import_module("numpy")
+        arrays = [numpy.asarray(array) for array in self.feeds.values()]
+        if any(array.dtype.kind != "f" or array.shape != arrays[0].shape for array in arrays) or not arrays:
+            return None
+        feeds = {
+            name: numpy.resize(numpy.roll(_OTHERS, 5 * index), array.shape).astype(array.dtype)
+            for index, (name, array) in enumerate(zip(self.feeds, arrays, strict=True))
+        }
+        return replace(self, test=f"{self.test}, other values", feeds=feeds)
 
     def _counts(self, name: str) -> bool:
         """Return whether an input holds axes, sizes and the like, not data."""

@@ -86,8 +86,11 @@ class Probed:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many combinations of operator and element types load (`o`), do not (`x`), or were not tried (`-`)."""
-        counts = {"o": 0, "x": 0, "-": 0}
+        """How many combinations of operator and element types work (`o`), do not load (`x`), answer wrongly (`w`), or
+
+        were not tried (`-`).
+        """
+        counts = {"o": 0, "x": 0, "w": 0, "-": 0}
         for operators in self.table["kernels"]["operators"].values():
             for definitions in operators.values():
                 for patterns in definitions.values():

@@ -8,6 +8,7 @@ not measured is unknown, never ok.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from typing import TypeAlias
 
 from packager.canonical import JSON
 from packager.contract import runtime_support
-from packager.contract.contract import Contract, Terms
+from packager.contract.contract import Contract, Port, Terms
 from packager.contract.fleet import Site
 from packager.contract.runtime_support import Judgement, Reason
 from packager.contract.runtime_tables import Outcome, Row, Tables, load_shipped, version_key
@@ -25,6 +26,7 @@ Proofs: TypeAlias = Mapping[Place, str]  # where a bundle ran right, and what sh
 NOTHING: Proofs = MappingProxyType({})
 _RANK: dict[Outcome, int] = {"no": 0, "unknown": 1, "ok": 2}
 _GENERATE = "`locale-gen` makes it, or export the model with `locale: C.UTF-8`"
+_WIDE = ("int64", "uint64", "uint32")
 _X86 = ("x86_64", "AMD64")
 _OF_THE_EXPORT = {"opset", "ir"}
 
@@ -127,11 +129,27 @@ def judge_version(
     found, names = [], dict.fromkeys((version, *((row.version, *row.also) if row else ())))
     for terms in targets:
         answer = runtime_support.judge_graph(terms.graph, runtime, version, tables)
+        answer = _doubted(answer, tuple(_of_values(contract, terms, runtime, row)))
         seen = next(filter(None, (proofs.get((terms.target.name, runtime, name)) for name in names)), None)
         if answer.outcome == "unknown" and seen is not None:
             answer = Judgement("ok", (), seen)
         found.append(Cell(runtime, version, terms.target.name, promised, answer))
     return found
+
+
+def _of_values(contract: Contract, terms: Terms, runtime: str, row: Row | None) -> Iterator[Reason]:
+    """Yield the inputs that may hold values which a version of a runtime does not keep."""
+    missing = [port.name for port in contract.inputs if port.missing]
+    large = [port.name for port in contract.inputs if _is_large(port)]
+    if row is not None:
+        yield from runtime_support.doubt_values(terms.graph, row, runtime, missing=missing, large=large)
+
+
+def _is_large(port: Port) -> bool:
+    """Return whether an input of whole numbers may hold one beyond 32 bits, by all that is stated of its values."""
+    stated = port.listed or port.limit or port.range
+    numbers = [number for number in stated or (-math.inf, math.inf) if not isinstance(number, str)]
+    return port.dtype in _WIDE and not all(-(2**31) <= number < 2**31 for number in numbers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from packager.errors import UsageError
 
 OPSET = 18  # the newest that every version since 1.15 has all kernels for, and torch's own: no conversion, no loss
 IR = 8  # the oldest that can hold functions; newer ones add types only, and the graph says when it needs them
+_LACKS = {"nan": "answers wrongly for missing numbers (NaN)", "int64": "computes whole numbers in 32 bits"}
+_AVOIDED = {"nan": "serve it on ONNX Runtime", "int64": "state a `range` within 32 bits for it in the recipe"}
 _ENGINE = "onnxruntime"  # whose tables judge a graph inside another runtime
 _SHIPPED = (
     "ai.onnx",
@@ -47,6 +49,7 @@ Limit: TypeAlias = Literal[
     "memory",
     "locale",
     "install",
+    "values",
 ]
 
 
@@ -190,6 +193,22 @@ def list_uses(graph: Mapping[str, JSON]) -> Iterator[tuple[str, str, str, str]]:
                 yield from ((domain, operator, since, types) for types in rows)
 
 
+def doubt_values(
+    graph: Mapping[str, JSON], row: Row, runtime: str, *, missing: Iterable[str], large: Iterable[str]
+) -> Iterator[Reason]:
+    """Yield why answers may be wrong for some values of inputs.
+
+    `missing` are inputs in which a number may be missing (NaN), `large` those of whole numbers beyond 32 bits.
+    """
+    where, used = f"{runtime} {row.version}", {operator for _, operator, _, _ in list_uses(graph)}
+    for lack in row.lacks:
+        kind, _, operator = lack.partition(" ")
+        names = {"nan": missing, "int64": large}.get(kind, ())
+        for name in names if not operator or operator in used else ():
+            what = f"{where} {_LACKS[kind]}" + (f" in {operator}" if operator else "")
+            yield Reason("values", name, f"{what}, and `{name:.64}` may hold such", _AVOIDED[kind])
+
+
 def _lacking(
     kernels: Kernels, row: Row, use: tuple[str, str, str, str], subject: str, where: str, table: Table
 ) -> tuple[Outcome, Reason]:
@@ -202,7 +221,10 @@ def _lacking(
     if "float16" in types and kernels.outcomes(domain, operator, since, _wider(types), row.version) == "ok":
         fixes.append("use the fp32 target")
     fixes += [f"upgrade to {table.runtime} {min(later, key=version_key)}"] if later else []
-    return "no", Reason("operator", subject, f"{where} has no kernel for {subject}", ", or ".join(fixes) or None, opset)
+    what = f"has no kernel for {subject}"
+    if kernels.is_wrong(*use, row.version):
+        what = f"answers most tests of {subject} wrongly"
+    return "no", Reason("operator", subject, f"{where} {what}", ", or ".join(fixes) or None, opset)
 
 
 def _opset_before(kernels: Kernels, domain: str, operator: str, since: int) -> int:

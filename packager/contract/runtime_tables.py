@@ -49,7 +49,7 @@ _ROW = {  # member -> what it may be
 }
 _SOURCES = ("measured", "vendor")
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*(\.?(a|b|rc|post|dev)[0-9]+)*")
-_OUTCOMES: Mapping[str, Outcome] = {"o": "ok", "x": "no", "-": "unknown"}
+_OUTCOMES: Mapping[str, Outcome] = {"o": "ok", "x": "no", "w": "no", "-": "unknown"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ class Row:
 
     `opset` maps operator sets to the newest version it reads, `complete` is the newest opset at which nothing common is
     missing, `ir` the newest IR version; `inside` names the runtimes it is made of, `opens` those whose artefacts it
-    reads; `also` its other names.
+    reads; `also` its other names; `lacks` the values that it does not keep: missing numbers (`nan`), whole numbers
+    beyond 32 bits (`int64`), in one operator where its name follows.
     """
 
     version: str
@@ -83,7 +84,8 @@ class Row:
 class Kernels:
     """Which operators the versions `over` have: domain, operator, since -> pattern -> combinations of element types.
 
-    A pattern has one letter per version: `o` loads, `x` does not, `-` was not or could not be tried.
+    A pattern has one letter per version: `o` loads, `x` does not, `w` answers most tests wrongly, `-` was not or could
+    not be tried.
     """
 
     over: tuple[str, ...] = ()
@@ -94,12 +96,20 @@ class Kernels:
 
         Parameters of the schema that only one side names do not count; among those left one that loads is enough.
         """
+        found = {_OUTCOMES[letter] for letter in self._letters(domain, operator, since, types, version)}
+        return "ok" if "ok" in found else "no" if "no" in found else "unknown"
+
+    def is_wrong(self, domain: str, operator: str, since: str, types: str, version: str) -> bool:
+        """Say whether `version` has the operator and answers most tests of it wrongly."""
+        return {"w"} == self._letters(domain, operator, since, types, version) - {"-"}
+
+    def _letters(self, domain: str, operator: str, since: str, types: str, version: str) -> set[str]:
         patterns = self.operators.get(domain, {}).get(operator, {}).get(since, {})
         index = self.over.index(version)
-        found = {_OUTCOMES[pattern[index]] for pattern, rows in patterns.items() if types in rows}
+        found = {pattern[index] for pattern, rows in patterns.items() if types in rows}
         if not found and "?" not in types:
-            found = {_OUTCOMES[p[index]] for p, rows in patterns.items() if any(agree(types, row) for row in rows)}
-        return "ok" if "ok" in found else "no" if "no" in found else "unknown"
+            found = {p[index] for p, rows in patterns.items() if any(agree(types, row) for row in rows)}
+        return found
 
     def versions(self, domain: str, operator: str) -> list[int]:
         """Return the definitions of an operator that were tried, oldest first."""
@@ -264,7 +274,7 @@ def _kernels(value: JSON) -> Kernels:
 def _check_patterns(name: str, patterns: Mapping[str, JSON], length: int) -> None:
     for pattern, rows in patterns.items():
         if len(pattern) != length or not set(pattern) <= set(_OUTCOMES):
-            raise ValueError(f"the pattern of {name:.60} does not have {length} letters o, x or -")
+            raise ValueError(f"the pattern of {name:.60} does not have {length} letters o, x, w or -")
         _words(rows, name)
 
 

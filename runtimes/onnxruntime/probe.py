@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from packager.runtimes import _kernels, _loading, _probes, _trials
+from packager.runtimes import _kernels, _loading, _probes, _trials, _values
 from packager.runtimes._trials import Trial
 from packager.runtimes.onnxruntime import _block_probes
 
@@ -32,11 +32,13 @@ def about(python: Path) -> JSON:
 
 
 def measure(python: Path, on_event: OnEvent = ignore) -> tuple[JSON, _kernels.Kernels]:
-    """Return the limits of the runtime in an environment (`opset`, `ir`), and what each probe did."""
+    """Return the limits of the runtime in an environment (`opset`, `ir`, `lacks`), and what each probe did."""
     label = "probe onnxruntime"
     on_event(Started(label))
     started = time.monotonic()
-    limits, outcomes = _loading.measure_loading(functools.partial(trials, python))
+    run = functools.partial(trials, python)
+    limits, outcomes = _loading.measure_loading(run)
+    limits = {**limits, "lacks": _values.find_lacks(run)}
     on_event(Finished(label, time.monotonic() - started))
     return limits, outcomes | measure_blocks(python)
 
@@ -65,6 +67,7 @@ def table(version: str, reported: JSON, limits: JSON, outcomes: _kernels.Kernels
         "opset": limits["opset"],
         "complete": complete,
         "ir": limits["ir"],
+        **_values.row_of(limits),
         "numpy": numpy,
         "python": list(pythons),
     }

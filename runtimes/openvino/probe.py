@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from packager.runtimes import _answers, _kernels, _probes, _trials
+from packager.runtimes import _answers, _kernels, _probes, _trials, _values
 from packager.runtimes._answers import Answers
 from packager.runtimes._probes import Probe
 from packager.runtimes._trials import Trial
@@ -80,12 +80,12 @@ def _artefacts(graphs: Sequence[bytes]) -> list[bytes | str]:
 
 
 def measure(python: Path, on_event: OnEvent = ignore) -> tuple[JSON, _kernels.Kernels]:
-    """Return the limits of the runtime in an environment (`opset`, `ir`), and what each probe did."""
+    """Return the limits of the runtime in an environment (`opset`, `ir`, `lacks`), and what each probe did."""
     label = "probe openvino"
     on_event(Started(label))
     started = time.monotonic()
     run = functools.partial(trials, python)
-    limits = _answers.find_limits(run)
+    limits = {**_answers.find_limits(run), "lacks": _values.find_lacks(run)}
     found = [probe for probe in _probes.list_probes() if probe.domain or probe.opset <= limits["opset"]["ai.onnx"]]
     outcomes = _answers.measure_answers(run, found, _load_only)
     on_event(Finished(label, time.monotonic() - started))
@@ -99,6 +99,7 @@ def table(version: str, reported: JSON, limits: JSON, outcomes: _kernels.Kernels
         "source": "measured",
         "opset": limits["opset"],
         "ir": limits["ir"],
+        **_values.row_of(limits),
         "numpy": "<2" if reported["numpy"].startswith("1.") else "",
         "python": list(pythons),
         "note": f"opens IR made by OpenVINO {maker}",

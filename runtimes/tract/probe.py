@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from packager.runtimes import _answers, _kernels, _probes, _trials
+from packager.runtimes import _answers, _kernels, _probes, _trials, _values
 from packager.runtimes._trials import Trial
 
 from packager.canonical import JSON
@@ -45,12 +45,12 @@ def trials(python: Path, graphs: Sequence[Trial]) -> list[str]:
 
 
 def measure(python: Path, on_event: OnEvent = ignore) -> tuple[JSON, _kernels.Kernels]:
-    """Return the limits of the runtime in an environment (`opset`, `ir`), and what each probe did."""
+    """Return the limits of the runtime in an environment (`opset`, `ir`, `lacks`), and what each probe did."""
     label = "probe tract"
     on_event(Started(label))
     started = time.monotonic()
     run = functools.partial(trials, python)
-    limits = _answers.find_limits(run)
+    limits = {**_answers.find_limits(run), "lacks": _values.find_lacks(run)}
     found = [probe for probe in _probes.list_probes() if probe.domain or probe.opset <= limits["opset"]["ai.onnx"]]
     outcomes = _answers.measure_answers(run, found)
     on_event(Finished(label, time.monotonic() - started))
@@ -63,6 +63,7 @@ def table(version: str, reported: JSON, limits: JSON, outcomes: _kernels.Kernels
         "source": "measured",
         "opset": limits["opset"],
         "ir": limits["ir"],
+        **_values.row_of(limits),
         "numpy": "<2" if reported["numpy"].startswith("1.") else "",
         "python": list(pythons),
         "opens": ["onnxruntime"],

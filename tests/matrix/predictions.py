@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import io
 import json
 import os
 import sys
@@ -19,13 +20,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from packager.runtimes import _answers
 from packager.runtimes._trials import Trial
 
 from packager.conform import probing
-from packager.contract import runtime_support
+from packager.contract import runtime_support, runtime_tables
 from packager.runtime import load_prober
-from tests.support import asked_graphs, graphs
+from tests.support import asked_graphs, beyond_graphs, graphs
 
 ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).parent / "predictions.jsonl"
@@ -39,6 +41,8 @@ VERSIONS = {
     "onnxruntime-node": ("1.16.3", "1.18.0", "1.20.1", "1.23.2", "1.26.0", "1.30.0"),
     "onnxruntime-web": ("1.18.0", "1.20.1", "1.23.2", "1.27.0", "1.30.0"),
     "openvino": ("2024.6.0", "2025.4.1", "2026.4.1"),
+    "tract": ("0.23.9",),
+    "mnn": ("3.6.1",),
 }
 HEAD = """# What `compat` says, and what happens
 
@@ -46,19 +50,19 @@ Written by `python -m tests.matrix.predictions`, which runs every graph of `test
 `asked_graphs.py` on every version in an environment and a process of its own, without a network where
 bubblewrap works. *Right* is what loads, runs and answers as ONNX Runtime 1.31.1 does there (1e-4 relative,
 2e-2 with float16; whole numbers, types and shapes exactly; what that does not run need only run). Graphs
-without such an answer are not put to OpenVINO. Batches have more than one row; among the graphs are ties,
-lengths, axes as attributes, constants and inputs, modes of pooling and resizing, tables and texts. The record
+without such an answer are not put to OpenVINO, tract and MNN; of MNN int32 counts as int64. Batches have more than one row; among the graphs are ties,
+lengths, axes as attributes, constants and inputs, modes of pooling and resizing, tables, texts, missing numbers
+(NaN) and whole numbers beyond 32 bits (`beyond_graphs.py`: a contract states that an input may hold them). The record
 is `tests/matrix/predictions.jsonl`: every run of the tests judges it anew, slow ones run it anew.
 
 A false verdict stands in a bold column.
 
 """
 TAIL = """
-No verdict is about values that are no numbers, or whole numbers beyond 32 bits, and none was run. tract,
-IREE, MNN and ONNX Runtime for Java were not run. This is x86-64 with AVX2; products of eight bits may
+IREE and ONNX Runtime for Java were not run. tract is opened for given lengths. This is x86-64 with AVX2; products of eight bits may
 saturate otherwise elsewhere.
 """
-MADE = graphs.GRAPHS | graphs.FOR_OPENVINO | asked_graphs.ASKED
+MADE = graphs.GRAPHS | graphs.FOR_OPENVINO | asked_graphs.ASKED | beyond_graphs.BEYOND
 
 
 @dataclass
@@ -110,11 +114,36 @@ def judge(row: dict[str, Any]) -> Confusion:
     found = Confusion()
     for name, needed in facts().items():
         if name not in row["left"]:
-            outcome = runtime_support.judge_graph(needed, row["runtime"], row["version"]).outcome
+            outcome = verdict(name, needed, row["runtime"], row["version"])
             ran = name not in row["failed"]
             found.counts[outcome, ran] += 1
             if outcome != "unknown" and (outcome == "ok") != ran:
                 found.wrong.append((f"{row['runtime']} {row['version']}", name, outcome, row["failed"].get(name, "ok")))
+    return found
+
+
+def verdict(name: str, needed: dict[str, Any], runtime: str, version: str) -> str:
+    """Return what `compat` says of a graph whose inputs may hold what they hold here."""
+    outcome = runtime_support.judge_graph(needed, runtime, version).outcome
+    known = runtime_support.find_row(runtime_tables.load_shipped(runtime), version)
+    missing, large = values()[name]
+    doubted = known and any(runtime_support.doubt_values(needed, known, runtime, missing=missing, large=large))
+    return "unknown" if doubted and outcome == "ok" else outcome
+
+
+@functools.cache
+def values() -> dict[str, tuple[list[str], list[str]]]:
+    """Return of every graph the inputs in which a number is missing, and those with whole numbers beyond 32 bits."""
+    found = {}
+    for name, make in MADE.items():
+        with np.load(io.BytesIO(make().feeds), allow_pickle=False) as arrays:
+            feeds = {port: arrays[port] for port in arrays.files}
+        missing = [port for port, array in feeds.items() if array.dtype.kind == "f" and np.isnan(array).any()]
+        wide = [port for port, array in feeds.items() if array.dtype.kind in "iu" and array.size]
+        found[name] = (
+            missing,
+            [port for port in wide if not -(2**31) <= feeds[port].min() <= feeds[port].max() < 2**31],
+        )
     return found
 
 

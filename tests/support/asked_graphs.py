@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Graphs on which runtimes were seen to differ: ties, lengths, axes as inputs, modes of pooling and resizing, tables.
 
-Batches have more than one row, so that a runtime that mixes rows is seen. `BEYOND` holds those whose values lie outside
-what the tables are about: numbers that are none, and whole numbers beyond 32 bits.
+Batches have more than one row, so that a runtime that mixes rows is seen.
 """
 
 from __future__ import annotations
@@ -177,7 +176,6 @@ BOXES = np.array([[[0, 0, 1, 1], [0, 0, 1, 1.1], [0, 2, 1, 3], [0, 2.1, 1, 3.1]]
 IMAGE, PLANES = drawn(2, 3, 6, 6), drawn(2, 4, 4)
 TIES = np.array([[3, 1, 3, 3], [2, 2, 1, 2]], "float32")
 WHOLE = np.array([[7, -7, 9], [-9, 4, 5]])
-HUGE = np.array([2**40 + 2**33, 2**33 + 5], "int64")
 
 ASKED: dict[str, Callable[[], Graph]] = {
     "perceptron at 13": lambda: perceptron(13),
@@ -379,10 +377,4 @@ ASKED: dict[str, Callable[[], Graph]] = {
     "LabelEncoder of numbers": lambda: in_tables(
         "LabelEncoder", np.array([1, 5, 9]), ml=2, keys_int64s=[1, 5], values_floats=[0.5, 1.5], default_float=-1.0
     ),
-}
-BEYOND: dict[str, Callable[[], Graph]] = {
-    "Relu of NaN": lambda: one("Relu", 14, np.array([[np.nan, 1, -1]], "float32")),
-    "Max of NaN": lambda: with_constants("Max", 13, np.array([np.nan, 1], "float32"), np.zeros(2, "float32")),
-    "Add beyond 32 bits": lambda: with_constants("Add", 14, HUGE, np.array([1, 1]), kind=T.INT64),
-    "Mul beyond 32 bits": lambda: with_constants("Mul", 14, HUGE, np.array([3, 3]), kind=T.INT64),
 }
