@@ -86,10 +86,7 @@ class Probed:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many combinations of operator and element types work (`o`), do not load (`x`), answer wrongly (`w`), or
-
-        were not tried (`-`).
-        """
+        """How many combinations of operator and types work (`o`), do not load (`x`), err (`w`), or are open (`-`)."""
         counts = {"o": 0, "x": 0, "w": 0, "-": 0}
         for operators in self.table["kernels"]["operators"].values():
             for definitions in operators.values():

@@ -50,17 +50,18 @@ Written by `python -m tests.matrix.predictions`, which runs every graph of `test
 `asked_graphs.py` on every version in an environment and a process of its own, without a network where
 bubblewrap works. *Right* is what loads, runs and answers as ONNX Runtime 1.31.1 does there (1e-4 relative,
 2e-2 with float16; whole numbers, types and shapes exactly; what that does not run need only run). Graphs
-without such an answer are not put to OpenVINO, tract and MNN; of MNN int32 counts as int64. Batches have more than one row; among the graphs are ties,
-lengths, axes as attributes, constants and inputs, modes of pooling and resizing, tables, texts, missing numbers
-(NaN) and whole numbers beyond 32 bits (`beyond_graphs.py`: a contract states that an input may hold them). The record
-is `tests/matrix/predictions.jsonl`: every run of the tests judges it anew, slow ones run it anew.
+without such an answer are not put to OpenVINO, tract and MNN; of MNN int32 counts as int64. Batches have more
+than one row; among the graphs are ties, lengths, axes as attributes, constants and inputs, modes of pooling and
+resizing, tables, texts, missing numbers (NaN) and whole numbers beyond 32 bits (`beyond_graphs.py`; a contract
+states which inputs may hold them). The record is `tests/matrix/predictions.jsonl`: every run of the tests judges
+it anew, slow ones run it anew.
 
 A false verdict stands in a bold column.
 
 """
 TAIL = """
-IREE and ONNX Runtime for Java were not run. tract is opened for given lengths. This is x86-64 with AVX2; products of eight bits may
-saturate otherwise elsewhere.
+IREE and ONNX Runtime for Java were not run. tract is opened for given lengths; of MNN 28 operators are known. This
+is x86-64 with AVX2; products of eight bits may saturate otherwise elsewhere.
 """
 MADE = graphs.GRAPHS | graphs.FOR_OPENVINO | asked_graphs.ASKED | beyond_graphs.BEYOND
 
