@@ -10,16 +10,15 @@ import pytest
 from tests.benchmarks import bench_memory
 
 ROWS = json.loads(bench_memory.RECORD.read_text())
-KNOWN = 3  # values of unknown size, at most, in models whose estimate is of use
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["model"] for row in ROWS])
 def test_what_was_measured_lies_within_the_bounds(row: dict[str, float]) -> None:
     least, most = bench_memory.bounds_of(row)
     assert row["running"] >= least, "a host that is refused could run it"
-    if row["unknown"] <= KNOWN:
-        assert row["running"] <= 2.3 * least
-        assert max(row["loading"], row["running"]) <= most + (512 << 20), "a deployment would be killed"
+    assert row["unknown"] == 0, "a value whose size is not stated"
+    assert row["running"] <= 2.3 * least
+    assert max(row["loading"], row["running"]) <= most + (512 << 20), "a deployment would be killed"
 
 
 def test_the_page_is_that_of_the_record() -> None:
