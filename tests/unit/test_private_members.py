@@ -10,7 +10,6 @@ from pathlib import Path
 import granian.server.embed
 import prometheus_client
 import pytest
-import urllib3
 
 from packager.trust.signers import _sigstore
 
@@ -18,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 USERS = {
     "packager/server/process/granian_server.py": ("_init_shared_socket", "_ssp", "_shd", "_sfd"),
     "packager/server/telemetry/prometheus_sums.py": ("_upper_bounds", "_buckets", "_sum"),
-    "packager/transport/registry/deadline.py": ("_original_response",),
     "packager/trust/signers/_sigstore.py": ("sigstore._internal",),
     "runtimes/kserve/model.py": ("grpc.aio._server",),
 }
@@ -42,11 +40,6 @@ def test_prometheus_client_has_its_members() -> None:
     for value in (*histogram._buckets, histogram._sum):
         value.inc(2)
         assert value.get() == 2
-
-
-def test_urllib3_has_its_member() -> None:
-    below = object()
-    assert urllib3.HTTPResponse(original_response=below, preload_content=False)._original_response is below  # type: ignore[arg-type]
 
 
 def test_granian_has_its_members() -> None:

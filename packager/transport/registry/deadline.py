@@ -7,16 +7,12 @@ its headers, and then time for its bytes at no less than `rate`. More than a few
 
 from __future__ import annotations
 
-import functools
 import http.client
 import io
 import socket
 import time
 from dataclasses import dataclass
 from typing import Any
-
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 _INTERIM = 8
 
@@ -70,7 +66,7 @@ class _Timed(io.RawIOBase):
         super().close()
 
 
-class _Response(http.client.HTTPResponse):
+class TimedResponse(http.client.HTTPResponse):
     """A response with a deadline."""
 
     def __init__(self, pace: Pace, sock: socket.socket, *rest: Any, **named: Any) -> None:
@@ -91,48 +87,8 @@ class _Response(http.client.HTTPResponse):
         self._timed.streamed = True
 
 
-def build_pools(pace: Pace) -> dict[str, type[HTTPConnectionPool]]:
-    """Return the classes of connection pools, by scheme, whose responses have the limits of `pace`."""
-    respond = functools.partial(_Response, pace)
-
-    class Plain(HTTPConnection):
-        response_class = respond  # type: ignore[assignment]
-
-    class Secure(HTTPSConnection):
-        response_class = respond  # type: ignore[assignment]
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}
-
-
-def allow_stream(response: Any) -> None:
-    """Mark the body of the response below urllib3's `response` as a stream."""
-    below = response._original_response
-    if isinstance(below, _Response):
-        below.stream()
-
-
-def read_into(response: Any, buffer: memoryview) -> int:
-    """Read the body of a stream into `buffer`, and return the number of bytes; 0 at its end.
-
-    urllib3's own `read` copies every byte twice, into memory that is new each time. Below it the socket writes into
-    `buffer`; a body in chunks, whose frames urllib3 takes apart, is copied.
-    """
-    below = response._original_response
-    if isinstance(below, _Response) and not below.chunked:
-        return below.readinto(buffer)
-    data = response.read(len(buffer))
-    buffer[: len(data)] = data
-    return len(data)
-
-
 def is_overdue(error: BaseException | None) -> bool:
-    """Return whether an error of the HTTP library comes from one of our deadlines."""
+    """Return whether an error comes from one of our deadlines."""
     while error is not None and not isinstance(error, OverdueError):
         error = error.__cause__ or error.__context__
     return error is not None

@@ -8,6 +8,7 @@ the `OCI-Subject` header, which some registries send without having it.
 
 from __future__ import annotations
 
+import http.client
 import io
 import re
 import time
@@ -16,14 +17,12 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 from urllib.parse import urljoin
 
-import urllib3
-from urllib3.exceptions import HTTPError
-
 from packager import canonical
 from packager.errors import ContainerImageError, IntegrityError, SourceError, UsageError
 from packager.formats import oci
 from packager.formats.container_images import CONFIGS, DOCKER, DOCKER_LIST
-from packager.transport.registry.deadline import is_overdue, read_into
+from packager.transport.registry.connections import Response
+from packager.transport.registry.deadline import is_overdue
 from packager.transport.registry.reference import SCHEME, TAG, Reference
 from packager.transport.registry.wire import MAX_ANSWER, Answer, Body, BrokenConnectionError, Settings, Wire
 from packager.types import DIGEST, Blob
@@ -111,7 +110,7 @@ class Repository:
         """Open a blob for reading; the stream survives broken connections and can start at any offset."""
         return cast(BinaryIO, Download(self, blob))
 
-    def ranged(self, blob: Blob, start: int) -> tuple[urllib3.BaseHTTPResponse, bool]:
+    def ranged(self, blob: Blob, start: int) -> tuple[Response, bool]:
         """Request a blob from byte `start` on; True if the registry sends the whole blob nevertheless."""
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         url = self.url(f"blobs/{blob.digest}")
@@ -220,7 +219,7 @@ class Download(io.RawIOBase):
         self._repository, self._blob = repository, blob
         self._position, self._fruitless = 0, 0
         self._spent, self._received = 0.0, 0  # seconds waited for the registry, pauses included; bytes received
-        self._stream: urllib3.BaseHTTPResponse | None = None
+        self._stream: Response | None = None
 
     def readable(self) -> bool:
         return True
@@ -244,10 +243,10 @@ class Download(io.RawIOBase):
         while wanted > 0:
             started = time.monotonic()
             try:
-                count = read_into(self._connected(), memoryview(buffer)[:wanted])
+                count = self._connected().readinto(memoryview(buffer)[:wanted])
                 if not count:
                     raise BrokenConnectionError(f"the registry ended blob `{self._blob.digest}` early")
-            except (HTTPError, OSError, BrokenConnectionError) as error:
+            except (http.client.HTTPException, OSError, BrokenConnectionError) as error:
                 self._broke(error)
                 continue
             finally:
@@ -259,7 +258,7 @@ class Download(io.RawIOBase):
             return count
         return 0
 
-    def _connected(self) -> urllib3.BaseHTTPResponse:
+    def _connected(self) -> Response:
         if self._stream is None:
             self._stream, whole = self._repository.ranged(self._blob, self._position)
             if whole:
@@ -304,7 +303,7 @@ class Download(io.RawIOBase):
 
     def close(self) -> None:
         if self._stream is not None and self._position == self._blob.size:
-            self._stream.release_conn()
+            self._stream.release()
             self._stream = None
         self._drop()
         super().close()

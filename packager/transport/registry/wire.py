@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import functools
+import http.client
 import re
+import socket
 import ssl
 import threading
 import time
@@ -11,23 +14,19 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
-
-import urllib3
-from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ProtocolError, SSLError
 
 from packager import __version__
 from packager.errors import SourceError, UsageError
+from packager.transport.registry.connections import Connections, Response, speaks_tls
 from packager.transport.registry.credentials import Credential, find
-from packager.transport.registry.deadline import Pace, allow_stream, build_pools, is_overdue
+from packager.transport.registry.deadline import Pace, is_overdue
 from packager.transport.registry.login import Login, first_error
 from packager.transport.registry.reference import Reference
 
 AGAIN = {408, 429, 500, 502, 503, 504}
 _REDIRECTS = {301, 302, 303, 307, 308}
 MAX_ANSWER = 8 << 20  # bytes of an answer that is read whole
-_BLOCK = 1 << 20
 _FIRST_ATTEMPTS = 4
 
 
@@ -96,7 +95,7 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     data: bytes
-    stream: urllib3.BaseHTTPResponse | None = None
+    stream: Response | None = None
 
 
 class Wire:
@@ -104,9 +103,17 @@ class Wire:
 
     def __init__(self, reference: Reference, settings: Settings) -> None:
         self.reference, self.settings = reference, settings
-        self._context = _context(settings.ca_file)
-        self._pools: dict[str, urllib3.PoolManager] = {}
-        self._lock, self._greeting = threading.Lock(), threading.Lock()
+        if settings.ca_file:
+            _context(settings.ca_file)  # raises before anything is sent
+        self._connections = Connections(
+            functools.partial(_context, settings.ca_file),
+            settings.proxy,
+            settings.pace,
+            most=settings.jobs + 1,
+            connect_seconds=settings.connect_seconds,
+            read_seconds=settings.read_seconds,
+        )
+        self._greeting = threading.Lock()
         self._login: Login | None = None
         self.origin = ""
 
@@ -227,28 +234,18 @@ class Wire:
         elif method in ("POST", "PUT"):
             given["Content-Length"] = "0"
         try:
-            response = self._pool(target).request(
-                method,
-                target,
-                headers=given,
-                body=cast(Any, body.chunks()) if body else None,
-                preload_content=False,
-                decode_content=False,
-                redirect=False,
-                retries=False,
-                timeout=urllib3.Timeout(connect=self.settings.connect_seconds, read=self.settings.read_seconds),
-            )
+            response = self._connections.request(method, target, given, body.chunks() if body else None)
             if stream and response.status in (200, 206):
-                allow_stream(response)
+                response.allow_stream()
                 return Answer(response.status, response.headers, b"", response)
             data = response.read(MAX_ANSWER + 1)
-        except SSLError as error:
+        except ssl.SSLError as error:
             raise self._tls(error) from None
-        except NameResolutionError:
+        except socket.gaierror:
             raise SourceError(
                 f"there is no host `{urlsplit(target).hostname}`", hint="check the name and the network"
             ) from None
-        except (HTTPError, OSError) as error:
+        except (http.client.HTTPException, OSError, ValueError) as error:
             if is_overdue(error):
                 raise self.overdue() from None
             raise BrokenConnectionError(
@@ -258,7 +255,7 @@ class Wire:
         if len(data) > MAX_ANSWER:
             response.close()
             raise SourceError(f"registry `{self.reference.host}` answered with more than {MAX_ANSWER} bytes")
-        response.release_conn()
+        response.release()
         return Answer(response.status, response.headers, data)
 
     def overdue(self) -> SourceError:
@@ -269,8 +266,8 @@ class Wire:
             hint="check what is between here and the registry, and repeat: what was transferred is kept",
         )
 
-    def _tls(self, error: SSLError) -> SourceError:
-        if isinstance(error.args[0] if error.args else None, ssl.SSLCertVerificationError):
+    def _tls(self, error: ssl.SSLError) -> SourceError:
+        if isinstance(error, ssl.SSLCertVerificationError):
             return SourceError(
                 f"the certificate of registry `{self.reference.host}` is not trusted: {_reason(error)}",
                 hint="give the certificate of its authority with `--registry-ca FILE`",
@@ -279,24 +276,6 @@ class Wire:
             f"registry `{self.reference.host}` does not speak TLS: {_reason(error)}",
             hint="`--plain-http` allows an unprotected connection",
         )
-
-    def _pool(self, target: str) -> urllib3.PoolManager:
-        parts = urlsplit(target)
-        proxy = self.settings.proxy(parts.scheme, parts.hostname or "")
-        with self._lock:
-            if (proxy or "") not in self._pools:
-                self._pools[proxy or ""] = self._make_pool(proxy)
-            return self._pools[proxy or ""]
-
-    def _make_pool(self, proxy: str | None) -> urllib3.PoolManager:
-        sizes = {"maxsize": self.settings.jobs + 1, "block": False, "blocksize": _BLOCK}
-        made: urllib3.PoolManager
-        if proxy:
-            made = urllib3.ProxyManager(proxy, ssl_context=self._context, **sizes)  # type: ignore[arg-type]
-        else:
-            made = urllib3.PoolManager(ssl_context=self._context, **sizes)  # type: ignore[arg-type]
-        made.pool_classes_by_scheme = build_pools(self.settings.pace)
-        return made
 
     # the first request
 
@@ -323,7 +302,7 @@ class Wire:
         if self.settings.plain_http:
             schemes = ["http"]
         elif self.reference.is_loopback:
-            schemes = ["https", "http"]
+            schemes = ["https", "http"] if self._may_speak_tls() else ["http"]
         for scheme in schemes:
             self.origin = f"{scheme}://{host}/"
             try:
@@ -334,6 +313,13 @@ class Wire:
             except BrokenConnectionError as error:  # it was retried already: the caller does not retry again
                 raise SourceError(error.message, hint="check the address and the network") from None
         raise AssertionError
+
+    def _may_speak_tls(self) -> bool:
+        """Return whether TLS is worth an attempt: not for a registry on this machine that answers without it."""
+        parts = urlsplit(f"https://{self.reference.host}")
+        if self.settings.proxy("https", parts.hostname or ""):
+            return True
+        return speaks_tls(parts.hostname or "", parts.port or 443, self.settings.connect_seconds)
 
     def _retry_briefly(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Body | None = None
@@ -381,8 +367,6 @@ def _context(ca_file: Path | None) -> ssl.SSLContext:
 
 def _reason(error: BaseException) -> str:
     """Return the reason without the memory addresses and nested reprs of the HTTP library."""
-    if isinstance(error, NewConnectionError | ProtocolError) and error.__cause__:
-        return _reason(error.__cause__)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = re.sub(r"<[^>]*>:? ?", "", str(error.args[0] if error.args else error))
