@@ -29,6 +29,36 @@ def test_sign_and_verify(curve: str, tmp_path: Path) -> None:
     assert dsse.parse(signed.to_bytes()) == signed
 
 
+@pytest.mark.parametrize("curve", ["p256", "p384"])
+def test_public_keys_are_written_and_read_as_by_the_library(curve: str) -> None:
+    """The last of them has a coordinate that begins with a zero byte."""
+    curve_of, scalars = keys.CURVES[curve], [1, 2, 2**200 + 1, *range(3, 2000)]
+    found = (ec.derive_private_key(scalar, curve_of).public_key() for scalar in scalars)
+    size = curve_of.key_size // 8
+    for number, key in enumerate(found):
+        short = key.public_numbers().x.bit_length() <= 8 * (size - 1)
+        if number < 3 or short:
+            ours = keys.PublicKey(key)
+            kinds = (serialization.Encoding.PEM, serialization.Encoding.DER)
+            theirs = [key.public_bytes(kind, serialization.PublicFormat.SubjectPublicKeyInfo) for kind in kinds]
+            assert [ours.pem, ours.der] == theirs
+            assert keys._parse_own(ours.pem) == ours == keys.parse_public(ours.pem.replace(b"\n", b"\r\n"))
+        if short:
+            return
+    raise AssertionError("no short coordinate was tried")
+
+
+@pytest.mark.parametrize("curve", ["p256", "p384"])
+def test_a_point_off_the_curve_is_no_public_key(curve: str) -> None:
+    der = bytearray(keys.generate_key(curve).public.der)
+    der[-1] ^= 1
+    pem = base64.encodebytes(der).replace(b"\n", b"")
+    text = keys._BEGIN + b"".join(pem[at : at + 64] + b"\n" for at in range(0, len(pem), 64)) + keys._END
+    assert keys._parse_own(text) is None
+    with pytest.raises(ValueError, match="is no public key"):
+        keys.parse_public(text)
+
+
 def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
     key = keys.generate_key("p256")
     keys.save(key, tmp_path / "k.pem", tmp_path / "k.pub", None)
