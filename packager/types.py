@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Literal
 
 from packager import canonical
 from packager.canonical import JSON
 from packager.errors import MalformedError
+from packager.records import dataclass
 
 if TYPE_CHECKING:
     from packager.edits import Edit

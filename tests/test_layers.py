@@ -16,6 +16,7 @@ from packager import plugins
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAT = (
+    "records",
     "canonical",
     "error_causes",
     "escape",

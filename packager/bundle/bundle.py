@@ -8,7 +8,7 @@ signed it is checked by `verify`; whether every byte is right, by reading the fi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ from packager.errors import (
 )
 from packager.formats import dsse, modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY
+from packager.records import dataclass
 from packager.store.store import Store
 from packager.types import DIGEST, Blob, Tree, set_digest
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -20,6 +19,7 @@ from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, blob_path, check_la
 from packager.errors import MalformedError, WrongContentError
 from packager.files import open_regular
 from packager.formats import oci
+from packager.records import dataclass
 from packager.types import Blob, Tree
 
 BLOCK, RECORD = 512, 10240  # bytes: tar's unit, and what the end of file is padded to

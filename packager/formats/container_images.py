@@ -14,12 +14,12 @@ import posixpath
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeAlias
 
 from packager import canonical
 from packager.errors import IntegrityError, MalformedError, UsageError
 from packager.formats import oci
+from packager.records import dataclass
 from packager.types import Blob
 
 CONFIGS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")

@@ -18,11 +18,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from packager import canonical
 from packager.canonical import JSON
+from packager.records import dataclass
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 IN_TOTO = "application/vnd.in-toto+json"

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
 
 from packager import canonical
 from packager.canonical import JSON
+from packager.records import dataclass
 from packager.types import Tree, set_digest
 
 STATEMENT = "https://in-toto.io/Statement/v1"

@@ -9,13 +9,13 @@ a bundle holds a time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from packager import canonical
 from packager.canonical import JSON
 from packager.errors import MalformedError
 from packager.formats import oci
+from packager.records import dataclass
 from packager.types import Blob, Tree
 
 ARTIFACT = "application/vnd.cncf.model.manifest.v1+json"

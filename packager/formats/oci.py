@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from packager import canonical
 from packager.canonical import JSON
 from packager.errors import MalformedError
+from packager.records import dataclass
 from packager.types import DIGEST, Blob, check_digest
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

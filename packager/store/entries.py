@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from packager.canonical import JSON
 from packager.errors import TooLargeError, UsageError
+from packager.records import dataclass
 
 MAX_REFERRERS = 1000  # of one bundle
 BUILT, VERIFIED = "built", "verified"

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from packager import names
 from packager.errors import WrongSubjectError
 from packager.events import OnEvent, Warned, ignore
+from packager.records import dataclass
 from packager.transport.copy import copy
 
 if TYPE_CHECKING:

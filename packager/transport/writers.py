@@ -12,7 +12,6 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias
 
@@ -33,6 +32,7 @@ from packager.files import (
 )
 from packager.formats import modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY
+from packager.records import dataclass
 from packager.store.entries import VERIFIED, StoreEntry, name_is_taken
 from packager.store.store import Store
 from packager.types import Blob

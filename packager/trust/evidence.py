@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from packager import semver
@@ -40,6 +39,7 @@ from packager.errors import (
 from packager.formats import dsse, intoto
 from packager.formats.dsse import Certificates, Key, SignedStatement
 from packager.formats.intoto import Statement
+from packager.records import dataclass
 from packager.trust.model import KeySigner, Requirement, Signer, Trust
 from packager.trust.seen import Seen
 from packager.trust.verifiers import Attested, Verifier

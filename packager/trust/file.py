@@ -10,13 +10,13 @@ out, is refused. Bytes in, records out: the time and the file accepted before ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from packager import canonical
 from packager.canonical import JSON
 from packager.errors import MalformedError, OutdatedError, RolledBackError, TrustFileError
 from packager.formats.dsse import decode, encode, encode_payload, read_items, read_members
+from packager.records import dataclass
 from packager.trust import model
 from packager.trust.keys import PrivateKey, PublicKey, parse_public
 from packager.trust.model import MAX_TRUST, Roots, Trust

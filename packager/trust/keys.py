@@ -12,7 +12,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from packager.errors import UsageError
 from packager.files import write_atomically
 from packager.formats.dsse import Key, SignedStatement, encode, encode_payload
+from packager.records import dataclass
 
 CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1()}
 _HASHES: dict[str, hashes.HashAlgorithm] = {"secp256r1": hashes.SHA256(), "secp384r1": hashes.SHA384()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -17,6 +17,7 @@ from packager import canonical, semver
 from packager.canonical import JSON
 from packager.formats.dsse import read_items, read_members
 from packager.formats.intoto import BUNDLE_PREDICATE
+from packager.records import dataclass
 from packager.trust import keys
 from packager.trust.keys import PublicKey
 from packager.types import DIGEST

@@ -11,7 +11,7 @@ any point leaves the old or the new one; a damaged file is refused, not ignored.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from packager import canonical, semver
@@ -19,6 +19,7 @@ from packager.canonical import JSON
 from packager.errors import MalformedError, RolledBackError, UsageError
 from packager.files import hold_lock, read_own, storage_errors, write_atomically
 from packager.formats.dsse import read_items, read_members
+from packager.records import dataclass
 from packager.trust.file import AcceptedFile
 from packager.types import DIGEST
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from packager import canonical
 from packager.errors import UsageError
 from packager.events import OnEvent, ignore
+from packager.records import dataclass
 from packager.trust import file as trust_file
 from packager.trust import seen
 from packager.trust.model import MAX_TRUST, CertificateSigner, KeylessSigner, KeySigner, Signer, Trust

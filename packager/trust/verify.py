@@ -21,7 +21,7 @@ import concurrent.futures
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -44,6 +44,7 @@ from packager.events import OnEvent, Progress, Warned, ignore
 from packager.files import digest_of
 from packager.formats import dsse, intoto
 from packager.formats.dsse import Certificates, Key, Material, SignedStatement
+from packager.records import dataclass
 from packager.trust import evidence
 from packager.trust.evidence import Evidence, Subject
 from packager.trust.keys import PublicKey

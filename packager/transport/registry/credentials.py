@@ -13,11 +13,12 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from packager.errors import SourceError, UsageError
+from packager.records import dataclass
 
 _HELPER = re.compile(r"[A-Za-z0-9._-]+")
 _SECONDS = 30  # a helper may unlock a key ring, but must not block a pipeline

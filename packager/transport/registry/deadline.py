@@ -11,8 +11,9 @@ import http.client
 import io
 import socket
 import time
-from dataclasses import dataclass
 from typing import Any
+
+from packager.records import dataclass
 
 _INTERIM = 8
 

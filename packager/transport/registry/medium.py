@@ -7,7 +7,6 @@ import io
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from packager import canonical
@@ -15,6 +14,7 @@ from packager.bundle.bundle import Bundle
 from packager.errors import IntegrityError
 from packager.events import OnEvent, Warned, ignore
 from packager.formats import dsse, oci
+from packager.records import dataclass
 from packager.transport.registry import publish
 from packager.transport.registry.reference import Reference
 from packager.transport.registry.repository import NotInRegistryError, Repository

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from packager import canonical, names
@@ -14,6 +13,7 @@ from packager.bundle.bundle import Bundle, Referrer
 from packager.errors import IntegrityError, SourceError, UsageError
 from packager.files import Moved, ignore_count
 from packager.formats import oci
+from packager.records import dataclass
 from packager.transport.registry.reference import Reference
 from packager.transport.registry.repository import Repository
 from packager.transport.registry.upload import upload

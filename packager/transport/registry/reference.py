@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 
 from packager.errors import UsageError
+from packager.records import dataclass
 from packager.types import DIGEST
 
 SCHEME = "oci://"

@@ -12,12 +12,13 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from packager import __version__
 from packager.errors import SourceError, UsageError
+from packager.records import dataclass
 from packager.transport.registry.connections import Connections, Response, speaks_tls
 from packager.transport.registry.credentials import Credential, find
 from packager.transport.registry.deadline import Pace, is_overdue

@@ -8,11 +8,11 @@ nothing to this verifier. The material in the signature determines the verifier,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from packager.formats.dsse import SignedStatement
+from packager.records import dataclass
 from packager.trust.model import Trust
 
 
