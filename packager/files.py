@@ -8,7 +8,6 @@ leaves either the old file or the new one.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -209,6 +208,8 @@ def sync_directory(path: Path) -> None:
 
 def sync_file_system(path: Path) -> None:
     """Make everything written on the file system of `path` survive a power cut: cheaper than a sync per small file."""
+    import ctypes
+
     descriptor = os.open(path, os.O_RDONLY)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
@@ -259,6 +260,8 @@ def exchange_directories(fresh: Path, target: Path) -> None:
     if not target.exists():
         fresh.rename(target)
     else:
+        import ctypes
+
         libc = ctypes.CDLL(None, use_errno=True)
         here = ctypes.c_int(-100)  # AT_FDCWD
         if libc.renameat2(here, os.fsencode(fresh), here, os.fsencode(target), ctypes.c_uint(2)) != 0:

@@ -136,17 +136,14 @@ class Workspace:
 
     def registry_settings(self) -> Settings:
         """Return how registries are reached: credential files of Docker and Podman, proxies, authorities."""
-        from urllib.request import getproxies, proxy_bypass
-
         from packager.transport.registry.wire import Settings
 
-        proxies = getproxies()
         return Settings(
             credential_files=tuple(self._credential_files()),
             environment=self.variables,
             ca_file=self.registry_ca,
             plain_http=self.plain_http,
-            proxy=lambda scheme, host: None if proxy_bypass(host) else proxies.get(scheme),
+            proxy=_find_proxies(),
             sessions=self.store / "v1" / "uploads",
             jobs=self.jobs,
         )
@@ -169,6 +166,16 @@ class Workspace:
 
     def _home(self, variable: str, folder: str) -> Path:
         return under_home(self.variables, variable, folder)
+
+
+def _find_proxies() -> Callable[[str, str], str | None]:
+    """Return the proxy for a scheme and host, by the variables of this process (`http_proxy` and the like)."""
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return lambda scheme, host: None
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
+    return lambda scheme, host: None if proxy_bypass(host) else proxies.get(scheme)
 
 
 def tables_of(workspace: Workspace | None) -> SiteTables:

@@ -7,10 +7,9 @@ members are checked like the files of a layout directory; our own single file ha
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from packager.bundle import single_file
 from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, blob_path, compare_extent
@@ -18,6 +17,9 @@ from packager.bundle.single_file import Archive, Member
 from packager.errors import MalformedError
 from packager.files import open_regular
 from packager.types import Tree
+
+if TYPE_CHECKING:
+    import tarfile
 
 _MAX_MEMBERS = 100_000
 _NAME = 100  # bytes of the name in a tar header, the first ones
@@ -35,6 +37,8 @@ class LayoutArchive(Archive):
     """A bundle in an OCI layout in a tar file of any spelling."""
 
     def _scan(self) -> Mapping[str, Member]:
+        import tarfile
+
         members: dict[str, Member] = {}
         with open_regular(self.path) as file:
             try:

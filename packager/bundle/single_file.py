@@ -10,10 +10,9 @@ can change unnoticed. `skopeo` reads it as `oci-archive:`.
 from __future__ import annotations
 
 import io
-import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, blob_path, check_layout_file, compare_extent
 from packager.errors import MalformedError, WrongContentError
@@ -22,6 +21,9 @@ from packager.formats import oci
 from packager.records import dataclass
 from packager.types import Blob, Tree
 
+if TYPE_CHECKING:
+    import tarfile  # where archives are read or written: most bundles lie in a store or registry
+
 BLOCK, RECORD = 512, 10240  # bytes: tar's unit, and what the end of file is padded to
 SUFFIX = ".bundle.tar"
 _MAX_MEMBERS = 100_000
@@ -29,6 +31,8 @@ _MAX_MEMBERS = 100_000
 
 def write_header(name: str, size: int) -> bytes:
     """Return the only header this format allows for a member."""
+    import tarfile
+
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = size, 0o644, 0
     return info.tobuf(tarfile.PAX_FORMAT)
@@ -84,6 +88,8 @@ class CanonicalTar:
         return members
 
     def _next(self, file: BinaryIO, position: int) -> tarfile.TarInfo | None:
+        import tarfile
+
         file.seek(position)
         block = file.read(BLOCK)
         if block == bytes(BLOCK):

@@ -28,7 +28,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -206,6 +205,8 @@ class Store:
 
         `known` are blobs that the caller hashed while it wrote them there: no byte is read twice.
         """
+        from concurrent.futures import ThreadPoolExecutor
+
         found, hashed = list(walk_regular(directory)), known or {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             blobs = list(pool.map(lambda item: hashed.get(item[0]) or _blob_at(item[1]), found))
@@ -222,6 +223,8 @@ class Store:
         Links are not followed, and files are neither moved nor kept open, so later writes to them change no blob.
         Raises IntegrityError for anything but regular files with portable names within `bounds`.
         """
+        from concurrent.futures import ThreadPoolExecutor
+
         found = {name: status.st_size for name, status in untrusted_files.walk(directory, bounds)}
         check_paths(found)
         with self.scratch() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -266,6 +269,8 @@ class Store:
 
         Raises IntegrityError for a blob that is not what its name says.
         """
+        from concurrent.futures import ThreadPoolExecutor
+
         with storage_errors(directory):
             directory.mkdir(parents=True)
             for folder in sorted({parent for name, _ in tree for parent in PurePosixPath(name).parents}):

@@ -17,7 +17,6 @@ are passed in. The first failing check ends verification, because later ones wou
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
 MAX_STATEMENTS = 1024
 MAX_STATEMENT_BYTES = 128 << 20
 MAX_NOTES = 5
+_WORTH_THREADS = 4 << 20  # bytes that are hashed in the time that a pool of threads takes to import and start
 NO_OTHERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -382,9 +382,16 @@ def check_files(bundle: Bundle, on_event: OnEvent = ignore) -> str:
                 f"`{address}` is not what was signed: expected {blob.digest}, got {got.digest}", subject=address
             )
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(check, sorted(bundle.tree, key=lambda item: -item[1].size)):
-            pass
+    files = sorted(bundle.tree, key=lambda item: -item[1].size)
+    if total < _WORTH_THREADS:
+        for item in files:
+            check(item)
+    else:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(check, files):
+                pass
     return f"{len(bundle.tree.files)} files, {total} bytes, nothing else"
 
 

@@ -11,7 +11,6 @@ import base64
 import binascii
 import json
 import re
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -139,6 +138,8 @@ def _run_helper(helper: str, key: str, environment: Mapping[str, str]) -> Creden
     """Run a credential helper: an argument list, never a shell; its name cannot be a path."""
     if not _HELPER.fullmatch(helper):
         raise UsageError("a credential file names a helper that is not a plain program name")
+    import subprocess
+
     program = f"docker-credential-{helper}"
     try:
         done = subprocess.run(

@@ -25,16 +25,21 @@ print(json.dumps([code, len(sys.modules) - before, sorted(sys.modules)]), file=s
 """
 BUNDLE, KEY = "small.bundle.tar", ("--key", "release.pub")
 MOST = {
-    ("--version",): 20,
-    ("keygen", "another"): 125,
-    ("verify", BUNDLE, *KEY): 180,
-    ("unpack", BUNDLE, "out", *KEY): 185,
-    ("import", BUNDLE, *KEY): 180,
-    ("inspect", BUNDLE): 328,
-    ("push", BUNDLE, "oci://HOST/team/tiny:2.0.0"): 225,
-    ("pull", "oci://HOST/team/tiny:1.0.0", *KEY): 280,
+    ("--version",): 19,
+    ("keygen", "another"): 117,
+    ("verify", BUNDLE, *KEY): 157,
+    ("unpack", BUNDLE, "out", *KEY): 175,
+    ("import", BUNDLE, *KEY): 172,
+    ("inspect", BUNDLE): 322,
+    ("push", BUNDLE, "oci://HOST/team/tiny:2.0.0"): 167,
+    ("pull", "oci://HOST/team/tiny:1.0.0", *KEY): 213,
 }
-"""Modules beyond those of Python's own start, a tenth above what was counted."""
+"""Modules beyond those of Python's own start, a twentieth above what was counted."""
+NOT_THERE = {
+    "verify": {"ctypes", "concurrent.futures", "logging", "subprocess", "cryptography.hazmat.primitives.serialization"},
+    "pull": {"ctypes", "subprocess", "cryptography.hazmat.primitives.serialization"},
+    "push": {"ctypes", "subprocess", "cryptography"},
+}
 NEVER = {
     "asyncio",
     "packager.policy.rego",
@@ -43,6 +48,8 @@ NEVER = {
     "xml",
     "multiprocessing",
     "logging.config",
+    "urllib.request",
+    "urllib3",
 }
 
 
@@ -68,4 +75,4 @@ def test_a_verb_imports_little(folder: Path, words: tuple[str, ...]) -> None:
     code, count, modules = json.loads(done.stderr.splitlines()[-1])
     assert code == 0, done.stderr
     assert count <= MOST[words], f"{count} modules"
-    assert not NEVER & set(modules)
+    assert not (NEVER | NOT_THERE.get(words[0], set())) & set(modules)

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import http.server
 import ipaddress
+import os
 import socket
 import ssl
 import threading
@@ -22,6 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from packager.errors import UsageError
 from packager.transport.registry.connections import Connections, speaks_tls
 from packager.transport.registry.deadline import Pace
+from packager.workspace import Workspace
 from tests.support import pki
 
 HERE = "127.0.0.1"
@@ -234,3 +236,15 @@ def test_whether_a_server_speaks_tls(tls: ssl.SSLContext) -> None:
         assert not speaks_tls(HERE, plain.port, 5)
         assert secured.lines == []
     assert speaks_tls(HERE, plain.port, 5)  # nothing listens: the request itself says so
+
+
+def test_proxies_are_those_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    here = Workspace.default()
+    assert here.registry_settings().proxy("https", "registry.example") is None
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    proxy = here.registry_settings().proxy
+    assert proxy("https", "registry.example") == "http://proxy:3128"
+    assert proxy("http", "registry.example") is proxy("https", "localhost") is None
