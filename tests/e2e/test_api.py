@@ -208,6 +208,7 @@ def test_nothing_is_imported_before_it_is_used() -> None:
         "packager.errors",
         "packager.escape",
         "packager.events",
+        "packager.records",
     }
 
 
