@@ -193,7 +193,7 @@ def _answer_all(
                         writer.add(chunk, next(known))
                     continue
                 running.append((chunk, pool.submit(_answer, job, number - 1, chunk, free)))
-                if len(running) > 2 * processes:
+                if len(running) > 4 * processes:
                     _add(parts, job, *running.popleft(), writer)
                 if time.monotonic() - reported > _SECONDS:
                     reported = time.monotonic()

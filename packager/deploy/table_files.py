@@ -9,6 +9,7 @@ import importlib
 import io
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, TypeAlias
 
 from packager.canonical import JSON
 from packager.errors import MissingToolError, UsageError
+from packager.files import storage_errors
 
 ANSWER = "answer"
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp")
@@ -54,9 +56,19 @@ def read_rows(path: Path, kind: str | None = None) -> Iterator[Row]:
 def _folder(folder: Path, kind: str | None) -> Iterator[Row]:
     """Yield images, audio or texts by their path below the folder; links are not followed."""
     known = [suffix for name, suffixes in _OF_KIND.items() for suffix in suffixes if kind in (None, name)]
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in known and path.is_file() and not path.is_symlink():
-            yield {"file": path.relative_to(folder).as_posix()}
+    for name in sorted(_list_files(folder), key=lambda name: name.split("/")):
+        if os.path.splitext(name)[1].lower() in known:  # noqa: PTH122 # for a path of each the same
+            yield {"file": name}
+
+
+def _list_files(folder: Path, below: str = "") -> Iterator[str]:
+    """Yield the regular files below a folder; what a file is comes with its name, so that none is looked at."""
+    with storage_errors(folder), os.scandir(folder / below) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _list_files(folder, f"{below}{entry.name}/")
+            elif entry.is_file(follow_symlinks=False):
+                yield below + entry.name
 
 
 def read_file(folder: Path, name: str, kind: str) -> str:
@@ -64,7 +76,8 @@ def read_file(folder: Path, name: str, kind: str) -> str:
 
     Raises OSError, and ValueError for a text that is not UTF-8.
     """
-    data = (folder / name).read_bytes()
+    with open(os.path.join(folder, name), "rb") as file:  # noqa: PTH118, PTH123 # a `Path` takes as long as the file
+        data = file.read()
     if kind != "text":
         return base64.b64encode(data).decode()
     try:

@@ -18,7 +18,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from packager.deploy import server_files
+from packager.deploy import server_files, table_files
 from packager.server.pipeline.document import digest_of
 from tests.support.raw_models import Made
 from tests.unit.pipelines.test_images import jpeg
@@ -128,6 +128,17 @@ def test_vectors_in_parquet(encoder: Made, tmp_path: Path) -> None:
     run(site, write_lines(tmp_path / "in.jsonl", 20), "-o", tmp_path / "out.parquet")
     found = pyarrow.parquet.read_table(tmp_path / "out.parquet")
     assert found["answer"].type == pyarrow.list_(pyarrow.float64()) and len(found["answer"][0]) == 32
+
+
+def test_files_of_a_folder_are_in_order_and_no_links(tmp_path: Path) -> None:
+    """Names are compared folder by folder, so that `a b/` and `a-1/` come where `a/` does, not among its files."""
+    names = [".hidden.png", "B.jpeg", "a/z.PNG", "a b/c.png", "a-1/q.png", "a.png", "b.jpg", "é/x.wav"]
+    for name in [*reversed(names), "a/.png", "notes.pdf"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "link.png").symlink_to("b.jpg")
+    (tmp_path / "linked").symlink_to("a", target_is_directory=True)
+    assert [row["file"] for row in table_files.read_rows(tmp_path)] == names  # type: ignore[call-overload,index]
 
 
 def test_a_folder_of_images(pictures_model: Made, tmp_path: Path) -> None:
