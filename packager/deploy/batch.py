@@ -169,8 +169,8 @@ def _plan(about: Mapping[str, JSON], source: Path, target: Path, settings: Batch
     names: tuple[str, ...] = ()
     if suffix == ".csv" and (names := table_chunks.read_names(source)):
         form = "csv"
-    if suffix == ".parquet" and (schema := find_schema(source, find_answer_type(about), bundle)):
-        form = "arrays" if about.get("arrays") else "answers"
+    if suffix == ".parquet" and (schema := find_schema(source, answer := find_answer_type(about), bundle)):
+        form = "arrays" if about.get("arrays") and answer.num_fields else "answers"  # texts have no fields
     return _Job(source, settings.chunk or CHUNK, settings.columns, form, names, schema)
 
 

@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from packager.deploy import batch_tables, table_chunks, table_files
+from packager.deploy import batch, batch_tables, table_chunks, table_files
 from packager.deploy.batch_parts import Part
 from packager.deploy.table_chunks import TextChunk, read_chunks
 from packager.errors import StepError, UsageError
@@ -396,6 +396,16 @@ def test_an_answer_that_is_not_as_the_contract_says_is_an_error() -> None:
     for wrong in ({"y": [1.0], "label": "a", "on": [[True, False]]}, {"y": [1.0, 2.0]}):
         with pytest.raises(StepError, match="another type or shape"):
             batch_tables.make_piece(Part(f"{json.dumps(wrong)}\n".encode(), b"", 1), 1, schema)
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("bfloat16", []), ("float32", [0])])
+def test_outputs_that_arrow_has_no_type_for_come_as_texts(tmp_path: Path, dtype: str, shape: list[int]) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"id": [1]}), tmp_path / "in.parquet")
+    about = {"arrays": [{"name": "y", "dtype": dtype, "shape": shape}]}
+    job = batch._plan(about, tmp_path / "in.parquet", tmp_path / "out.parquet", batch.BatchSettings(), "sha256:1")
+    assert job.form == "answers" and job.schema.field("answer").type == pyarrow.string()
+    piece = batch_tables.make_piece(Part(b'{"y": []}\n', b"", 1), 1, job.schema)
+    assert pyarrow.ipc.open_stream(piece).read_all()["answer"].to_pylist() == ['{"y": []}']
 
 
 def test_groups_of_rows_are_large(tmp_path: Path) -> None:
