@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import itertools
 import struct
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from packager.runtimes import _answers, _kernels, _probes, _trials, _values
+from packager.runtimes import _answers, _kernels, _measuring, _probes, _trials
 from packager.runtimes._answers import Answers
 from packager.runtimes._probes import Probe
 from packager.runtimes._trials import Trial
 from packager.runtimes.openvino import compile as compiling
 
 from packager.canonical import JSON
-from packager.errors import MissingToolError
-from packager.events import Finished, OnEvent, Started, ignore
+from packager.events import OnEvent, ignore
 
 TRIAL, _CONVERT = (Path(__file__).with_name(f"{name}.py") for name in ("trial", "convert"))
 _failed_trials: set[int] = set()  # trials that failed in another version: run last, as each spoils those it is run with
@@ -44,10 +41,7 @@ def about(python: Path) -> JSON:
     Raises MissingToolError where nothing here compiles graphs, or says what they should give.
     """
     compiling.tool()
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise MissingToolError("onnxruntime", "onnx")
-    (trivial,) = _answers.answered([_probes.trivial_run()])
-    return _trials.read_facts(python, TRIAL) if trivial and trials(python, [trivial]) == ["ok"] else None
+    return _measuring.find_facts(python, TRIAL, functools.partial(trials, python))
 
 
 def trials(python: Path, graphs: Sequence[Trial]) -> list[str]:
@@ -81,36 +75,14 @@ def _artefacts(graphs: Sequence[bytes]) -> list[bytes | str]:
 
 def measure(python: Path, on_event: OnEvent = ignore) -> tuple[JSON, _kernels.Kernels]:
     """Return the limits of the runtime in an environment (`opset`, `ir`, `lacks`), and what each probe did."""
-    label = "probe openvino"
-    on_event(Started(label))
-    started = time.monotonic()
-    run = functools.partial(trials, python)
-    limits = {**_answers.find_limits(run), "lacks": _values.find_lacks(run)}
-    found = [probe for probe in _probes.list_probes() if probe.domain or probe.opset <= limits["opset"]["ai.onnx"]]
-    outcomes = _answers.measure_answers(run, found, _load_only)
-    on_event(Finished(label, time.monotonic() - started))
-    return limits, outcomes
+    return _measuring.measure("openvino", functools.partial(trials, python), on_event, _load_only)
 
 
 def table(version: str, reported: JSON, limits: JSON, outcomes: _kernels.Kernels, pythons: Sequence[str]) -> JSON:
     """Return a table of knowledge with the one measured row; `reported` is what `about` returned."""
     maker = compiling.tool().get_version().partition("-")[0]
-    row = {
-        "source": "measured",
-        "opset": limits["opset"],
-        "ir": limits["ir"],
-        **_values.row_of(limits),
-        "numpy": "<2" if reported["numpy"].startswith("1.") else "",
-        "python": list(pythons),
-        "note": f"opens IR made by OpenVINO {maker}",
-    }
-    return {
-        "format": 1,
-        "runtime": "openvino",
-        "serial": 0,
-        "versions": {version: row},
-        "kernels": _kernels.tabulate_kernels({version: outcomes}),
-    }
+    note = f"opens IR made by OpenVINO {maker}"
+    return _measuring.tabulate("openvino", version, reported, (limits, outcomes), pythons, note=note)
 
 
 def _load_only(found: Sequence[Probe], answers: Mapping[Probe, Answers]) -> None:
