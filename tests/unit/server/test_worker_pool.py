@@ -65,6 +65,12 @@ def loaded(pool: WorkerPool) -> list[int]:
     return [worker.pid for worker in pool._living.copy()]
 
 
+def kill(pid: int) -> None:
+    """Kill a worker, which may have died and been reaped since its number was read."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def words(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -230,26 +236,30 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
 
 
 def busy(pid: int) -> float:
-    """Processor seconds that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    """Processor seconds that a process has used, or 0 once it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # a killed worker is reaped before its pool forgets its number
+        return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def kill_the_busy(living: Callable[[], list[int]], seen: dict[int, float]) -> int:
     """Kill the worker that is in the middle of a run. `seen`: what each had used when it was first looked at."""
 
-    def running() -> list[int]:
-        pids = living()
-        for pid in pids:
-            seen.setdefault(pid, busy(pid))
-        return [pid for pid in pids if busy(pid) > seen[pid] + 0.15]
+    killed: list[int] = []
 
-    running()
-    until(running, 60)
-    victim = running()[0]
-    os.kill(victim, signal.SIGKILL)
-    seen[victim] = float("inf")  # once is enough
-    return victim
+    def kill_one() -> bool:
+        for pid in living():
+            if busy(pid) > seen.setdefault(pid, busy(pid)) + 0.15:
+                kill(pid)
+                seen[pid] = float("inf")  # once is enough
+                killed.append(pid)
+                return True
+        return False
+
+    until(kill_one, 60)
+    return killed[0]
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -284,7 +294,7 @@ def test_workers_killed_while_idle_cost_nothing(tmp_path: Path) -> None:
     with workers(path, 2) as pool:
         for _ in range(3):
             for pid in pids():
-                os.kill(pid, signal.SIGKILL)
+                kill(pid)
             same(pool.run({"x": x}), wanted)
 
 
@@ -313,7 +323,7 @@ def test_constant_kills_under_constant_runs_lose_nothing(tmp_path: Path) -> None
         kills = 6 if ALL else 3
         for _ in range(kills):
             time.sleep(0.3)
-            os.kill(loaded(pool)[0], signal.SIGKILL)
+            kill(loaded(pool)[0])
             until(lambda: len(pool._living) == 3, 60)
         stop.set()
         found = [answer.result(60) for answer in answers]
@@ -327,7 +337,7 @@ def test_pool_without_workers_refuses_runs(tmp_path: Path, monkeypatch: pytest.M
     with workers(path, 1) as pool:
         weights = path.with_name("model.onnx")
         weights.rename(path.with_name("away"))
-        os.kill(loaded(pool)[0], signal.SIGKILL)
+        kill(loaded(pool)[0])
         until(lambda: not pool.alive)
         with pytest.raises(RequestError, match="no process that runs the model is alive") as caught:
             pool.run({"x": np.ones((1, 8), np.float32)})
@@ -351,15 +361,15 @@ def test_unloadable_artefact_fails_the_start_with_its_message(tmp_path: Path) ->
 def test_workers_killed_while_loading_are_restarted(deaths: int, starts: bool, tmp_path: Path) -> None:
     path, killed, lost = mlp(tmp_path), set[int](), list[None]()
 
-    def kill() -> None:
+    def kill_each() -> None:
         while len(killed) < deaths:
             for pid in {*pids()} - killed:
-                os.kill(pid, signal.SIGKILL)
+                kill(pid)
                 killed.add(pid)
             time.sleep(0.001)
 
     with ThreadPoolExecutor(1) as threads:
-        killer = threads.submit(kill)
+        killer = threads.submit(kill_each)
         if starts:
             pool = WorkerPool(config.read(path), WorkerSettings(1, 1, ENVIRONMENT), lambda: lost.append(None))
             assert len(pool.run({"x": np.ones((1, 8), np.float32)})) == 2
