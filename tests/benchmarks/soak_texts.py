@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seeded random clients against a server of texts, for some minutes: what they get is held against what is right.
 
-    python -m tests.benchmarks.soak_texts SITE [--minutes 5] [--clients 12] [--seed 0]
+    python -m tests.benchmarks.soak_texts SITE [--minutes 5] [--clients 12] [--burst 160] [--seed 0]
 
 SITE is an installation of a bundle with a task. Each client draws what it does: a whole answer, a stream, a stream that
-it leaves, one that it reads slowly, a document of a JSON schema, a prompt beyond the context, a bad schema, nonsense.
+it leaves, one that it reads slowly, a prompt that fills most of the context, a document of a JSON schema, a prompt
+beyond the context, a bad schema, nonsense; and now and then as many of them at once as `--burst` says, which by default
+is ten times what the server takes.
 Greedy answers are asked for once alone, at the beginning, and every later one has to begin with the same text: answers
 of other clients, lost tokens and mixed caches would show. The end of the report says what was counted, and the memory
 of the server at the beginning, in the middle and at the end.
@@ -31,6 +33,7 @@ import httpx2 as httpx  # what `openai` brings
 import jsonschema
 
 PROMPTS = ("What is a module?", "import sys", "Say hello.", "2 + 2 =", "Größe und Maß", "class A:\n    def f(self):")
+IN_FLIGHT = 16
 SCHEMA = {
     "type": "object",
     "properties": {"kind": {"enum": ["a", "b"]}, "count": {"type": "integer", "minimum": 0, "maximum": 99}},
@@ -69,6 +72,7 @@ class Client:
             ("stream", self.stream, 6),
             ("leaves", self.leaves, 3),
             ("slow", self.slow, 1),
+            ("long", self.long, 1),
             ("document", self.document, 3),
             ("too long", self.too_long, 1),
             ("bad schema", self.bad_schema, 1),
@@ -77,8 +81,8 @@ class Client:
         name, act, _ = self.chance.choices(acts, [weight for *_, weight in acts])[0]
         self.seen.counts[f"{name}: {await act()}"] += 1
 
-    async def whole(self) -> str:
-        prompt = self.chance.choice(PROMPTS)
+    async def whole(self, prompt: str | None = None) -> str:
+        prompt = prompt or self.chance.choice(PROMPTS)
         found = await self.http.post(
             "/v1/chat/completions", json=self.body(prompt, max_tokens=self.chance.randint(1, 60))
         )
@@ -121,6 +125,9 @@ class Client:
 
     async def slow(self) -> str:
         return await self.stream(wait=0.2)
+
+    async def long(self) -> str:
+        return await self.whole(max(self.expected, key=len))
 
     async def document(self) -> str:
         wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
@@ -177,6 +184,17 @@ class Client:
             self.seen.wrong.append(f"{prompt!r}: got {text!r:.120}, expected {self.expected[prompt]!r:.120}")
 
 
+async def fill_context(client: Client) -> str:
+    """Return a prompt that leaves 60 tokens of the context or a little more."""
+    low, high = 1, client.context
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = await client.http.post("/v1/chat/completions", json=client.body("word " * middle, max_tokens=1))
+        room = found.status_code == 200 and found.json()["usage"]["prompt_tokens"] <= client.context - 60
+        low, high = (middle, high) if room else (low, middle)
+    return "word " * low
+
+
 async def memory(http: httpx.AsyncClient) -> int:
     """Return the resident memory of the processes that serve, in MiB."""
     lines = (await http.get("/metrics")).text.splitlines()
@@ -190,7 +208,7 @@ async def soak(address: str, args: argparse.Namespace, context: int) -> Seen:
         model = (await http.get("/v1/models")).json()["data"][0]["id"]
         expected: dict[str, str] = {}
         alone = Client(http, model, context, expected, random.Random(0), seen)
-        for prompt in PROMPTS:
+        for prompt in (*PROMPTS, await fill_context(alone)):
             found = await http.post("/v1/chat/completions", json=alone.body(prompt, max_tokens=60))
             expected[prompt] = found.json()["choices"][0]["message"]["content"]
         print(f"memory: {await memory(http)} MiB at the beginning", flush=True)
@@ -199,8 +217,8 @@ async def soak(address: str, args: argparse.Namespace, context: int) -> Seen:
             own = Client(http, model, context, expected, random.Random(f"{args.seed}/{number}"), seen)
             while time.monotonic() < until:
                 await own.act()
-                if own.chance.random() < 0.05:  # a burst far beyond what the server takes
-                    await asyncio.gather(*(own.act() for _ in range(args.clients)))
+                if own.chance.random() < 0.5 / args.burst:  # a third of all requests comes in bursts
+                    await asyncio.gather(*(own.act() for _ in range(args.burst)))
 
         async def watch() -> None:
             while time.monotonic() < until:
@@ -235,12 +253,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("site", type=Path)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--clients", type=int, default=12)
+    parser.add_argument("--burst", type=int, default=10 * IN_FLIGHT)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options = ["--port", str(port), "--set", "server.max_in_flight=16"]
+    options = ["--port", str(port), "--set", f"server.max_in_flight={IN_FLIGHT}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "packager", "serve", str(args.site), *options], stderr=subprocess.DEVNULL
     )
