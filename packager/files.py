@@ -22,7 +22,7 @@ from packager import os_errors, untrusted_files
 from packager.errors import IntegrityError, WrongContentError
 from packager.types import Blob
 
-CHUNK = 1 << 20
+CHUNK = 512 << 10  # bytes of one write: more go to pages that a virtual machine may first have to fetch from its host
 _ACTED_ON = {errno.ENOENT, errno.EEXIST, errno.EAGAIN, errno.ENOTEMPTY, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP}
 _FICLONE = 0x40049409  # ioctl: share the extents of a file on btrfs and xfs
 
@@ -195,6 +195,17 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             Path(name).unlink(missing_ok=True)
             raise
         sync_directory(path.parent)
+
+
+def write_new(path: Path, data: bytes, *, mode: int) -> None:
+    """Write a new file to the disk; one that exists is refused. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, mode)  # whatever the umask
+        write_all(descriptor, data, 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

@@ -34,19 +34,19 @@ class Lease:
         """Return whether `name` is held already."""
         return name in self._held
 
-    def hold(self, name: str) -> None:
-        """Add `name`; the caller locks the collector out meanwhile. Raises StorageError."""
+    def hold(self, *names: str) -> None:
+        """Add `names`; the caller locks the collector out meanwhile. Raises StorageError."""
         with self._lock, storage_errors(self._root):
             if self._file is None:
                 descriptor, path = tempfile.mkstemp(dir=self._root / "leases")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 self._file = os.fdopen(descriptor, "wb", buffering=0)
                 self._end = weakref.finalize(self, _end_lease, self._file, Path(path))
-            if name not in self._held:
-                line = f"{name}\n".encode()
-                if self._file.write(line) != len(line):
+            if fresh := [name for name in names if name not in self._held]:
+                lines = "".join(f"{name}\n" for name in fresh).encode()
+                if self._file.write(lines) != len(lines):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                self._held.add(name)
+                self._held.update(fresh)
 
     def release(self) -> None:
         """Hold nothing any more."""

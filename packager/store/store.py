@@ -50,6 +50,7 @@ from packager.files import (
     sync_directory,
     walk_regular,
     write_atomically,
+    write_new,
 )
 from packager.store.entries import StoreEntry, name_is_taken
 from packager.store.leases import Lease, read_living
@@ -59,6 +60,7 @@ from packager.untrusted_files import Bounds
 
 MAX_STORE_RECORD = 64 << 20  # bytes of a JSON record
 MAX_BLOB = 1 << 62
+_SYNCS = 8  # small files that are synced at a time
 ENVIRONMENT = "environment:"  # prefix of environments in a lease; they have names where blobs have digests
 
 
@@ -88,6 +90,14 @@ class Store:
             if here:
                 self._lease.hold(digest)
         return here
+
+    def find_missing(self, digests: Sequence[str]) -> set[str]:
+        """Return those of `digests` that are not here; `cache gc` keeps the others while this process runs."""
+        with self.collecting(shared=True):
+            here = [digest for digest in digests if self.path(digest).is_file()]
+            if here:
+                self._lease.hold(*here)
+        return set(digests).difference(here)
 
     def hold_environment(self, name: str) -> None:
         """Keep the environment `name` while this process runs, whether it exists or is about to be built."""
@@ -134,12 +144,22 @@ class Store:
         """Store small records together: one scratch directory, and one sync of the directory of blobs."""
         found = {canonical.sha256(data): data for data in contents}
         blobs = {digest: Blob(digest, len(data)) for digest, data in found.items()}
-        missing = [blob for digest, blob in blobs.items() if not self.has(digest)]
+        missing = {digest: str(number) for number, digest in enumerate(self.find_missing(list(found)))}
         if missing:
+            from concurrent.futures import ThreadPoolExecutor
+
             with self.scratch() as scratch, storage_errors(self.root):
-                for number, blob in enumerate(missing):
-                    (scratch / str(number)).write_bytes(found[blob.digest])
-                    self._move(scratch / str(number), blob)
+                with ThreadPoolExecutor(_SYNCS) as pool:  # a file system syncs several files in the time of one
+                    written = [
+                        pool.submit(write_new, scratch / name, found[digest], mode=0o444)
+                        for digest, name in missing.items()
+                    ]
+                    for future in written:
+                        future.result()
+                with self.collecting(shared=True):
+                    self._lease.hold(*missing)
+                    for digest, name in missing.items():
+                        (scratch / name).replace(self.path(digest))
                 sync_directory(self._blobs)
         return list(blobs.values())
 

@@ -26,6 +26,8 @@ from packager.transport import writers
 from packager.transport.writers import Destination, Receiver
 from packager.types import Blob
 
+_JOBS = 4
+
 
 @runtime_checkable
 class Attachable(Protocol):
@@ -44,14 +46,16 @@ def copy(
 ) -> int:
     """Copy `bundle` with its referrers, and return the number of bytes of files that were copied.
 
-    `jobs` blobs are copied at a time (default: one per core), the largest first, so that no large one is last. The
-    first failure ends the copy, and nothing of it becomes visible.
+    `jobs` blobs are copied at a time, the largest first, so that no large one is last. By default that is one per
+    core and at least four: one is written to the disk while the next arrives. The first failure ends the copy, and
+    nothing of it becomes visible.
     """
     with to(bundle) as receiver:
-        missing = [(path, blob) for path, blob in _distinct(bundle) if not receiver.has(blob)]
+        files = {blob: path for path, blob in _distinct(bundle)}
+        missing = [(files[blob], blob) for blob in receiver.find_missing(list(files))]
         missing.sort(key=lambda item: -item[1].size)
         moved = _progress(sum(blob.size for _, blob in missing), f"{label} {bundle.name} {bundle.version}", on_event)
-        _each(bundle, receiver, missing, moved, jobs or os.cpu_count() or 1)
+        _each(bundle, receiver, missing, moved, jobs or max(_JOBS, os.cpu_count() or 1))
     return sum(blob.size for _, blob in missing)
 
 

@@ -9,8 +9,10 @@ sink hashes its input and refuses anything but the expected blob.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias
@@ -37,14 +39,16 @@ from packager.store.entries import VERIFIED, StoreEntry, name_is_taken
 from packager.store.store import Store
 from packager.types import Blob
 
+_SMALL, _SMALL_TOGETHER = 64 << 10, 4 << 20  # bytes of blobs that are stored together
+
 Source: TypeAlias = Callable[[], BinaryIO]
 
 
 class Receiver(Protocol):
     """Receives the blobs of one bundle, several at a time."""
 
-    def has(self, blob: Blob) -> bool:
-        """Return whether the blob exists already and need not be read."""
+    def find_missing(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        """Return those of `blobs`, in their order, that do not exist yet and have to be written."""
 
     def write(self, blob: Blob, source: Source, moved: Moved) -> None:
         """Read `source` once and keep it. Raises IntegrityError if it is not `blob`."""
@@ -60,8 +64,8 @@ class _Files:
     root: Path
     paths: dict[Blob, list[str]]
 
-    def has(self, blob: Blob) -> bool:
-        return False
+    def find_missing(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        return blobs
 
     def write(self, blob: Blob, source: Source, moved: Moved) -> None:
         for path in self.paths[blob]:
@@ -158,8 +162,8 @@ class _Members:
     descriptor: int
     offsets: dict[Blob, int]
 
-    def has(self, blob: Blob) -> bool:
-        return False
+    def find_missing(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        return blobs
 
     def write(self, blob: Blob, source: Source, moved: Moved) -> None:
         _copy_checked(source, _At(self.descriptor, self.offsets[blob]), blob, moved)
@@ -206,15 +210,34 @@ def _write_frame(bundle: Bundle, descriptor: int) -> _Members:
     return _Members(descriptor, offsets)
 
 
-@dataclass(frozen=True, slots=True)
 class _Stored:
-    store: Store
+    """Receives blobs into a store; small ones are kept in memory and stored together."""
 
-    def has(self, blob: Blob) -> bool:
-        return self.store.has(blob.digest)
+    def __init__(self, store: Store) -> None:
+        self._store, self._lock = store, threading.Lock()
+        self._small: list[bytes] = []
+        self._held = 0  # bytes of the small ones
+
+    def find_missing(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        absent = self._store.find_missing([blob.digest for blob in blobs])
+        return [blob for blob in blobs if blob.digest in absent]
 
     def write(self, blob: Blob, source: Source, moved: Moved) -> None:
-        self.store.receive(blob, source, moved)
+        if blob.size > _SMALL:
+            self._store.receive(blob, source, moved)
+            return
+        sink = io.BytesIO()
+        _copy_checked(source, sink, blob, moved)
+        with self._lock:
+            self._small.append(sink.getvalue())
+            self._held += blob.size
+            if self._held > _SMALL_TOGETHER:
+                self.flush()
+
+    def flush(self) -> None:
+        """Store what is in memory."""
+        self._store.put_all(self._small)
+        self._small, self._held = [], 0
 
 
 def write_local(store: Store, *, verified: bool, replace: bool = False) -> Destination:
@@ -236,7 +259,11 @@ def write_local(store: Store, *, verified: bool, replace: bool = False) -> Desti
         )
         if verified and known is not None and not same and not replace:
             raise name_is_taken(bundle.name, bundle.version, known, entry)
-        yield _Stored(store)
+        stored = _Stored(store)
+        try:
+            yield stored
+        finally:  # also what a failed copy brought: the next one begins there
+            stored.flush()
         store.put_all(map(bundle.record_bytes, bundle.records))
         if verified or same:
             store.admit(bundle.name, bundle.version, entry, replace=replace)

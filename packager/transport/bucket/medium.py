@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
@@ -110,8 +110,8 @@ class _Pushed:
     mount: Folder | None
     turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_UPLOADS))
 
-    def has(self, blob: Blob) -> bool:
-        return self.present.get(blob_path(blob.digest)) == blob.size
+    def find_missing(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        return [blob for blob in blobs if self.present.get(blob_path(blob.digest)) != blob.size]
 
     def write(self, blob: Blob, source: Source, moved: Moved) -> None:
         name = blob_path(blob.digest)

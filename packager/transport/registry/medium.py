@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from packager import canonical
-from packager.bundle.bundle import Bundle
+from packager.bundle.bundle import CONTRACT, MAX_RECORD, RECORD, Bundle
 from packager.errors import IntegrityError
 from packager.events import OnEvent, Warned, ignore
 from packager.formats import dsse, oci
@@ -166,7 +166,15 @@ class RegistryBundle:
         return self.repository.open(Blob(digest, self._sizes[digest]))
 
     def open_file(self, path: str, blob: Blob) -> BinaryIO:
-        return self.repository.open(blob)
+        if path not in (RECORD, CONTRACT) or blob.size > MAX_RECORD:
+            return self.repository.open(blob)
+        if blob.digest not in self._small:  # read to open the bundle, and again to copy it
+            with self.repository.open(blob) as file:
+                data = file.read(blob.size + 1)
+            if canonical.sha256(data) != blob.digest:
+                return io.BytesIO(data)  # the reader refuses it
+            self._small[blob.digest] = data
+        return io.BytesIO(self._small[blob.digest])
 
     def place(self, path: str, blob: Blob) -> str:
         return f"{path or blob.digest} in {self.label}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from packager import canonical, names
@@ -63,8 +64,10 @@ class _Pushed:
     repository: Repository
     mount: str | None
 
-    def has(self, blob: Blob) -> bool:
-        return self.repository.has(blob, push=True)
+    def find_missing(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        with ThreadPoolExecutor(self.repository.settings.jobs) as pool:
+            here = pool.map(lambda blob: self.repository.has(blob, push=True), blobs)
+            return [blob for blob, is_here in zip(blobs, here, strict=True) if not is_here]
 
     def write(self, blob: Blob, source: Source, moved: Moved) -> None:
         upload(self.repository, blob, source, moved, self.mount)
@@ -107,10 +110,14 @@ def push_referrers(repository: Repository, bundle: Attached) -> None:
         return
     empty = Blob(canonical.sha256(oci.EMPTY_BYTES), len(oci.EMPTY_BYTES))
     _push_blob(repository, empty, oci.EMPTY_BYTES)
-    for referrer in bundle.referrers:
+
+    def push(referrer: Referrer) -> None:
         for blob in (referrer.content, *referrer.others):
             _push_blob(repository, blob, bundle.record_bytes(blob.digest))
         repository.put_manifest(referrer.manifest.digest, bundle.record_bytes(referrer.manifest.digest), oci.MANIFEST)
+
+    with ThreadPoolExecutor(repository.settings.jobs) as pool:
+        list(pool.map(push, bundle.referrers))
     _list(repository, bundle)
 
 
