@@ -14,7 +14,7 @@ import pytest
 from packager import canonical
 from packager.bundle.bundle import Bundle, read
 from packager.errors import IntegrityError, SourceError, UsageError
-from packager.events import Event, Warned
+from packager.events import Event, Progress, Warned
 from packager.formats import oci
 from packager.release.sign import sign
 from packager.store.store import Store
@@ -169,6 +169,27 @@ def test_a_pull_that_gave_up_is_resumed_from_disk(bundle: Bundle, tmp_path: Path
         (row,) = stub.rows("GET", big.digest)
         assert (row.status, row.sent) == (206, big.size - have), "only the rest was asked for"
         assert not list((store.root / "partial").iterdir())
+
+
+def test_small_files_that_arrived_before_a_failure_stay(bundle: Bundle, tmp_path: Path) -> None:
+    store, digests = other(tmp_path), [blob.digest for _, blob in bundle.tree]
+
+    def stop_at_the_last(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == event.total:
+            raise ConnectionError("stopped")
+
+    with serving() as stub:
+        push(stub, bundle)
+        source = opened(stub)
+        with pytest.raises(ConnectionError):
+            copy.copy(source, writers.write_local(store, verified=True), stop_at_the_last, jobs=1)
+        assert len(store.find_missing(digests)) == 1 and not store.bundles()
+        stub.log.clear()
+        pull(stub, store)
+        assert store.find_missing(digests) == set()
+        again = {digest for digest in digests if stub.rows("GET", f"blobs/{digest}")}
+        opens = {source.tree.get(path).digest for path in ("bundle.json", "contract.json")}  # type: ignore[union-attr]
+        assert len(again - opens) <= 1 and all(len(stub.rows("GET", digest)) == 1 for digest in again)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "longer", "zeros"])
