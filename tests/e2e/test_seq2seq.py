@@ -135,7 +135,17 @@ def test_the_client_gets_what_transformers_hears(speech: Project, client: openai
         (signals.wav(np.zeros(3000, np.float32), 16000)[:-7], {}, "ends before its samples do"),
         (signals.wav(np.zeros(3000, np.float32), 16000), {"language": "fr"}, "expected one of de, en"),
         (signals.wav(np.zeros(3000, np.float32), 16000), {"prompt": "Hello"}, "`prompt` is not supported"),
-        (signals.wav(np.zeros(3000, np.float32), 16000), {"response_format": "srt"}, "expected json, text or"),
+        (
+            signals.wav(np.zeros(3000, np.float32), 16000),
+            {"response_format": "srt"},
+            "the model has no tokens of times",
+        ),
+        (signals.wav(np.zeros(3000, np.float32), 16000), {"response_format": "tsv"}, "expected one of json, text"),
+        (
+            signals.wav(np.zeros(3000, np.float32), 16000),
+            {"timestamp_granularities": ["segment", "word"]},
+            "no times of words",
+        ),
         (signals.wav(np.zeros(3000, np.float32), 16000), {"temperature": -1}, "expected a number from 0"),
     ],
 )

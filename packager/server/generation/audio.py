@@ -45,6 +45,20 @@ def read_wav(data: bytes | bytearray | memoryview, most_seconds: float) -> tuple
     PCM of 8, 16, 24 and 32 bits and floats of 32 and 64 bits are read. Raises RequestError for anything else, for a
     file that ends before its length, and for more than `most_seconds`.
     """
+    content, form = _parts(data)
+    return _samples(content, form, most_seconds), form.rate
+
+
+def estimate_memory(data: bytes | bytearray | memoryview, audio: Audio) -> int:
+    """Return the bytes that the samples and features of a WAV file take at most. Raises RequestError."""
+    content, form = _parts(data)
+    given = len(content) // (form.bits // 8)  # of all channels
+    heard = max(given // form.channels * audio.rate // form.rate, audio.samples)
+    block = audio.frames * audio.window * 24  # frames of one pass, and their spectrum
+    return given * 24 + heard * 32 + heard // audio.hop * audio.mels * 24 + block
+
+
+def _parts(data: bytes | bytearray | memoryview) -> tuple[memoryview, _Format]:
     view = memoryview(data)
     if bytes(view[:4]) != b"RIFF" or bytes(view[8:12]) != b"WAVE":
         found = next((name for mark, name in _OTHER.items() if bytes(view[: len(mark)]) == mark), "something else")
@@ -57,7 +71,7 @@ def read_wav(data: bytes | bytearray | memoryview, most_seconds: float) -> tuple
         elif name == b"data":
             if form is None:
                 raise RequestError("the WAV file says nothing of its samples before they begin")
-            return _samples(content, form, most_seconds), form.rate
+            return content, form
     raise RequestError("the WAV file holds no samples")
 
 
@@ -97,7 +111,7 @@ def _samples(content: memoryview, form: _Format, most_seconds: float) -> Samples
         raise RequestError("the WAV file ends within a sample" if content else "the WAV file holds no samples")
     seconds = len(content) / (width * form.channels * form.rate)
     if seconds > most_seconds:
-        raise _too_long(seconds, most_seconds)
+        raise too_long(seconds, most_seconds)
     found = _scaled(content, form).reshape(-1, form.channels)
     mono = found[:, 0] if form.channels == 1 else found.mean(axis=1)
     if form.kind == _FLOAT and not np.isfinite(mono).all():
@@ -105,7 +119,7 @@ def _samples(content: memoryview, form: _Format, most_seconds: float) -> Samples
     return np.clip(mono, -1, 1).astype(np.float32)
 
 
-def _too_long(seconds: float, most: float) -> RequestError:
+def too_long(seconds: float, most: float) -> RequestError:
     """Return the refusal of audio beyond one pass: cut off, its end would be missing from the answer unseen."""
     cut = f"ffmpeg -i IN -ac 1 -ar 16000 -f segment -segment_time {max(most - 1, 1):g} OUT%03d.wav"
     message = f"the audio has {seconds:.1f} seconds, expected at most {most:g}; send parts, best cut at pauses: {cut}"
@@ -150,20 +164,21 @@ def resample(samples: Samples, rate: int, wanted: int) -> Samples:
 
 
 def log_mel(samples: Samples, audio: Audio) -> NDArray[np.float32]:
-    """Return the features [mels, frames] of samples at the model's rate, filled up with silence to one pass.
+    """Return the features [mels, frames] of samples at the model's rate.
 
-    Raises RequestError for more than one pass.
+    Less than one pass is filled up with silence; more keeps its length, and has frames for all of it.
     """
-    if len(samples) > audio.samples:
-        raise _too_long(len(samples) / audio.rate, audio.seconds)
     side = audio.window // 2
-    wave = np.zeros(audio.samples)
+    wave = np.zeros(max(len(samples), audio.samples))
     wave[: len(samples)] = samples
     padded = np.pad(wave, side, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(padded, audio.window)[:: audio.hop][: audio.frames]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, audio.window)[:: audio.hop][: len(wave) // audio.hop]
     shape = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(audio.window) / audio.window)
-    power = np.abs(np.fft.rfft(frames * shape, axis=1)) ** 2
-    found = np.log10(np.maximum(power @ mel_filters(audio.rate, audio.window, audio.mels), 1e-10))
+    filters = mel_filters(audio.rate, audio.window, audio.mels)
+    found = np.empty((len(frames), audio.mels))
+    for start in range(0, len(frames), audio.frames):  # one pass at a time: all windows at once take 3 kB a frame
+        power = np.abs(np.fft.rfft(frames[start : start + audio.frames] * shape, axis=1)) ** 2
+        found[start : start + audio.frames] = np.log10(np.maximum(power @ filters, 1e-10))
     found = np.maximum(found, found.max() - 8.0)
     return ((found.T + 4.0) / 4.0).astype(np.float32)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from packager.server.generation.decoding import Decoding
 from packager.server.generation.encoder_decoder import Cache, EncoderDecoder
-from packager.server.generation.rules import allowed, log_softmax
+from packager.server.generation.rules import Scores, allowed, log_softmax
 
 _NEVER = np.float32(-1e9)
 
@@ -47,10 +48,12 @@ def search(
     *,
     beams: int,
     penalty: float = 1.0,
+    last: Callable[[Sequence[int], Scores], Scores] | None = None,
 ) -> Found | None:
     """Return the best answer to the one row of `cache`, None where it was cancelled.
 
-    `most` counts the tokens with those of `start`; `penalty` is that of repetition.
+    `most` counts the tokens with those of `start`; `penalty` is that of repetition, and `last` a rule after all others
+    of the tokens so far.
     """
     cache = cache.choose([0] * beams)
     first = tuple(start)
@@ -64,8 +67,11 @@ def search(
         logits = model.step(ids, cache)[:, -1]
         scores = np.stack(
             [
-                allowed(log_softmax(row), decoding.rules, ends, beam.tokens, len(first), most, penalty) + beam.score
-                for row, beam in zip(logits, running, strict=True)
+                allowed(log_softmax(row), decoding.rules, ends, beam.tokens, len(first), most, penalty, rule)
+                + beam.score
+                for row, beam, rule in zip(
+                    logits, running, [last and partial(last, b.tokens) for b in running], strict=True
+                )
             ]
         )
         continued = _best(scores, running, looked, ends, length + 1 == most)

@@ -7,7 +7,7 @@ included; `begun` is how many of them begin it, and `most` how many there may be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,9 @@ def allowed(
     begun: int,
     most: int,
     penalty: float = 1.0,
+    last: Callable[[Scores], Scores] | None = None,
 ) -> Scores:
-    """Return the scores of the tokens that may come next. `penalty` is that of repetition."""
+    """Return the scores of the tokens that may come next. `penalty` is that of repetition, `last` a further rule."""
     found = scores.copy()
     if penalty != 1.0:
         found = penalise(found, penalty, sequence)
@@ -45,6 +46,8 @@ def allowed(
     if len(sequence) == begun + late:
         outside += rules.begin_suppress
     found[np.array(outside, np.int64)] = -np.inf
+    if last is not None:
+        found = last(found)
     return log_softmax(found) if rules.renormalise else found
 
 

@@ -15,7 +15,7 @@ import base64
 import binascii
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import orjson
@@ -27,17 +27,32 @@ from packager.server.admission.shared_timeout import SharedTimeout
 from packager.server.errors import RequestError, quote
 from packager.server.execution import batching
 from packager.server.execution.engine import Engine
+from packager.server.generation.audio import estimate_memory
 from packager.server.generation.cache_budget import CacheBudget
 from packager.server.generation.engine import TooLongError
 from packager.server.generation.seq2seq import Answer, Job, Seq2Seq
-from packager.server.http import bodies, multipart, openai_models
+from packager.server.http import bodies, multipart, openai_models, subtitles
 from packager.server.http.responses import JSON_FIELDS, Response, Route, json_response
 from packager.server.http.waiting import parse_timeout
 
 Json: TypeAlias = dict[str, Any]
 _MOST_ROWS = 64
-_OPTIONS = ("max_tokens", "beams", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "language", "task")
-_FIELDS = {"file", "model", "language", "response_format", "temperature", "prompt", "stream", "chunking_strategy"}
+_OPTIONS = (
+    "max_tokens",
+    "beams",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "seed",
+    "language",
+    "task",
+    "timestamps",
+)
+_GRANULARITIES = "timestamp_granularities[]"
+_NEUTRAL = {"prompt": "", "stream": "false", "chunking_strategy": "auto"}  # fields that may be there and say nothing
+_FIELDS = {"file", "model", "language", "response_format", "temperature", _GRANULARITIES, *_NEUTRAL}
+_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 _TEXT = [("content-type", "text/plain; charset=utf-8")]
 _WAVES = ("audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave", "application/octet-stream")
 
@@ -92,8 +107,7 @@ class Seq2SeqRoutes:
         found = await self._answered(scope, proto, read)
         config = self._engine.config
         model = {"name": config.name, "version": config.version, "digest": config.digest}
-        answers = [{"text": item.text, "finish": item.finish, "tokens": len(item.tokens)} for item in found]
-        return json_response({"answers": answers, "model": model})
+        return json_response({"answers": [_row_of(item) for item in found], "model": model})
 
     def _rows(self, body: bytes, kind: str, lease: Lease) -> list[Job]:
         """Return the jobs of a body: one text or WAV file, or a document of rows. Raises RequestError."""
@@ -135,8 +149,8 @@ class Seq2SeqRoutes:
 
     def _heard(self, data: bytes, options: Json, lease: Lease) -> Job:
         about = self._opened.about.audio
-        if about is not None:  # samples in float64, the frames, and their spectrum
-            lease.hold(min(len(data), about.samples) * 16 + about.frames * about.window * 24)
+        if about is not None:
+            lease.hold(estimate_memory(data, about))
         return self._opened.job_of_audio(data, options)
 
     # -- OpenAI's audio: https://platform.openai.com/docs/api-reference/audio
@@ -160,10 +174,13 @@ class Seq2SeqRoutes:
             return _refused(error)
         if form["response_format"] == "text":
             return Response(200, _TEXT, f"{found.text.strip()}\n".encode())
+        if form["response_format"] in subtitles.WRITERS:
+            return Response(200, _TEXT, subtitles.WRITERS[form["response_format"]](found.segments or ()).encode())
         value: Json = {"text": found.text.strip(), "finish": found.finish}  # OpenAI's own has none; clients pass it on
         if form["response_format"] == "verbose_json":
             language = self._language(found) or form["language"]
             value |= {"task": task, "language": language, "duration": round(found.seconds, 3)}
+            value |= _segments_of(found)
         return json_response(value)
 
     def _language(self, found: Answer) -> str:
@@ -175,19 +192,9 @@ class Seq2SeqRoutes:
         if kind.partition(";")[0].strip().lower() != "multipart/form-data":
             raise RequestError("`Content-Type`: expected multipart/form-data", status=415)
         lease.hold(2 * len(body))
-        given = dict(multipart.split_parts(body, kind))
-        if unknown := sorted(set(given) - _FIELDS):
-            raise _FieldError(f"{quote(unknown[0])} is not supported", unknown[0])
-        values = {name: _decoded(data) for name, data in given.items() if name != "file"}
-        for name, neutral in (("prompt", ""), ("stream", "false"), ("chunking_strategy", "auto")):
-            if values.get(name, neutral).lower() != neutral:
-                raise _FieldError(f"`{name}` is not supported", name)
-        config = self._engine.config
-        if values.get("model") not in (config.name, f"{config.name}:{config.version}"):
-            message = f"the model {quote(values.get('model'))} does not exist: this server has {quote(config.name)}"
-            raise _FieldError(message, "model", status=404)
-        if values.get("response_format", "json") not in ("json", "text", "verbose_json"):
-            raise _FieldError("`response_format`: expected json, text or verbose_json", "response_format")
+        parts = list(multipart.split_parts(body, kind))
+        values = self._values(parts)
+        given = dict(parts)
         if "file" not in given:
             raise _FieldError("`file` is missing", "file")
         form |= {name: values[name] for name in form if name in values}
@@ -195,9 +202,29 @@ class Seq2SeqRoutes:
         audio = self._opened.about.audio
         if audio and (audio.tasks or task != "transcribe"):
             options["task"] = task
+        if form["response_format"] in subtitles.WRITERS or _GRANULARITIES in values:
+            options["timestamps"] = True
         if audio and not audio.languages and options["language"] == "en":
             options["language"] = None  # clients state it for models of English alone as well
         return given["file"], options
+
+    def _values(self, parts: Sequence[tuple[str, bytes]]) -> dict[str, str]:
+        """Return the fields of a form beside the file, checked. Raises RequestError."""
+        if unknown := sorted({name for name, _ in parts} - _FIELDS):
+            raise _FieldError(f"{quote(unknown[0])} is not supported", unknown[0])
+        values = {name: _decoded(data) for name, data in parts if name != "file"}
+        for name, neutral in _NEUTRAL.items():
+            if values.get(name, neutral).lower() != neutral:
+                raise _FieldError(f"`{name}` is not supported", name)
+        config = self._engine.config
+        if values.get("model") not in (config.name, f"{config.name}:{config.version}"):
+            message = f"the model {quote(values.get('model'))} does not exist: this server has {quote(config.name)}"
+            raise _FieldError(message, "model", status=404)
+        if values.get("response_format", "json") not in _FORMATS:
+            raise _FieldError(f"`response_format`: expected one of {', '.join(_FORMATS)}", "response_format")
+        if any(data != b"segment" for name, data in parts if name == _GRANULARITIES):
+            raise _FieldError(f"`{_GRANULARITIES}`: expected segment, the model has no times of words", _GRANULARITIES)
+        return values
 
     # -- running
 
@@ -243,6 +270,21 @@ class Seq2SeqRoutes:
         if found is None:
             raise batching.deadline_error()
         return found
+
+
+def _row_of(found: Answer) -> Json:
+    return {"text": found.text, "finish": found.finish, "tokens": len(found.tokens), **_segments_of(found)}
+
+
+def _segments_of(found: Answer) -> Json:
+    """Return the member `segments` of an answer with times, in seconds, as OpenAI has it; nothing of one without."""
+    if found.segments is None:
+        return {}
+    rows = [
+        {"id": number, "start": segment.start, "end": segment.end, "text": text, "tokens": list(segment.tokens)}
+        for number, (segment, text) in enumerate(found.segments)
+    ]
+    return {"segments": rows}
 
 
 def _listed(given: Any) -> list[tuple[Any, Json]]:
