@@ -15,24 +15,16 @@ The packages are those of the bundle's lock and beside them what BentoML needs (
 
 from __future__ import annotations
 
-import itertools
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePosixPath
-
-from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
 
 from packager import canonical
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.deploy import server_files
-from packager.deploy.renderers import _deployment
+from packager.deploy.renderers import _deployment, _requirements
 from packager.deploy.renderers._deployment import Rendered
 from packager.errors import UsageError
-from packager.formats import platforms
-from packager.formats.wheel_locks import INDEX
 from packager.knobs import catalogue
 from packager.knobs.knobs import Resolved
 
@@ -66,7 +58,7 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
         "deployed.py": _deployment.read_template("deployed.py"),
         "serve.json": canonical.dump(config),
         "bentofile.yaml": _yaml(_bentofile(bundle, values)),
-        "requirements.txt": _requirements(bundle, runtime),
+        "requirements.txt": _requirements.build_requirements(bundle, runtime, _WHEELS, "BentoML"),
         "model/model.yaml": _yaml(_about_model(bundle, target)),
         _deployment.RECORD: _deployment.build_record("bentoml", bundle, values, options, copied),
     }
@@ -128,63 +120,6 @@ def _about_model(bundle: Bundle, target: str) -> JSON:
         "api_version": "v2",
         "creation_time": "1980-01-01T00:00:00+00:00",
     }
-
-
-def _requirements(bundle: Bundle, runtime: str) -> bytes:
-    """Return the lock of the bundle, and beside it the wheels that BentoML needs, every one with its hashes."""
-    folder = f"deps/{runtime}"
-    if bundle.tree.get(f"{folder}/{INDEX}") is None:
-        raise UsageError(
-            f"`{bundle.name}` has no lock for {runtime}", hint="build the bundle with `packager lock` first"
-        )
-    lock = bundle.read(f"{folder}/{INDEX}").decode()
-    locked = {key: _versions(bundle.read(path).decode()) for key, path in _platforms(bundle, folder).items()}
-    rows = json.loads(_deployment.read_template(_WHEELS))["packages"]
-    _check_ranges(rows, [*locked.values()] or [_versions(lock)])
-    own = [_row(row, marker) for row in rows if (marker := _marker(row, locked, lock)) is not None]
-    return "".join([lock if lock.endswith("\n") else f"{lock}\n", *own]).encode()
-
-
-def _platforms(bundle: Bundle, folder: str) -> dict[str, str]:
-    """Return the lock file of each platform."""
-    found = (re.fullmatch(rf"{folder}/requirements-(.+)\.txt", path) for path, _ in bundle.tree)
-    return {name[1]: name[0] for name in found if name}
-
-
-def _versions(text: str) -> dict[str, str]:
-    pins = re.findall(r"^([A-Za-z0-9][^=\s;]*)==([^\s;\\]+)", text, re.MULTILINE)
-    return {canonicalize_name(name): version for name, version in pins}
-
-
-def _check_ranges(rows: Sequence[JSON], locks: Sequence[Mapping[str, str]]) -> None:
-    """Raise UsageError where the bundle locks a version that BentoML's packages do not take."""
-    for row, lock in itertools.product(rows, locks):
-        if row["name"] in lock:
-            continue
-        for name, ranges in row["needs"].items():
-            if name in lock and not SpecifierSet(ranges).contains(lock[name], prereleases=True):
-                raise UsageError(
-                    f"the bundle locks `{name}` {lock[name]}, and `{row['name']}` {row['version']}, which BentoML "
-                    f"needs, takes {ranges}",
-                    hint=f"lock another `{name}` (`dependencies:` in the recipe), or render another kind",
-                )
-
-
-def _marker(row: JSON, locked: Mapping[str, Mapping[str, str]], lock: str) -> str | None:
-    """Return where a wheel of BentoML's is installed: where the bundle locks none of its name; None for nowhere."""
-    lacking = [key for key, versions in locked.items() if row["name"] not in versions]
-    own = str(row.get("marker") or "")
-    if len(lacking) == len(locked):
-        return None if not locked and row["name"] in _versions(lock) else own
-    if not lacking:
-        return None
-    there = " or ".join(f"({platforms.parse(key).marker})" for key in lacking)
-    return f"({own}) and ({there})" if own else there
-
-
-def _row(row: JSON, marker: str) -> str:
-    pin = f"{row['name']}=={row['version']}" + (f" ; {marker}" if marker else "")
-    return " \\\n    ".join([pin, *(f"--hash=sha256:{value}" for value in row["hashes"])]) + "\n"
 
 
 def _yaml(value: JSON) -> bytes:

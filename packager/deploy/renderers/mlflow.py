@@ -22,7 +22,7 @@ from packager.bundle.bundle import CARD, CONTRACT, RECORD, SBOM, Bundle
 from packager.canonical import JSON
 from packager.contract.contract import Contract, Port
 from packager.deploy import server_files
-from packager.deploy.renderers import _deployment
+from packager.deploy.renderers import _deployment, _program
 from packager.deploy.renderers._deployment import Rendered
 from packager.errors import UsageError
 from packager.formats.wheel_locks import INDEX, PYLOCK
@@ -37,10 +37,6 @@ DEFAULTS: Mapping[str, str] = {}
 OPTIONS = (_deployment.TARGET,)
 _MLFLOW = "3.17.2"  # what was run
 _RUNTIME = "onnxruntime"
-_LEFT_OUT = ("__main__.py", "packager/server/__main__.py", "packager/server/http/", "packager/server/grpc/")
-_OWN = re.compile(rb"\bpackager\.(?=(server|runtimes)\b)")
-_DEPLOYED = re.compile(rb"^import deployed$", re.MULTILINE)
-_IMPORT = re.compile(rb"^from packager import ", re.MULTILINE)
 
 
 def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rendered:
@@ -57,10 +53,11 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
     paths = {*server_files.list_artefact(bundle, target), *server_files.list_pipeline(bundle)}
     paths |= {path for path in kept if bundle.tree.get(path)}
     copied = _deployment.select_blobs(bundle, {f"bundle/{path}": path for path in sorted(paths)})
-    package = f"packaged_{bundle.digest.removeprefix('sha256:')[:16]}"
+    package = _program.name_package(bundle)
     config = canonical.load(server_files.build_config(bundle, target), limit=1 << 20)
     config.pop("reference", None)
-    program = {"serve.json": canonical.dump(config), **_program(package, runtime)}
+    own = _program.list_program(package, runtime, "mlflow/model.py", "code")
+    program = {"serve.json": canonical.dump(config), **own}
     made = {
         **program,
         "MLmodel": _deployment.yaml_text(_model(bundle, contract, target, device, package)),
@@ -72,25 +69,6 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
         "python -c 'import mlflow; print(mlflow.pyfunc.load_model(\"OUT\").metadata.signature)'",
     )
     return Rendered(made, copied, steps)
-
-
-def _program(package: str, runtime: str) -> dict[str, bytes]:
-    """Return the server's code and MLflow's loader as a package of their own name."""
-    found = {
-        path.replace("packager/", f"code/{package}/", 1): _named(data, package)
-        for path, data in server_files.list_program(runtime).items()
-        if not path.startswith(_LEFT_OUT)
-    }
-    for place, name in (("deployed.py", "deployed.py"), ("mlflow/model.py", "model.py")):
-        found[f"code/{package}/{name}"] = _named(_deployment.read_template(place), package)
-    return found
-
-
-def _named(data: bytes, package: str) -> bytes:
-    """Return a module that imports its neighbours by the name of the package."""
-    own = package.encode()
-    data = _DEPLOYED.sub(b"from " + own + b" import deployed", data)
-    return _OWN.sub(own + b".", _IMPORT.sub(b"from " + own + b" import ", data))
 
 
 def _model(bundle: Bundle, contract: Contract, target: str, device: str, package: str) -> JSON:
