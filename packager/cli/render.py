@@ -8,6 +8,7 @@ bentoml: a Bento for `bentoml build`. container: a Containerfile and its context
 manifests, a KServe InferenceService and a Helm chart. systemd: hardened units for an installation. observability:
 Prometheus rules, a Grafana dashboard, a Datadog check and a runbook. mlflow: a model for `mlflow models serve`,
 `mlflow.pyfunc.load_model` and `spark_udf`; with --register NAME it becomes a version of that model in the registry.
+mlserver: a model for `mlserver start`, alone or in a repository with others.
 
 triton: a model of a repository that several bundles share, a directory or a bucket (s3://bucket/folder); the same
 bundle again is the version it was before, another one the next version and the one that is served. Knobs become
@@ -38,6 +39,7 @@ EXAMPLES = """  packager render triton digits.bundle.tar models/ --key release.p
   packager render ensemble support.yaml s3://acme-models/triton --json
   packager render bentoml digits:1.4.0 bento/ --key release.pub --set bentoml.workers=2
   packager render mlflow digits:1.4.0 model/ --key release.pub --register digits-packaged
+  packager render mlserver digits:1.4.0 models/digits --key release.pub
   packager render container digits.bundle.tar image/ --key release.pub --base docker.io/library/python@sha256:…
   packager render kubernetes digits:1.4.0 deploy/ --key release.pub --image registry.acme.example/digits@sha256:…
   packager render kubernetes digits:1.4.0 deploy/ --trust acme.trust --image registry.acme.example/digits@sha256:… \
@@ -50,7 +52,7 @@ EXAMPLES = """  packager render triton digits.bundle.tar models/ --key release.p
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    listed = "bentoml, container, ensemble, kubernetes, mlflow, observability, systemd or triton"
+    listed = "bentoml, container, ensemble, kubernetes, mlflow, mlserver, observability, systemd or triton"
     kind = parser.add_argument("kind", metavar="KIND", help=listed)
     _completers.complete_with(kind, _completers.list_kinds)
     options.add_bundle(parser)

@@ -80,6 +80,7 @@ VERBS: dict[str, list[list[str]]] = {
             "triton": [],
             "bentoml": [],
             "mlflow": [],
+            "mlserver": [],
             "systemd": [],
             "observability": [],
             "container": ["--base", deployments.BASE],
@@ -179,7 +180,9 @@ def test_no_verb_prints_control_characters(
             json.loads(output.out)
 
 
-@pytest.mark.parametrize("kind", ["triton", "bentoml", "mlflow", "container", "kubernetes", "systemd", "observability"])
+@pytest.mark.parametrize(
+    "kind", ["triton", "bentoml", "mlflow", "mlserver", "container", "kubernetes", "systemd", "observability"]
+)
 def test_rendered_files_are_escaped(kind: str, place: Path) -> None:
     (words,) = (words for words in VERBS["render"] if words[1] == kind)
     assert cli.main(words) == 0

@@ -29,6 +29,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "bentoml": {},
     "container": {"base": BASE},
     "mlflow": {},
+    "mlserver": {},
     "kubernetes": {"image": f"registry.example/tiny@{DIGEST}"},
     "observability": {},
     "systemd": {},

@@ -124,20 +124,33 @@ def parse_with_sizes(
     charge(weight)
     document = _document(raw)
     tail = _Tail(view, len(body) if length is None else length, charge)
+    request = _request(document, interface, tail)
+    arrays = request.feeds.values()
+    if weight and not any(array.dtype.kind == "O" for array in arrays):  # the document ends here
+        charge(sum(array.nbytes for array in arrays) - weight)
+    return request, tail.sizes
+
+
+def read_document(document: dict[str, Any], interface: Interface) -> Request:
+    """Check a request that another server has parsed, every element in `data`; files may be bytes there, not base64.
+
+    Raises RequestError.
+    """
+    return _request(document, interface, _Tail(memoryview(b""), 0, tensors.no_charge))
+
+
+def _request(document: dict[str, Any], interface: Interface, tail: _Tail) -> Request:
     feeds, sizes = _feeds(document, interface, tail)
     tail.finish()
     interface.check_values(feeds)
-    if weight and not any(array.dtype.kind == "O" for array in feeds.values()):  # the document ends here
-        charge(sum(array.nbytes for array in feeds.values()) - weight)
     first = interface.inputs[0]
-    request = Request(
+    return Request(
         id=_identifier(document),
         feeds=feeds,
         wanted=_wanted(document, interface),
         rows=feeds[first.name].shape[0] if first.shape and isinstance(first.shape[0], str) else 1,
         outside=interface.outside(sizes),
     )
-    return request, tail.sizes
 
 
 def _document(raw: memoryview) -> dict[str, Any]:

@@ -70,6 +70,7 @@ _JSON_NAMES = {
     list: "a list",
     dict: "an object",
     type(None): "null",
+    bytes: "bytes",
 }
 _MISSING = {  # kind of a dtype -> what to do where a client sends null
     "f": ": the model takes no missing numbers here; a NaN all the same travels with `binary_data_size`",
@@ -193,6 +194,7 @@ def from_json(data: Any, dtype: str, shape: tuple[int, ...], subject: str, *, mi
     kind = dtype_of(dtype)
     expected, types = _ACCEPTED[kind.kind]
     types = types | {type(None)} if missing and kind.kind == "f" else types
+    types = types | {bytes} if dtype == "bytes" else types  # not from JSON: another server has read them
     for start in range(0, len(flat), _SLICE):
         part = flat if len(flat) <= _SLICE else flat[start : start + _SLICE]
         if set(map(type, part)) - types:

@@ -259,6 +259,20 @@ REFUSED = {
 }
 
 
+def test_a_request_that_another_server_has_read_is_held_to_the_same_rules():
+    raw = Interface((Tensor("image", "bytes", ("rows",)),), (Tensor("label", "string", ("rows",)),), {})
+    named = {"name": "image", "datatype": "BYTES", "shape": [2], "data": [b"\xff\xd8", "/9g="]}
+    assert protocol.read_document({"inputs": [named]}, raw).feeds["image"].tolist() == [b"\xff\xd8", "/9g="]
+    pairs = [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1.5, 2]}]
+    assert protocol.read_document({"inputs": pairs}, interface("float32")).feeds["x"].tolist() == [1.5, 2]
+    for wrong in ([b"1", 2], [1.5], [True, 1]):
+        with pytest.raises(RequestError):
+            protocol.read_document({"inputs": [{**pairs[0], "data": wrong}]}, interface("float32"))
+    with pytest.raises(RequestError, match="got 0"):
+        behind = {"name": "x", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}
+        protocol.read_document({"inputs": [behind]}, interface("float32"))
+
+
 def test_null_members_are_ignored():
     plain = parse(document())
     bare = {"id": None, "parameters": None, "outputs": None}
