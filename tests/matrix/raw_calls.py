@@ -18,6 +18,7 @@ from typing import Any
 import mlflow.pyfunc
 import numpy as np
 import pandas
+import tritonclient.grpc
 import tritonclient.http
 import yaml
 from tritonclient.utils import InferenceServerException
@@ -33,7 +34,7 @@ from packager.knobs import knobs
 from packager.server.pipeline.document import digest_of
 from packager.transport import copy
 from tests.matrix.raw_sources import Raw
-from tests.support import bentos_served
+from tests.support import bentos_served, mlservers
 from tests.support.deployments import PLATFORM, WHEEL, rendered, wheel
 from tests.support.raw_client import Client
 from tests.support.triton_servers import free_ports, tritonserver
@@ -156,24 +157,25 @@ def protocol(raw: Raw, folder: Path) -> list[Any]:
 
 def _inferred(raw: Raw, address: str, model: str) -> list[Any]:
     with tritonclient.http.InferenceServerClient(address.removeprefix("http://"), network_timeout=120) as client:
-        return [_asked(client, raw, model, row) for row in raw.rows]
+        return [_asked(client, tritonclient.http, raw, model, row) for row in raw.rows]
 
 
-def _asked(client: Any, raw: Raw, model: str, row: Mapping[str, Any]) -> Any:
+def _asked(client: Any, library: Any, raw: Raw, model: str, row: Mapping[str, Any]) -> Any:
     ports = {port["name"]: port for port in raw.made.interface["inputs"]} if raw.spec is None else {}
     try:
-        answer = client.infer(model, [_tensor(name, cell, ports.get(name)) for name, cell in row.items()])
+        answer = client.infer(model, [_tensor(library, name, cell, ports.get(name)) for name, cell in row.items()])
     except InferenceServerException as error:
         raise Refused(error.message()) from None
-    names = [output["name"] for output in answer.get_response()["outputs"]]
+    found = answer.get_response()
+    names = [item["name"] for item in found["outputs"]] if isinstance(found, dict) else [o.name for o in found.outputs]
     return _joined(raw, {name: answer.as_numpy(name)[0] for name in names})
 
 
-def _tensor(name: str, cell: Any, port: Any) -> Any:
+def _tensor(library: Any, name: str, cell: Any, port: Any) -> Any:
     kind = port["dtype"] if port else "string"
     value = cell.encode() if isinstance(cell, str) else cell
     made = np.array([value], object if kind == "string" else kind).reshape([1] * len(port["shape"]) if port else [1])
-    found = tritonclient.http.InferInput(name, list(made.shape), DATATYPES[kind])
+    found = library.InferInput(name, list(made.shape), DATATYPES[kind])
     found.set_data_from_numpy(made)
     return found
 
@@ -243,6 +245,16 @@ def bento(raw: Raw, folder: Path) -> list[Any]:
         return found
 
 
+def mlserver(raw: Raw, folder: Path) -> list[Any]:
+    """`render mlserver`, `mlserver start`, BYTES by NVIDIA's client over gRPC: MLServer's HTTP takes JSON only."""
+    out = rendered("mlserver", bundle(raw, folder), folder / "mlserver")
+    with (
+        mlservers.served(folder / "mlserver-home", out) as server,
+        tritonclient.grpc.InferenceServerClient(server.grpc) as client,
+    ):
+        return [_asked(client, tritonclient.grpc, raw, NAME, row) for row in raw.rows]
+
+
 def triton(raw: Raw, folder: Path) -> list[Any]:
     """`render triton --raw` with the Python backend, a real tritonserver, BYTES by NVIDIA's client."""
     made = bundle(raw, folder)
@@ -290,6 +302,7 @@ WAYS: Mapping[str, Callable[[Raw, Path], list[Any]]] = {
     "container": container,
     "KServe": kserve,
     "BentoML": bento,
+    "MLServer": mlserver,
     "Triton": triton,
 }
 """Each way in by name: it answers the rows of a pipeline, in a directory that has it."""

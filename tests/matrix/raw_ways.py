@@ -25,7 +25,7 @@ from tests.matrix.raw_sources import PIPELINES, Raw
 
 RECORD = "raw-ways.jsonl"
 LIBRARIES = ("transformers", "sentence-transformers", "torch", "scikit-learn", "xgboost-cpu", "mlflow", "onnxruntime")
-OTHERS = "bentoml 1.4.39, tritonserver of nvidia-pytriton 0.7.0 with onnxruntime 1.23.2"
+OTHERS = "bentoml 1.4.39, mlserver 1.7.1, tritonserver of nvidia-pytriton 0.7.0 with onnxruntime 1.23.2"
 _TENSORS = ("missing required input", "unexpected inference input", "validation error for Input")
 
 
