@@ -29,6 +29,9 @@ _OTHER = {b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"\xff\xfb": "MP3", b"
 _CONVERT = "convert it before: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
 _BETA = 5.0  # of the Kaiser window, as scipy.signal.resample_poly has it
 _HALF = 10  # taps on each side, in periods of the slower rate
+_TABLE = 4096  # taps of a period in the table
+_LOOK_UPS = 800  # of a tap take as long as one phase of the loop
+_BLOCK = 1 << 18  # taps that are looked up at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,23 +147,63 @@ def resample(samples: Samples, rate: int, wanted: int) -> Samples:
         return samples
     common = math.gcd(rate, wanted)
     up, down = wanted // common, rate // common
-    half = _HALF * max(up, down)
-    places = np.arange(-half, half + 1)
-    taps = np.sinc(places / max(up, down)) * np.kaiser(2 * half + 1, _BETA)
-    taps *= up / taps.sum()
-    count = -(-len(samples) * up // down)
-    found = np.zeros(count)
+    count, slower = -(-len(samples) * up // down), max(up, down)
+    half = _HALF * slower
     side = half // up + 1
     padded = np.concatenate([np.zeros(side), samples.astype(np.float64), np.zeros(side + down + 1)])
+    width = 2 * half // up + 1
+    if count * width < _LOOK_UPS * min(up, count) + 4 * half:
+        return _resample_by_table(padded, up, down, count)
+    taps = _taps(np.arange(-half, half + 1), slower)
+    taps *= up / taps.sum()
+    found = np.zeros(count)
     for first in range(min(up, count)):
         # output n reads input k with the tap n * down - k * up + half; of outputs `up` apart the taps are the same
         lowest = -((half - first * down) // up)
-        own = taps[first * down - lowest * up + half :: -up][: 2 * half // up + 1]
+        own = taps[first * down - lowest * up + half :: -up][:width]
         begin = lowest + side
         windows = np.lib.stride_tricks.sliding_window_view(padded[begin:], len(own))[::down]
         outputs = found[first::up]
         outputs[:] = windows[: len(outputs)] @ own
     return found.astype(np.float32)
+
+
+def _taps(places: NDArray[Any], slower: int) -> NDArray[np.float64]:
+    """Return the filter at places in steps of the faster grid, not scaled; `slower` is a period of the slower rate."""
+    window = np.i0(_BETA * np.sqrt(1 - (places / (_HALF * slower)) ** 2)) / np.i0(_BETA)
+    return np.asarray(np.sinc(places / slower) * window)
+
+
+@lru_cache(maxsize=1)
+def _table() -> NDArray[np.float64]:
+    """Return the filter at `_TABLE` places of a period of the slower rate, with one tap of zero behind its end."""
+    places = np.arange(-_HALF * _TABLE, _HALF * _TABLE + 1)
+    return np.append(_taps(places, _TABLE), 0.0)
+
+
+def _resample_by_table(padded: NDArray[np.float64], up: int, down: int, count: int) -> Samples:
+    """Resample with taps that are looked up: between those of the table they lie on straight lines, near float32.
+
+    Two rates without a common divisor have millions of taps, and thousands of phases: a short file needs few of them.
+    """
+    taps, slower = _table(), max(up, down)
+    half = _HALF * slower
+    width, side = 2 * half // up + 1, half // up + 1
+    scale = up * _TABLE / (slower * taps.sum())
+    found = np.zeros(count, np.float32)
+    step = max(1, _BLOCK // width)
+    for first in range(0, count, step):
+        outputs = np.arange(first, min(first + step, count))
+        lowest = -((half - outputs * down) // up)
+        # how far the first read of each output lies from the end of the filter, in places of the table
+        begin = (outputs * down - lowest * up + half) * (_TABLE / slower)
+        places = np.maximum(begin[:, None] - np.arange(width) * (up * _TABLE / slower), 0)
+        below = places.astype(np.intp)
+        left = taps[below]
+        own = left + (places - below) * (taps[below + 1] - left)
+        reads = padded[(lowest + side)[:, None] + np.arange(width)]
+        found[first : first + step] = np.einsum("ij,ij->i", reads, own) * scale
+    return found
 
 
 def log_mel(samples: Samples, audio: Audio) -> NDArray[np.float32]:

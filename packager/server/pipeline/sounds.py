@@ -36,6 +36,7 @@ class Sounds:
             samples, rate = read_wav(data, MAX_SECONDS)
         except RequestError as error:
             raise RequestError(f"{subject}: {error.message}", status=error.status) from None
+        hold(16 * -(-len(samples) * self._about.rate // rate))
         samples = resample(samples, rate, self._about.rate)
         if self._about.mels is not None and len(samples) < _WINDOW:
             raise RequestError(f"{subject}: expected at least {_WINDOW} samples, got {len(samples)}")

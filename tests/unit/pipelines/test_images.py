@@ -10,6 +10,7 @@ import random
 import shutil
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from packager.pipelines.pictures import draw_pictures
 from packager.server.errors import RequestError
 from packager.server.pipeline.pipeline import Pipeline, open_pipeline
 from packager.server.protocol.interface import Interface
+from tests.attacks import hostile_driver, raw_fuzz
 from tests.support.raw_client import Client
 from tests.support.raw_models import Made
 from tests.unit.pipelines.test_served import serving
@@ -114,6 +116,13 @@ def test_mangled_files_are_an_answer_or_refused(opened: Pipeline) -> None:
             opened.prepare([{"image": bytes(data[: draw.randint(1, len(data))])}])
         except RequestError as error:
             assert error.status in (400, 413)
+
+
+def test_fuzzed_requests_are_an_answer_or_refused(client: Client) -> None:
+    """In every form; 10,000 of them, with files that unpack, are `tests/benchmarks/soak_raw.py`."""
+    port = int(client.address.rpartition(":")[2])
+    found = Counter(hostile_driver.send_http(port, raw) for raw in raw_fuzz.requests("image", 7, 39))
+    assert found["200"] and set(found) <= {"200", "400", "413", "415"}, found
 
 
 def jpeg() -> bytes:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import base64
+import random
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from packager.errors import StepError
 from packager.server.errors import RequestError
 from packager.server.pipeline.pipeline import Pipeline, open_pipeline
 from packager.server.protocol.interface import Interface
+from tests.attacks import raw_fuzz
 from tests.support.raw_models import BODY, NAMED, Made, heard
 from tests.unit.pipelines.test_served import serving
 
@@ -77,6 +80,25 @@ def test_every_way_in(spectral: Made, folder: Path, opened: Pipeline) -> None:
 def test_what_is_no_sound(opened: Pipeline, row: Any) -> None:
     with pytest.raises(RequestError, match="row 0"):
         opened.prepare([{"audio": row}])
+
+
+def test_mangled_files_are_an_answer_or_refused(opened: Pipeline) -> None:
+    draw, files = random.Random(0), raw_fuzz.sounds()
+    found = Counter()
+    for _ in range(300):
+        try:
+            opened.prepare([{"audio": raw_fuzz.mangle(draw, draw.choice(files), files)}])
+            found[200] += 1
+        except RequestError as error:
+            found[error.status] += 1
+    assert set(found) == {200, 400}, found
+
+
+def test_what_a_file_becomes_at_another_rate_is_held(opened: Pipeline) -> None:
+    """A second at 4,000 in bytes is 16,000 samples for the model, each in 8 bytes and more than once."""
+    held: list[int] = []
+    opened.prepare([{"audio": raw_fuzz.wav(bytes(4000), 4000, bits=8)}], held.append)
+    assert sum(held) > 8 * 16_000 + 8 * 4000
 
 
 def test_another_rate_is_resampled(opened: Pipeline) -> None:

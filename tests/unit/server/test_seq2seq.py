@@ -114,7 +114,7 @@ def test_features_are_those_of_whisper(mels: int) -> None:
         assert found.shape == expected.shape and np.abs(found - expected).max() < 1e-4
 
 
-@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000])
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000, 5507, 47951, 191_999])
 def test_other_rates_are_resampled_as_scipy_does(rate: int) -> None:
     signal = pytest.importorskip("scipy.signal")
     samples = np.random.default_rng(2).normal(size=3001).astype(np.float32)
@@ -122,6 +122,16 @@ def test_other_rates_are_resampled_as_scipy_does(rate: int) -> None:
     expected = signal.resample_poly(samples.astype(float), 16000 // divisor, rate // divisor)
     found = audio.resample(samples, rate, 16000)
     assert found.shape == expected.shape and np.abs(found - expected).max() < 1e-6
+
+
+def test_a_short_file_at_a_strange_rate_waits_for_no_filter() -> None:
+    """191,999 and 16,000 have no common divisor: the whole filter has four million taps."""
+    audio.resample(np.zeros(1, np.float32), 4001, 16000)
+    tracemalloc.start()
+    found = [audio.resample(np.ones(10, np.float32), 191_999, 16000) for _ in range(20)]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found[0]) == 1 and most < 20 << 20
 
 
 @pytest.mark.parametrize(
