@@ -122,26 +122,27 @@ def _fetch(address: str, work: Path, on_event: OnEvent) -> tuple[Path, JSON]:
     Raises SourceError, and UsageError for a name that no file has.
     """
     folder, name = _find(address)
-    objects = {name: folder.size(name)} if name else folder.sizes()
+    objects = folder.states(name)
     if not objects:
         raise SourceError(f"there is no object `{hide_credentials(address)}`", hint="check the address")
     for key in objects:
         if not key or key.startswith("/") or {"", ".", ".."} & {*key.split("/")} or "\0" in key:
             raise UsageError(f"the object {key!r} has a name that no file has", hint="leave it out of the prefix")
-    described = {key: [size, str(folder.modified(key))] for key, size in objects.items()}
+    described = {key: [size, state] for key, (size, state) in objects.items()}
     record, place = work / "input.json", work / "input"
     wanted = canonical.dump({"address": folder_address(address), "objects": described})
     if not record.is_file() or record.read_bytes() != wanted:
         shutil.rmtree(place, ignore_errors=True)
         write_atomically(record, wanted)
-    total, reported = sum(size or 0 for size in objects.values()), time.monotonic()
-    for key, size in objects.items():
-        _fetch_one(folder, key, size or 0, place / key)
-        if str(folder.modified(key)) != described[key][1]:
-            raise SourceError(f"`{key}` changed while it was read", hint="repeat the command: it is fetched anew")
+    total, reported = sum(size for size, _ in objects.values()), time.monotonic()
+    for key, (size, _) in objects.items():
+        _fetch_one(folder, key, size, place / key)
         if time.monotonic() - reported > _SECONDS:
             reported = time.monotonic()
             on_event(Note(f"fetched {sum(path.stat().st_size for path in _files(place))} of {total} bytes"))
+    again = folder.states(name)
+    if changed := [key for key in objects if again.get(key) != objects[key]]:
+        raise SourceError(f"`{changed[0]}` changed while it was read", hint="repeat the command: it is fetched anew")
     return place / name if name else place, described
 
 

@@ -88,12 +88,29 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         """Return the names of all objects and their sizes, in one request for a thousand."""
+        return {name: item["size"] for name, item in self._find().items()}
+
+    def states(self, name: str = "") -> dict[str, tuple[int, str]]:
+        """Return the size of an object and what changes when it does; of all objects in one request for a thousand.
+
+        What changes is empty where the store does not say.
+        """
+        if not name:
+            return {key: (item["size"], _state(item)) for key, item in self._find().items()}
+        try:
+            with self._translated():
+                found = self._fs.info(f"{self.path}/{name}")
+        except FileNotFoundError:
+            return {}
+        return {name: (found["size"], _state(found))} if found.get("type") == "file" else {}
+
+    def _find(self) -> dict[str, Any]:
         try:
             with self._translated():
                 found = self._fs.find(self.path, detail=True)
         except FileNotFoundError:
             return {}
-        return {name.removeprefix(f"{self.path}/"): item["size"] for name, item in found.items()}
+        return {name.removeprefix(f"{self.path}/"): item for name, item in found.items()}
 
     def names(self, folder: str = "") -> list[str]:
         """Return the names directly below a folder, sorted."""
@@ -225,6 +242,10 @@ class Folder:
             with contextlib.suppress(Exception):  # the first error is the one to report
                 self._fs.rm_file(temporary)
             raise
+
+
+def _state(item: dict[str, Any]) -> str:
+    return " ".join(str(item[key]) for key in ("LastModified", "ETag") if item.get(key))
 
 
 def _abandon(sink: Any) -> None:

@@ -144,6 +144,37 @@ def test_a_broken_fetch_goes_on(s3: ObjectStore, place: str, tmp_path: Path) -> 
     assert folder.size("b.bin") == len(whole)
 
 
+def test_a_prefix_is_listed_and_each_object_got_once(s3: ObjectStore, place: str, tmp_path: Path) -> None:
+    for number in range(30):
+        s3.files().pipe_file(f"{place}/in/{number}.png", bytes([number]) * 100)
+    (tmp_path / "work").mkdir()
+    start = s3.position()
+    found, _ = batch_buckets._fetch(f"s3://{place}/in/", tmp_path / "work", lambda event: None)
+    assert {path.name: path.read_bytes()[:1] for path in found.iterdir()}["7.png"] == b"\7"
+    asked = s3.requests(start)
+    assert len([row for row in asked if ".png" in row]) == 30 and len(asked) < 36, asked
+
+
+def test_what_changes_while_others_are_fetched_is_an_error(
+    s3: ObjectStore, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png"):
+        s3.files().pipe_file(f"{place}/in/{name}", b"first")
+    (tmp_path / "work").mkdir()
+    fetched = batch_buckets._fetch_one
+
+    def changing(folder: Any, key: str, size: int, path: Path) -> None:
+        fetched(folder, key, size, path)
+        s3.files().pipe_file(f"{place}/in/a.png", b"other")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_buckets, "_fetch_one", changing)
+        with pytest.raises(SourceError, match=r"`a.png` changed while it was read"):
+            batch_buckets._fetch(f"s3://{place}/in/", tmp_path / "work", lambda event: None)
+    found, _ = batch_buckets._fetch(f"s3://{place}/in/", tmp_path / "work", lambda event: None)
+    assert (found / "a.png").read_bytes() == b"other"
+
+
 @pytest.mark.parametrize("key", ["../a.csv", "a/../../b.csv", "a//b.csv", "./a.csv"])
 def test_names_that_leave_the_folder_are_refused(s3: ObjectStore, place: str, tmp_path: Path, key: str) -> None:
     s3.files().pipe_file(f"{place}/in/{key}", b"x")
