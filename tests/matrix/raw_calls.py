@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import pandas
 import tritonclient.grpc
 import tritonclient.http
 import yaml
+from packaging.utils import parse_wheel_filename
 from tritonclient.utils import InferenceServerException
 
 from packager.bundle.bundle import Bundle
@@ -28,14 +28,17 @@ from packager.bundle.knobs import knob_schema
 from packager.deploy import install, server_files
 from packager.deploy.triton.render import render_triton
 from packager.deploy.triton.repository import Directory
+from packager.files import make_staging
 from packager.formats import wheel_locks
 from packager.formats.wheel_locks import Wheel
 from packager.knobs import knobs
 from packager.server.pipeline.document import digest_of
 from packager.transport import copy
 from tests.matrix.raw_sources import Raw
-from tests.support import bentos_served, mlservers
+from tests.support import bentos_served, clean_debian, mlservers
+from tests.support.containers import Engine, inside
 from tests.support.deployments import PLATFORM, WHEEL, rendered, wheel
+from tests.support.environments import CACHE
 from tests.support.raw_client import Client
 from tests.support.triton_servers import free_ports, tritonserver
 from tests.unit.deploy.test_mlflow import TARGET, bundle_of
@@ -48,12 +51,27 @@ DATATYPES = {"float32": "FP32", "float64": "FP64", "int64": "INT64", "string": "
 TRITON = {"triton": {"versions": ">=23.07", "loads": ">=23.07"}}
 
 
+_ASK = """
+import json, sys, urllib.error, urllib.request
+found = []
+for body in json.load(sys.stdin):
+    address, fields = "http://127.0.0.1:8000/predict", {"content-type": "application/json"}
+    request = urllib.request.Request(address, json.dumps(body).encode(), fields)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found.append((answer.status, json.load(answer)))
+    except urllib.error.HTTPError as error:
+        found.append((error.code, json.load(error)))
+print(json.dumps(found))
+"""
+
+
 class Refused(Exception):
     """What a way says to a raw row."""
 
 
-def bundle(raw: Raw, folder: Path, *, carried: bool = False) -> Bundle:
-    """Assemble a bundle of a pipeline, which carries a wheel or locks what a server needs."""
+def bundle(raw: Raw, folder: Path, *, carried: bool = False, wheels: Path | None = None) -> Bundle:
+    """Assemble a bundle of a pipeline, which carries a wheel, or those in a directory, or locks what a server needs."""
     graph = raw.made.graph / "model"
     files = {f"model/{path.name}": path.read_bytes() for path in graph.iterdir() if path.is_file()}
     outputs = {port["name"]: {"atol": 1e-5, "rtol": 1e-4} for port in raw.made.interface["outputs"]}
@@ -76,13 +94,19 @@ def bundle(raw: Raw, folder: Path, *, carried: bool = False) -> Bundle:
             "largest": 0,
             "tolerance": {"atol": 1e-5, "rtol": 1e-4},
         }
-    files |= _lock(carried)
+    files |= _lock(carried, wheels)
     return bundle_of(
-        folder / f"store-{carried}", files.pop("model/model.onnx"), raw.made.interface, contract=more, **files
+        folder / f"store-{carried}-{wheels is not None}",
+        files.pop("model/model.onnx"),
+        raw.made.interface,
+        contract=more,
+        **files,
     )
 
 
-def _lock(carried: bool) -> dict[str, bytes]:
+def _lock(carried: bool, wheels: Path | None) -> dict[str, bytes]:
+    if wheels is not None:
+        return _carried(wheels)
     data = wheel({"kleines/__init__.py": b"", "kleines-1.0.dist-info/METADATA": b"Name: kleines\n"})
     rows = [
         Wheel(name, version, f"{name}-{version}-py3-none-any.whl", "0" * 64)
@@ -93,6 +117,38 @@ def _lock(carried: bool) -> dict[str, bytes]:
     texts = wheel_locks.write_lock_files({PLATFORM: rows}, (), (PLATFORM,))
     found = {f"deps/onnxruntime/{name}": text.encode() for name, text in texts.items()}
     return found | ({f"deps/onnxruntime/wheels/{WHEEL}": data} if carried else {})
+
+
+def _carried(wheels: Path) -> dict[str, bytes]:
+    """Return the files of a lock of every wheel in a directory, and these wheels."""
+    found, rows = {}, []
+    for path in sorted(wheels.glob("*.whl")):
+        name, version, *_ = parse_wheel_filename(path.name)
+        found[f"deps/onnxruntime/wheels/{path.name}"] = data = path.read_bytes()
+        rows.append(Wheel(name, str(version), path.name, digest_of(data).removeprefix("sha256:")))
+    texts = wheel_locks.write_lock_files({PLATFORM: rows}, (), (PLATFORM,))
+    return found | {f"deps/onnxruntime/{name}": text.encode() for name, text in texts.items()}
+
+
+def wheels_of_a_server() -> Path:
+    """Return a directory with what a server installs, and what these packages need, for the images' Python."""
+    place = CACHE / "raw-wheels"
+    if not place.is_dir():
+        pins = [f"{name}=={metadata.version(name)}" for name in PINS]
+        kinds = [f"--platform=manylinux{kind}_x86_64" for kind in ("_2_28", "_2_27", "_2_17", "2014")]
+        with make_staging(place) as fresh:
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--only-binary=:all:",
+                "--python-version=3.11",
+            ]
+            subprocess.run([*command, *kinds, "--dest", fresh, *pins], check=True)
+            fresh.rename(place)
+    return place
 
 
 @contextmanager
@@ -267,12 +323,24 @@ def triton(raw: Raw, folder: Path) -> list[Any]:
 
 
 def container(raw: Raw, folder: Path) -> list[Any]:
-    """`render container`, its entry point and command without an engine, `POST /predict`."""
-    out = rendered("container", bundle(raw, folder, carried=True), folder / "container")
-    command = re.search(r"^CMD (\[.*\])$", (out / "Containerfile").read_text(), re.MULTILINE)
-    assert command
-    with _entry(out, json.loads(command[1]), folder) as client:
-        return [_predicted(client, row) for row in raw.rows]
+    """`render container`, an image of buildah, podman without a network or capabilities, `POST /predict` beside it."""
+    engine, tag = Engine(folder), "localhost/packager-test-raw"
+    base = engine.base(clean_debian.make_root("python3", "python3-venv"))
+    made = bundle(raw, folder, wheels=wheels_of_a_server())
+    engine.build(rendered("container", made, folder / "container", base=base), tag)
+    try:
+        with engine.running(tag) as (name, pid):
+            if not engine.healthy(name):
+                raise Refused(engine.logs(name)[-400:])
+            bodies = json.dumps([{"rows": [plain(dict(row))]} for row in raw.rows])
+            asked = inside(pid, sys.executable, "-c", _ASK)
+            done = subprocess.run(asked, input=bodies, capture_output=True, text=True, check=True)
+    finally:
+        engine.remove(tag)
+    found = json.loads(done.stdout)
+    if refused := [answer["error"] for status, answer in found if status != 200]:
+        raise Refused(refused[0])
+    return [answer["answers"][0] for _, answer in found]
 
 
 def kserve(raw: Raw, folder: Path) -> list[Any]:
