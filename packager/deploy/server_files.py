@@ -25,9 +25,11 @@ CONFIG = "serve.json"
 VECTORS = "vectors"
 _SERVER = "packager.server"
 _MAIN = f"""\
+import os
 import sys
 
 if __name__ == "__main__":
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported
     if sys.argv[1:2] == ["--batch"]:  # without what only a server needs
         from {_SERVER}.batch import main as answer
 

@@ -21,6 +21,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+# Before numpy is imported: its threads wait for each other, milliseconds where other programs hold the cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # noqa: TID251
+
 from packager.server import batch, config
 from packager.server.admission.admission import Limits
 from packager.server.declaration import Knob

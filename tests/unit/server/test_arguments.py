@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from packager.deploy import server_files
 from packager.knobs import catalogue
 from packager.server.__main__ import _option, _parse_arguments
 from packager.server.knobs import KNOBS
@@ -61,3 +64,25 @@ def test_bounds_of_a_bundle_lie_within_those_of_the_server() -> None:
             assert (knob.kind, knob.unit, knob.needs, knob.choices) == (own.kind, own.unit, own.needs, own.choices)
             assert own.low <= knob.low and knob.high <= own.high
             assert own.kind == "secret" or knob.default is None or own.allows(knob.default)
+
+
+@pytest.mark.parametrize("words", [["--batch", "none.json", "1"], ["--help"]], ids=["rows", "server"])
+def test_numpy_has_one_thread_where_nothing_else_is_set(words: list[str], tmp_path: Path) -> None:
+    """Several wait for each other, milliseconds where other programs hold the cores."""
+    program = tmp_path / "program.py"
+    program.write_bytes(server_files.list_program("onnxruntime")["__main__.py"])
+    code = (
+        "import os, runpy, sys\nprogram, *sys.argv[1:] = sys.argv[1:]\n"
+        "try:\n    runpy.run_path(program, run_name='__main__')\n"
+        "except SystemExit as error:\n    print(os.environ['OPENBLAS_NUM_THREADS'], file=sys.stderr)"
+    )
+    for given, expected in (({}, "1"), ({"OPENBLAS_NUM_THREADS": "3"}, "3")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, program, *words],
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path), **given},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stderr.splitlines()[-1] == expected, done.stderr
