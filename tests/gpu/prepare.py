@@ -42,7 +42,8 @@ description: A model of the GPU kit with seeded weights
 runs-on:
   onnxruntime: {{versions: ">=1.31", precision: {precision}, devices: [cpu, cuda]}}
 platforms: [linux_x86_64-cp311, linux_x86_64-cp312]
-"""
+tolerance: {{fp16: {{atol: 0.02, rtol: 0.02}}}}
+"""  # twelve layers in fp16 are 0.007 off on a CPU; the report of the run says what they are on the device
 
 
 def main() -> int:
