@@ -98,6 +98,8 @@ def _facts(base: Bundle) -> Mapping[str, JSON]:
     written = base.contract.document
     memory = [terms.needs["memory"] for terms in base.contract.targets.values()]
     activations = {"bytes": max(m["activations"] for m in memory), "unknown": max(m["unknown"] for m in memory)}
+    working = [m["peak"] - m["weights"] for m in memory if "peak" in m]
+    activations |= {"working": max(working)} if working else {}
     return {
         "interface": written["interface"],
         "ranges": written["ranges"],

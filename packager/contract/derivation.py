@@ -191,11 +191,14 @@ def promise_of(runtime: str, versions: str, main: Mapping[str, JSON]) -> JSON:
 def _needs(target: Target, main: Mapping[str, JSON], own: Mapping[str, JSON] | None) -> JSON:
     """Return what a host must have: CPU features beyond its architecture's, a GPU, and an estimate of memory.
 
-    `activations` counts the intermediate values of one request of the largest promised size in fp32. `exact` are the
+    `activations` counts the intermediate values of one request of the largest promised size in fp32, `peak` is what a
+    process of ONNX Runtime comes to take on a CPU with such requests, weights among it. `exact` are the
     features of which an x86-64 CPU must have one for 8-bit sums to be exact: without it answers move by whole steps.
     """
     activations = main["activations"]
     memory = {"weights": (own or main)["bytes"], "activations": activations["bytes"], "unknown": activations["unknown"]}
+    if "working" in activations and (target.runtime, target.device) == ("onnxruntime", "cpu"):
+        memory["peak"] = memory["weights"] + activations["working"]
     capability = re.fullmatch(r"sm_([0-9]+)([0-9])", target.device)
     gpu = {"capability": f"{capability[1]}.{capability[2]}"} if capability else {}
     depends = target.device == "cpu" and (own or main).get("saturates")

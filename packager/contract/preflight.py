@@ -214,7 +214,7 @@ def judge_site(contract: Contract, site: Site, tables: Tables = load_shipped, pr
         for cell in judge_version(contract, runtime, version, tables, proofs):
             terms = contract.targets.get(cell.target)
             reasons = tuple(_at_site(site, terms, runtime, row)) if terms else ()
-            doubts = tuple(doubts_of(terms, site.machine, site.cpu)) if terms else ()
+            doubts = (*doubts_of(terms, site.machine, site.cpu), *_tight(site, terms)) if terms else ()
             found.append(replace(cell, answer=_doubted(_worse(cell.answer, reasons), doubts)))
     return Reach(site, tuple(found))
 
@@ -290,6 +290,18 @@ def _memory(site: Site, terms: Terms) -> Iterator[Reason]:
             "memory",
             str(site.memory),
             f"about {needed} bytes are needed, the host has {site.memory}",
+            "use a host with more memory, or bound `dynamic` lower",
+        )
+
+
+def _tight(site: Site, terms: Terms) -> Iterator[Reason]:
+    """Yield a doubt where the largest request may take more memory than a host has."""
+    peak = terms.needs["memory"].get("peak", 0)
+    if site.memory is not None and peak > site.memory and not tuple(_memory(site, terms)):
+        yield Reason(
+            "memory",
+            str(site.memory),
+            f"a process comes to take about {peak} bytes with the largest requests, the host has {site.memory}",
             "use a host with more memory, or bound `dynamic` lower",
         )
 

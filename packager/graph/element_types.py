@@ -40,6 +40,12 @@ def infer_types(model: Proto) -> Proto:
     return found
 
 
+def name_of(number: int) -> str:
+    """Return the name of an element type in numpy's words; nothing for none."""
+    name: str = canonicalise.import_onnx().TensorProto.DataType.Name(number).lower() if number else ""
+    return {theirs: ours for ours, theirs in canonicalise.ONNX_NAMES.items()}.get(name, name)
+
+
 def _imports(model: Proto) -> Mapping[str, int]:
     return {canonicalise.domain_of(entry.domain): entry.version for entry in model.opset_import}
 

@@ -11,16 +11,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from packager.canonical import JSON
-from packager.graph import canonicalise, element_types, nbits
+from packager.graph import activations, bounds, canonicalise, element_types, nbits
 from packager.graph.canonicalise import Proto
-
-_EXTENT_MOST = 1 << 48  # bytes of one value; more is a dimension that cannot be meant
 
 Operators = dict[str, dict[str, dict[str, list[str]]]]  # domain -> operator -> since -> element types
 
 
 def list_needs(model: Proto, dimensions: Mapping[str, tuple[int, int]] | None = None) -> JSON:
-    """Return `operators` and, with the bounds of the named dimensions, `activations`: an estimate in bytes.
+    """Return `operators` and, with the bounds of the named dimensions, `activations`: estimates in bytes.
 
     `operators` maps domain, operator and the version its definition is from to the combinations of element types it
     is used on, written `T=float32;Tind=int64` with the names of the ONNX schema. The graph may have its weights in
@@ -35,27 +33,8 @@ def list_needs(model: Proto, dimensions: Mapping[str, tuple[int, int]] | None = 
     result: dict[str, JSON] = {"operators": _sorted(found)}
     if dimensions is not None:
         lengths = {name: high for name, (_, high) in dimensions.items()}
-        result["activations"] = _activations(_bounded(flat, lengths).graph)
+        result["activations"] = activations.estimate(bounds.bound(flat, lengths).graph)
     return result
-
-
-def _bounded(model: Proto, lengths: Mapping[str, int]) -> Proto:
-    """Return a copy of a graph for inputs of the largest sizes, with the shapes that follow.
-
-    Sizes that a graph computes from those of its inputs are known then, which with free axes they are not. Shapes stay
-    as they are stated where ONNX refuses to infer.
-    """
-    made = type(model).FromString(model.SerializeToString())
-    for value in (*made.graph.input, *made.graph.value_info, *made.graph.output):
-        for axis in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
-            if axis.dim_param in lengths:
-                axis.dim_value = lengths[axis.dim_param]
-            elif axis.dim_param:
-                axis.ClearField("dim_param")
-    try:
-        return canonicalise.import_onnx().shape_inference.infer_shapes(made, data_prop=True)
-    except Exception:  # protobuf refuses above 2 GiB, as in `element_types`
-        return made
 
 
 def _scopes(scope: Proto, outer: Mapping[str, str]) -> Iterator[tuple[Proto, Mapping[str, str]]]:
@@ -64,7 +43,7 @@ def _scopes(scope: Proto, outer: Mapping[str, str]) -> Iterator[tuple[Proto, Map
     for value in (*scope.input, *scope.value_info, *scope.output):
         types[value.name] = _type_of(value.type) or types.get(value.name, "")
     for tensor in scope.initializer:
-        types[tensor.name] = _tensor_type(tensor.data_type)
+        types[tensor.name] = element_types.name_of(tensor.data_type)
     yield scope, types
     for node in scope.node:
         for attribute in node.attribute:
@@ -79,19 +58,14 @@ _GRAPHS = (5, 10)  # AttributeProto.GRAPH and GRAPHS
 def _type_of(kind: Proto) -> str:
     which = kind.WhichOneof("value")
     if which == "tensor_type":
-        return _tensor_type(kind.tensor_type.elem_type)
+        return element_types.name_of(kind.tensor_type.elem_type)
     if which == "sequence_type":
         return f"seq({_type_of(kind.sequence_type.elem_type)})"
     if which == "optional_type":
         return f"optional({_type_of(kind.optional_type.elem_type)})"
     if which == "map_type":
-        return f"map({_tensor_type(kind.map_type.key_type)},{_type_of(kind.map_type.value_type)})"
+        return f"map({element_types.name_of(kind.map_type.key_type)},{_type_of(kind.map_type.value_type)})"
     return ""
-
-
-def _tensor_type(number: int) -> str:
-    name: str = canonicalise.import_onnx().TensorProto.DataType.Name(number).lower() if number else ""
-    return {theirs: ours for ours, theirs in canonicalise.ONNX_NAMES.items()}.get(name, name)
 
 
 def _note(found: Operators, node: Proto, imports: Mapping[str, int], types: Mapping[str, str]) -> None:
@@ -134,63 +108,3 @@ def _sorted(found: Operators) -> JSON:
         }
         for domain, operators in sorted(found.items())
     }
-
-
-def _activations(main: Proto) -> JSON:
-    """Estimate the most bytes that intermediate values take at once.
-
-    Nodes run in their order and a value leaves memory after its last reader; `unknown` counts the values whose size
-    the graph does not state. Runtimes reuse and fuse, or keep arenas: an estimate, not a bound.
-    """
-    sizes = {value.name: _bytes(value.type) for value in (*main.input, *main.value_info, *main.output)}
-    weights = {tensor.name for tensor in main.initializer}
-    last = {name: index for index, node in enumerate(main.node) for name in _reads(node)}
-    kept = {value.name for value in main.output}
-    alive = sum(sizes.get(value.name) or 0 for value in main.input)
-    peak, unknown = alive, sum(sizes.get(value.name) is None for value in main.input)
-    for index, node in enumerate(main.node):
-        made = [name for name in node.output if name]
-        unknown += sum(sizes.get(name) is None for name in made)
-        alive += sum(sizes.get(name) or 0 for name in made)
-        peak = max(peak, alive)
-        gone = {name for name in (*_reads(node), *made) if last.get(name, index) == index} - kept - weights
-        alive -= sum(sizes.get(name) or 0 for name in gone)
-    return {"bytes": peak, "unknown": unknown}
-
-
-def _reads(node: Proto) -> Iterator[str]:
-    for message in canonicalise.walk_messages(node):
-        if message.DESCRIPTOR.name == "NodeProto":
-            yield from filter(None, message.input)
-
-
-def _bytes(kind: Proto) -> int | None:
-    tensor = kind.tensor_type
-    if not kind.HasField("tensor_type") or not tensor.HasField("shape"):
-        return None
-    bits = _BITS.get(_tensor_type(tensor.elem_type))
-    count = 1
-    for axis in tensor.shape.dim:
-        count *= axis.dim_value
-    if bits is None or not count or count > _EXTENT_MOST:
-        return None
-    return -(-count * bits // 8)
-
-
-_BITS = {
-    "float32": 32,
-    "float64": 64,
-    "float16": 16,
-    "bfloat16": 16,
-    "int64": 64,
-    "int32": 32,
-    "int16": 16,
-    "int8": 8,
-    "uint64": 64,
-    "uint32": 32,
-    "uint16": 16,
-    "uint8": 8,
-    "bool": 8,
-    "int4": 4,
-    "uint4": 4,
-}

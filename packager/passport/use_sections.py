@@ -76,7 +76,7 @@ def write_needs(facts: JSON) -> str:
 def _memory(memory: JSON) -> str:
     if not memory:
         return ""
-    known = sum(value for key, value in memory.items() if key != "unknown" and isinstance(value, int))
+    known = memory.get("peak") or memory.get("weights", 0) + memory.get("activations", 0)
     return f"{format_size(known)}{' and more' if memory.get('unknown') else ''}"
 
 

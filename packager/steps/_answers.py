@@ -68,7 +68,7 @@ GRAPH: Schema = {
         "operators": map_schema(
             map_schema({**map_schema(list_schema(_TYPES)), "propertyNames": {"pattern": r"^[1-9][0-9]{0,4}$"}})
         ),
-        "activations": record_schema({"bytes": WHOLE, "unknown": WHOLE}),
+        "activations": record_schema({"bytes": WHOLE, "unknown": WHOLE}, {"working": WHOLE}),
         "saturates": map_schema(WHOLE),
     },
 }

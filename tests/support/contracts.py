@@ -40,7 +40,7 @@ def derived(
     text: str = RECIPE, graph: str = "convolution at 18", ranges: Any = None, firm: tuple[str, ...] = (), **changes: Any
 ) -> Any:
     """Return a contract as JSON; `changes` are members of the interface."""
-    main = {**facts(graph), "activations": {"bytes": 4096, "unknown": 0}}
+    main = {**facts(graph), "activations": {"bytes": 4096, "unknown": 0, "working": 1 << 20}}
     exported = {"interface": interface(**changes), "ranges": ranges or {}, "firm": firm, "graph": main}
     parsed = recipe.parse(text, "bundle.yaml")
     paths = {target.name: "model/model.onnx" for target in parsed.targets()}

@@ -37,6 +37,7 @@ def test_what_is_derived_satisfies_schema_and_parser() -> None:
     assert read.runs_on["triton"].oldest["driver"] == "550.54.15"
     assert read.slo == {"p99_ms": 5, "at_rps": 200, "memory": 1 << 30}
     terms = read.targets["onnxruntime-cpu-fp32"]
+    assert terms.needs["memory"]["peak"] == terms.needs["memory"]["weights"] + (1 << 20)
     assert terms.needs["memory"]["activations"] == 4096 and terms.tolerance["y"]["atol"] == 1e-5
     assert terms.graph["operators"]["ai.onnx"]["Conv"] == {"11": ["T=float32"]}
 

@@ -207,6 +207,16 @@ def test_a_site_can_say_no(site: Site, limit: str) -> None:
     assert {reason.limit for cell in reached.cells for reason in cell.answer.reasons} == {limit}
 
 
+@pytest.mark.parametrize(("memory", "expected"), [(1 << 16, "unknown"), (1 << 21, "ok")])
+def test_a_host_below_the_peak_is_doubted(memory: int, expected: str) -> None:
+    """It has room for weights and activations, and not for what the allocator keeps."""
+    reached = outcome(Site("a", {"onnxruntime": "1.16.3"}, memory=memory))
+    assert reached.outcome == expected
+    reasons = [reason for cell in reached.cells for reason in cell.answer.reasons]
+    assert [reason.limit for reason in reasons] == (["memory"] if expected == "unknown" else [])
+    assert all("comes to take about" in reason.message for reason in reasons)
+
+
 def test_a_gpu_target_needs_the_device_and_the_driver() -> None:
     text = contracts.RECIPE.replace('triton: ">=24.04"', 'triton: {versions: ">=24.04", devices: [sm_86]}')
     promise = contracts.read(contracts.derived(text))

