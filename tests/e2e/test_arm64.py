@@ -13,9 +13,12 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from packager.formats.wheel_locks import requirements_name
@@ -25,6 +28,18 @@ from tests.support.arm64 import PYTHON, Machine
 
 pytestmark = pytest.mark.slow  # minutes: every instruction is emulated
 KEY = "--key release.pub"
+RECIPE = f"""
+name: net
+version: 1.0.0
+source: ./model.onnx
+policy: dev
+license: Apache-2.0
+sandbox: none
+description: A small network
+runs-on: {{onnxruntime: ">=1.31"}}
+dynamic: {{batch: [1, 2]}}
+platforms: [{PYTHON}, linux_x86_64-cp311]
+"""
 PIP = "tool/bin/pip install -q --no-compile --disable-pip-version-check --no-index --find-links wheels --only-binary :all:"
 TAGS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
 AARCH64 = b"\xb7\x00"  # `e_machine` of elf.h: 183
@@ -55,9 +70,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     uv = Path(sys.executable).parent / "uv"
     subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", wheels, HERE.parents[1]], check=True)
     wheel = next(wheels.glob("model_packager-*.whl"))
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--python-version", "3.11"]
-    platforms = [word for tag in TAGS for word in ("--platform", tag)]
-    subprocess.run([*command, *platforms, "--dest", wheels, f"{wheel}[conform]"], check=True)
+    download(wheels, f"{wheel}[conform]")
     run(made, "python3 -m venv tool")
     run(made, f"{PIP} model-packager")
     return made
@@ -98,6 +111,13 @@ def judged(installed: Machine) -> Machine:
     """The emulated machine with what `packager conform` needs."""
     run(installed, f"{PIP} 'model-packager[conform]'")
     return installed
+
+
+def download(wheels: Path, *wanted: str | Path) -> None:
+    """Download wheels for arm64 from the index."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--python-version", "3.11"]
+    platforms = [word for tag in TAGS for word in ("--platform", tag)]
+    subprocess.run([*command, *platforms, "--dest", wheels, *wanted], check=True)
 
 
 def run(machine: Machine, script: str) -> str:
@@ -170,3 +190,51 @@ def test_the_runtime_answers_as_the_source_did(judged: Machine) -> None:
 def test_the_server_answers_as_the_source_did(judged: Machine) -> None:
     run(judged, SERVE)
     check_numbers(judged.work / "served")
+
+
+NETWORK = """
+<ir_version: 8, opset_import: ["" : 18]>
+net (float[batch, 3, 16, 16] x) => (float[batch, 8] y) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, w)
+    b = Relu (a)
+    c = GlobalAveragePool (b)
+    y = Flatten (c)
+}
+"""
+BUILD = """
+cd built
+export PACKAGER_STORE=/srv/store PACKAGER_WARM_WORKERS=0
+../tool/bin/packager build --locked
+../tool/bin/packager unpack net:1.0.0 tree
+"""
+
+
+def test_an_onnx_file_is_built_to_the_same_bytes(machine: Machine, tmp_path: Path) -> None:
+    """But for the SBOM, which names the machine that built: the digests differ by that one word."""
+    here = Project(tmp_path / "project", tmp_path / "store")
+    here.folder.mkdir()
+    model = onnx.parser.parse_model(NETWORK)
+    weights = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype("float32")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    onnx.save(model, here.folder / "model.onnx")
+    here.write(RECIPE)
+    here.run("lock")
+    shutil.copytree(here.folder, machine.work / "built", ignore=shutil.ignore_patterns(".*"))
+    here.run("build", "--locked")
+    here.run("unpack", "net:1.0.0", "tree")
+    lock = machine.work / "built" / "bundle.lock"
+    assert lock.read_text().count('"linux-x86_64"') == 1
+    lock.write_text(lock.read_text().replace('"linux-x86_64"', '"linux-aarch64"'))
+    tools = [f"{name}=={version(name)}" for name in ("onnx", "onnxruntime", "numpy", "protobuf", "ml-dtypes")]
+    download(machine.work / "wheels", *tools, next((machine.work / "wheels").glob("model_packager-*.whl")))
+    run(machine, f"{PIP} model-packager {' '.join(tools)}")
+    run(machine, BUILD)
+    there, ours = digests(machine.work / "built" / "tree"), digests(here.folder / "tree")
+    differ = {
+        name for name in {*there, *ours} if not name.startswith(".packager") and there.get(name) != ours.get(name)
+    }
+    assert differ == {"bundle.json", "sbom.cdx.json"}
+    bills = ((folder / "tree" / "sbom.cdx.json").read_text() for folder in (here.folder, machine.work / "built"))
+    lines = [[line for line in bill.split(",") if "serialNumber" not in line] for bill in bills]
+    changed = [pair for pair in zip(*lines, strict=True) if pair[0] != pair[1]]
+    assert [one.replace("x86_64", "aarch64") for one, _ in changed] == [other for _, other in changed] != []
