@@ -57,7 +57,7 @@ def test_a_rehearsal_is_no_measurement(tmp_path: Path) -> None:
 @pytest.mark.slow  # builds two models and runs all measurements: minutes
 def test_a_rehearsal_on_the_cpu(tmp_path: Path) -> None:
     kit, out = tmp_path / "kit", tmp_path / "gpu-report.json"
-    words = ["--folder", str(kit), "--only", "cnn", "encoder", "--without-wheels"]
+    words = ["--folder", str(kit), "--only", "cnn", "encoder", "language", "--without-wheels"]
     subprocess.run([sys.executable, "-m", "tests.gpu.prepare", *words], cwd=ROOT, check=True)
     words = ["--out", str(out), "--provider", "CPUExecutionProvider", "--budget", "3600", "--each", "900"]
     subprocess.run([sys.executable, str(kit / "on_device.py"), str(kit), *words], cwd=tmp_path, check=False)
@@ -65,12 +65,15 @@ def test_a_rehearsal_on_the_cpu(tmp_path: Path) -> None:
     failed = {(row["measurement"], row["model"]) for row in found["rows"] if "error" in row}
     assert failed == {("tensorrt", "-")}  # the library is for GPUs
     rows = {(row["measurement"], row["model"]): row for row in found["rows"]}
-    for name in ("cnn", "encoder"):
+    for name in ("cnn", "encoder", "language"):
         assert rows["verify", name]["ok"]
+        index = kit / "files" / name / "vectors" / "index.json"
+        signed = len(json.loads(index.read_text())["cases"]) if index.is_file() else 3  # sizes of a language model
         for target in rows["parity", name]["targets"].values():
+            assert target["cases"] == signed
             assert target["server"] == "opens"
             assert all(gap["largest"] <= 1e-3 * max(1.0, gap["of"]) for gap in target["outputs"].values())
-        assert {cell["verdict"] for cell in rows["conform", name]["cells"]} == {"pass"}
+        assert {cell["outcome"] for cell in rows["conform", name]["cells"]} == {"pass"}
         assert all(set(found["statuses"]) == {"200"} for found in rows["served", name]["targets"].values())
         assert {row["way"] for row in rows["torch", name]["rows"]} == {"eager", "compile"}
     page = report.render(found)

@@ -92,10 +92,21 @@ def _language() -> torch.nn.Module:
 _TEXT = tuple((name, "int64", ("batch", "sequence")) for name in ("input_ids", "attention_mask", "token_type_ids"))
 MODELS: dict[str, Model] = {
     "cnn": Model(_cnn, (("x", "float32", ("batch", 1, 28, 28)),), {"batch": 64}),
-    "resnet-50": Model(_resnet, (("pixel_values", "float32", ("batch", 3, 224, 224)),), {"batch": 16}, "logits"),
+    "resnet-50": Model(
+        _resnet,
+        (("pixel_values", "float32", ("batch", 3, "height", "width")),),
+        {"batch": 16, "height": 224, "width": 224},
+        "logits",
+    ),
     "encoder": Model(_bert(384, 6, 12), _TEXT, {"batch": 32, "sequence": 128}, "last_hidden_state"),
     "bert-base": Model(_bert(768, 12, 12), _TEXT, {"batch": 8, "sequence": 128}, "last_hidden_state"),
-    "language": Model(_language, (), {}, generates=True),
+    "language": Model(
+        _language,
+        tuple((name, "int64", ("batch", "sequence")) for name in ("input_ids", "attention_mask")),
+        {"batch": 4, "sequence": 128, "past": 0, "total": 128},
+        "logits",
+        generates=True,
+    ),
 }
 
 
@@ -113,7 +124,7 @@ def draw(name: str, sizes: dict[str, int], seed: int = 0) -> dict[str, Any]:
         if dtype == "float32":
             found[port] = torch.randn(whole, generator=chance)
         elif port == "input_ids":
-            found[port] = torch.randint(0, 30000, whole, generator=chance)
+            found[port] = torch.randint(0, 8000, whole, generator=chance)
         else:
             found[port] = torch.full(whole, int(port == "attention_mask"))
     return found

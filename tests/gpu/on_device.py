@@ -144,7 +144,7 @@ def parity(kit: Path, name: str, provider: str) -> dict[str, Any]:
         row["strict"] = _refusal(lambda path=path: _opened(path, provider, strict=True)) if provider == CUDA else "–"
         row["server"] = _refusal(lambda path=path: _as_served(path, provider))
         session, _ = _opened(path, provider, strict=False)
-        row["nodes"] = _nodes(path, provider)
+        row["nodes"] = _nodes(path, provider, next(_sizes(kit, name, session))[1])
         worst, cases = {}, 0
         for feeds in _cases(kit, name, session):
             cases += 1
@@ -200,22 +200,41 @@ def torch_peers(kit: Path, name: str, provider: str) -> dict[str, Any]:
         for way in ("eager", "compile"):
             called = copied if way == "eager" else torch.compile(copied)
             for label, sizes in _wanted(models.MODELS[name].largest):
+                if sizes.get("past") and way == "compile":
+                    continue  # a cache that grows and is cut is compiled anew
                 drawn = models.draw(name, sizes)
                 feeds = {
                     k: v.to(device, getattr(torch, dtype)) if v.is_floating_point() else v.to(device)
                     for k, v in drawn.items()
                 }
-                positional = tuple(feeds.values()) if name == "cnn" else ()
-                named = {} if positional else feeds
-
-                def ask(called: Any = called, positional: Any = positional, named: Any = named) -> None:
-                    with torch.inference_mode():
-                        called(*positional, **named)
-                    if device == "cuda":
-                        torch.cuda.synchronize()
-
+                run = partial(called, *feeds.values()) if name == "cnn" else partial(called, **feeds)
+                ask = partial(_torch_run, _after(called, feeds, sizes["past"]) if sizes.get("past") else run, device)
                 rows.append({"dtype": dtype, "way": way, "size": label, "device": _timed(ask)})
     return {"rows": rows}
+
+
+def _after(module: Any, feeds: dict[str, Any], past: int) -> Callable[[], object]:
+    """Return one step of a language model behind `past` tokens, whose cache is cut back after it."""
+    import torch
+
+    ids, mask = (torch.ones((1, past + more), dtype=torch.int64, device=feeds["input_ids"].device) for more in (0, 1))
+    with torch.inference_mode():
+        cache = module(input_ids=ids).past_key_values
+
+    def step() -> None:
+        module(input_ids=feeds["input_ids"], attention_mask=mask, past_key_values=cache)
+        cache.crop(-1)  # tokens to take away
+
+    return step
+
+
+def _torch_run(step: Callable[[], object], device: str) -> None:
+    import torch
+
+    with torch.inference_mode():
+        step()
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def conform(kit: Path, name: str, provider: str) -> dict[str, Any]:
@@ -233,7 +252,7 @@ def conform(kit: Path, name: str, provider: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise RuntimeError(done.stderr[-1500:]) from None
     cells = [
-        {key: cell.get(key) for key in ("target", "runtime", "version", "device", "verdict", "reason", "levels")}
+        {key: cell.get(key) for key in ("target", "runtime", "version", "device", "outcome", "reason", "levels")}
         for cell in told["cells"]
     ]
     return {"cells": cells, "exit": done.returncode}
@@ -257,9 +276,12 @@ def served(kit: Path, name: str, provider: str) -> dict[str, Any]:
             }
             for key, value in feeds.items()
         ]
-        body = json.dumps({"inputs": inputs}).encode()
+        path, body = f"/v2/models/{name}/infer", json.dumps({"inputs": inputs}).encode()
+        if _contract(kit, name).get("generation"):
+            path = "/v1/completions"
+            body = json.dumps({"model": name, "prompt": "A bundle is", "max_tokens": 16}).encode()
         with _server(kit, name, target, device) as port:
-            found[target] = _load(port, name, body)
+            found[target] = _load(port, path, body)
     return {"targets": found}
 
 
@@ -334,7 +356,7 @@ def _opened(path: Path, provider: str, *, strict: bool) -> tuple[Any, Any]:
     return session, options
 
 
-def _nodes(path: Path, provider: str) -> dict[str, Any]:
+def _nodes(path: Path, provider: str, feeds: dict[str, Any]) -> dict[str, Any]:
     """Return how many nodes each provider ran in one profiled start, and which operators stayed on the CPU."""
     import onnxruntime
 
@@ -343,12 +365,6 @@ def _nodes(path: Path, provider: str) -> dict[str, Any]:
     options.enable_profiling = True
     options.profile_file_prefix = str(path.parent / "profile")
     session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    import numpy
-
-    feeds = {}
-    for port in session.get_inputs():
-        shape = [size if isinstance(size, int) else 2 for size in port.shape]
-        feeds[port.name] = numpy.ones(shape, _DTYPES[port.type])
     session.run(None, feeds)
     file = Path(session.end_profiling())
     events = [
@@ -381,26 +397,29 @@ _DTYPES = {
 
 
 def _cases(kit: Path, name: str, session: Any) -> Iterator[dict[str, Any]]:
-    """Yield the signed reference inputs that a graph takes; where there are none, drawn ones."""
+    """Yield the signed reference inputs that a graph takes; for a language model, which has prompts, drawn ones."""
     import numpy
 
-    folder = _files(kit, name) / "vectors" / "inputs"
-    index = json.loads((folder / "index.json").read_text()) if (folder / "index.json").is_file() else {"cases": []}
-    types = {port.name: _DTYPES[port.type] for port in session.get_inputs()}
-    for case in index["cases"]:
-        feeds = {key: numpy.load(folder / file, allow_pickle=False) for key, file in case["inputs"].items()}
-        yield {key: value.astype(types[key]) for key, value in feeds.items()}
-    if not index["cases"]:
+    from packager.formats import safetensors
+
+    folder = _files(kit, name) / "vectors"
+    if not (folder / "index.json").is_file():
         yield from (feeds for _, feeds in _sizes(kit, name, session))
+        return
+    types = {port.name: _DTYPES[port.type] for port in session.get_inputs()}
+    for case in json.loads((folder / "index.json").read_text())["cases"]:
+        read = safetensors.parse((folder / "inputs" / f"{case['file']}.safetensors").read_bytes())
+        yield {
+            key: numpy.frombuffer(raw, dtype).reshape(shape).astype(types[key])
+            for key, (dtype, shape, raw) in read.items()
+        }
 
 
 def _wanted(largest: dict[str, int]) -> list[tuple[str, dict[str, int]]]:
-    """Return the sizes that are timed: one row, and the largest."""
-    single = {**largest, "batch": 1}
-    return [
-        (",".join(f"{k}={v}" for k, v in sizes.items()), sizes)
-        for sizes in ([single, largest] if single != largest else [single])
-    ]
+    """Return the sizes that are timed: one row, and the largest; of a language model also one token after others."""
+    step = {"batch": 1, "sequence": 1, "past": largest.get("total", 1) - 1, "total": largest.get("total", 1)}
+    found = [{**largest, "batch": 1}, largest, *([step] if "past" in largest else [])]
+    return [(",".join(f"{k}={v}" for k, v in sizes.items()), sizes) for sizes in found]
 
 
 def _sizes(kit: Path, name: str, session: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -493,7 +512,7 @@ def _server(kit: Path, name: str, target: str, device: str) -> Iterator[int]:
             process.wait(30)
 
 
-def _load(port: int, name: str, body: bytes) -> dict[str, Any]:
+def _load(port: int, path: str, body: bytes) -> dict[str, Any]:
     """Ask for a while with several clients; return how many answers came, of which status, and how long they took."""
     import http.client
 
@@ -506,7 +525,7 @@ def _load(port: int, name: str, body: bytes) -> dict[str, Any]:
         while time.monotonic() < ends:
             begun = time.perf_counter()
             try:
-                connection.request("POST", f"/v2/models/{name}/infer", body, {"content-type": "application/json"})
+                connection.request("POST", path, body, {"content-type": "application/json"})
                 answer = connection.getresponse()
                 answer.read()
                 status = str(answer.status)

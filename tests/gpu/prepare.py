@@ -31,8 +31,9 @@ PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x8
 WHEELS = (
     "cryptography", "cffi", "pycparser", "PyYAML", "packaging", "urllib3", "argcomplete", "granian", "click", "orjson",
     "prometheus-client", "grpcio", "typing-extensions", "uvloop", "flatbuffers", "protobuf", "onnx", "ml-dtypes",
-    "pytest", "pluggy", "iniconfig", "pygments", "uv", RUNTIME,
+    "pytest", "pluggy", "iniconfig", "pygments", "tokenizers", "jinja2", "MarkupSafe", "uv", RUNTIME,
 )  # fmt: skip
+LEAST = {"height": 64, "width": 64}  # pixels
 RECIPE = """name: {name}
 version: 1.0.0
 source: {source}
@@ -106,9 +107,9 @@ def _bundle(kit: Path, name: str) -> dict[str, Any]:
         elif name == "cnn":
             recipe.write_text(recipe.read_text() + "dynamic: {batch: [1, 64]}\n")
         else:
-            spans = ", ".join(f"{axis}: [1, {size}]" for axis, size in model.largest.items())
+            spans = ", ".join(f"{axis}: [{LEAST.get(axis, 1)}, {size}]" for axis, size in model.largest.items())
             recipe.write_text(recipe.read_text() + f"dynamic: {{{spans}}}\n")
-        _packager(kit, "build", str(recipe), "--sign", "key:keys/release.pem", "-o", str(file))
+        _packager(kit, "build", str(recipe), "--replace", "--sign", "key:keys/release.pem", "-o", str(file))
     print(f"{name:10} {file.stat().st_size >> 20:5} MiB, {time.monotonic() - started:6.1f} s", flush=True)
     return {"weights": models.digest(module), "largest": model.largest}
 

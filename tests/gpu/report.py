@@ -120,13 +120,13 @@ def _memory(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _conformance(rows: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| model | target | runtime | device | verdict | reason |"
+    yield "| model | target | runtime | device | outcome | reason |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for row in _of(rows, "conform"):
         for cell in row["cells"]:
             reason = _cell(cell["reason"] or "–")[:160]
             runtime = f"{cell['runtime']} {cell['version']}"
-            yield f"| {row['model']} | {cell['target']} | {runtime} | {cell['device']} | {cell['verdict']} | {reason} |"
+            yield f"| {row['model']} | {cell['target']} | {runtime} | {cell['device']} | {cell['outcome']} | {reason} |"
 
 
 def _served(rows: list[dict[str, Any]]) -> Iterator[str]:
