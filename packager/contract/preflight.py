@@ -27,6 +27,8 @@ NOTHING: Proofs = MappingProxyType({})
 _RANK: dict[Outcome, int] = {"no": 0, "unknown": 1, "ok": 2}
 _GENERATE = "`locale-gen` makes it, or export the model with `locale: C.UTF-8`"
 _WIDE = ("int64", "uint64", "uint32")
+_AMPERE_PLUS = "ampere_plus"  # a device of the runtime `tensorrt`
+_JETSON = ("8.7", "11.0")  # Orin and Thor
 _X86 = ("x86_64", "AMD64")
 _OF_THE_EXPORT = {"opset", "ir"}
 
@@ -306,8 +308,21 @@ def _tight(site: Site, terms: Terms) -> Iterator[Reason]:
         )
 
 
+def _is_ampere(capability: str) -> bool:
+    """Say whether engines of the hardware compatibility level `AMPERE_PLUS` run: by NVIDIA's page on it, no Jetson."""
+    return version_key(capability) >= version_key("8.0") and capability not in _JETSON
+
+
 def _device(site: Site, terms: Terms, runtime: str, row: Row | None) -> Iterator[Reason]:
     wanted = terms.needs.get("capability")
+    if terms.target.device == _AMPERE_PLUS and not any(_is_ampere(found) for found in site.capabilities):
+        had = ", ".join(site.capabilities) or "none"
+        yield Reason(
+            "device",
+            _AMPERE_PLUS,
+            f"a GPU of compute capability 8.0 or newer is needed, no Jetson; the site has {had}",
+            "add its device to `runs-on` and build again",
+        )
     if wanted is None:
         return
     if wanted not in site.capabilities:

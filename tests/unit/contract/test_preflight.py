@@ -228,6 +228,18 @@ def test_a_gpu_target_needs_the_device_and_the_driver() -> None:
     assert limits == {"device"}
 
 
+@pytest.mark.parametrize(
+    ("capability", "fits"), [("7.5", False), ("8.0", True), ("8.7", False), ("8.9", True), ("12.0", True)]
+)
+def test_an_engine_for_many_gpus_needs_one_of_them(capability: str, fits: bool) -> None:
+    text = contracts.RECIPE.replace('triton: ">=24.04"', 'tensorrt: {versions: ">=11.4", devices: [ampere_plus]}')
+    site = Site("a", {"tensorrt": "11.4.0"}, devices=(Device("GPU", capability),))
+    found = preflight.judge_site(contracts.read(contracts.derived(text)), site).cells
+    assert {cell.target for cell in found} == {"tensorrt-ampere_plus-fp32"}
+    assert any(reason.limit == "device" for cell in found for reason in cell.answer.reasons) is not fits
+    assert all((cell.answer.outcome == "no") is not fits for cell in found)
+
+
 def test_a_server_around_an_engine_runs_its_targets() -> None:
     (cell,) = preflight.judge_version(contracts.read(contracts.derived()), "kserve", "0.21.0")
     assert (cell.target, cell.answer.outcome) == ("onnxruntime-cpu-fp32", "ok")
