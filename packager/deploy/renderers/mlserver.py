@@ -26,7 +26,7 @@ from packager.deploy.renderers import _deployment, _program, _requirements
 from packager.deploy.renderers._deployment import Rendered
 from packager.errors import UsageError
 from packager.knobs.knobs import Resolved
-from packager.server.protocol.tensors import DATATYPES
+from packager.server.protocol.datatypes import DATATYPES
 
 ABOUT = "a model of MLServer: `mlserver start`"
 DEFAULTS: Mapping[str, str] = {}

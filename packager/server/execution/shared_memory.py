@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from packager.server.protocol.tensors import DATATYPES, Array, to_binary
+from packager.server.protocol.datatypes import DATATYPES
+from packager.server.protocol.tensors import Array, to_binary
 
 Header = dict[str, Any]
 

@@ -16,7 +16,8 @@ from typing import Any
 from packager.server.errors import RequestError, quote
 from packager.server.fields import record, text
 from packager.server.process.host_limits import Traffic
-from packager.server.protocol.tensors import DATATYPES, dtype_of
+from packager.server.protocol.datatypes import DATATYPES
+from packager.server.protocol.tensors import dtype_of
 from packager.server.protocol.values import Values
 
 # No product of dimensions above this reaches numpy, whose sizes are 64-bit: a shape is text a client chose.

@@ -25,26 +25,11 @@ from numpy.typing import NDArray
 
 from packager.server.admission import costs
 from packager.server.errors import RequestError
+from packager.server.protocol.datatypes import DATATYPES
 
 Array: TypeAlias = NDArray[Any]
 Charge: TypeAlias = Callable[[int], None]
 
-DATATYPES = {
-    "bool": "BOOL",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-    "string": "BYTES",
-    "bytes": "BYTES",  # raw inputs of a pipeline only: no text
-}
 _TEXTS = ("string", "bytes")
 
 _WIRE = {np.dtype(name): datatype for name, datatype in DATATYPES.items() if name not in _TEXTS}
