@@ -36,6 +36,7 @@ from packager import canonical, names, untrusted_files
 from packager.canonical import JSON
 from packager.errors import IntegrityError, UsageError, WrongContentError, did_you_mean
 from packager.files import (
+    FileSink,
     Moved,
     clone_hashed,
     copy,
@@ -513,5 +514,5 @@ def _resume(part: Path, blob: Blob, source: Callable[[], BinaryIO], moved: Moved
         hash_into(state, file, limit=begun, moved=moved)
         if begun:
             reader.seek(begun)
-        rest = copy(reader, file, limit=blob.size - begun, moved=moved, state=state)
+        rest = copy(reader, FileSink(file.fileno(), begun), limit=blob.size - begun, moved=moved, state=state)
     return Blob(rest.digest, begun + rest.size)

@@ -22,6 +22,7 @@ from packager.bundle.bundle import Bundle
 from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, blob_path
 from packager.errors import IntegrityError, UsageError
 from packager.files import (
+    FileSink,
     Moved,
     Sink,
     copy,
@@ -73,7 +74,7 @@ class _Files:
             with storage_errors(target.parent):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("xb", buffering=0) as sink:
-                    _copy_checked(source, sink, blob, moved)
+                    _copy_checked(source, FileSink(sink.fileno()), blob, moved)
                     os.fsync(sink.fileno())
                 target.chmod(modelpack.FILE_MODE)
 
@@ -142,19 +143,6 @@ def _is_empty(directory: Path) -> bool:
     return directory.is_dir() and not any(directory.iterdir())
 
 
-@dataclass(slots=True)
-class _At:
-    """A sink that writes into a file from `position` on; several may share one descriptor."""
-
-    descriptor: int
-    position: int
-
-    def write(self, data: memoryview, /) -> int:
-        write_all(self.descriptor, data, self.position)
-        self.position += len(data)
-        return len(data)
-
-
 @dataclass(frozen=True, slots=True)
 class _Members:
     """Writes blobs at their offsets in a tar file; the offsets follow from the sizes."""
@@ -166,7 +154,7 @@ class _Members:
         return blobs
 
     def write(self, blob: Blob, source: Source, moved: Moved) -> None:
-        _copy_checked(source, _At(self.descriptor, self.offsets[blob]), blob, moved)
+        _copy_checked(source, FileSink(self.descriptor, self.offsets[blob]), blob, moved)
 
 
 def single_file(target: Path) -> Destination:

@@ -131,6 +131,10 @@ class Bench:
             return
         self.measured.setdefault(label, []).append((wall, cpu, memory))
 
+    def settle(self) -> None:
+        """Write to the disk what a registry just took: a client that syncs would wait for that too."""
+        os.sync()
+
     def fresh(self, name: str) -> Path:
         self.number += 1
         path = self.work / f"out-{self.number}-{name}"
@@ -267,6 +271,7 @@ def remote(bench: Bench) -> None:
 def _packager(bench: Bench, host: str, out: Path) -> None:
     there = f"oci://{host}/{out.name}/tiny"
     bench.time("push: packager", [*PACKAGER, "push", "tiny:1.0.0", there])
+    bench.settle()
     bench.time("pull: packager", [*PACKAGER, "pull", f"{there}:1.0.0", "--store", out / "store"])
 
 
@@ -274,6 +279,7 @@ def _skopeo(bench: Bench, host: str, out: Path) -> None:
     if skopeo := shutil.which("skopeo"):
         command, there = [skopeo, "copy", "--quiet"], f"docker://{host}/{out.name}:1"
         bench.time("push: skopeo", [*command, "--dest-tls-verify=false", f"oci:{bench.work}/lay:1.0.0", there])
+        bench.settle()
         bench.time("pull: skopeo", [*command, "--src-tls-verify=false", there, f"oci:{out}/skopeo:1"])
 
 
@@ -283,6 +289,7 @@ def _oras_of_go(bench: Bench, host: str, out: Path) -> None:
         there = f"{host}/{out.name}:1"
         copy_to = [oras, "cp", "--no-tty", "--from-oci-layout", f"{bench.work}/lay:1.0.0", "--to-plain-http", there]
         bench.time("push: oras cp", copy_to)
+        bench.settle()
         bench.time(
             "pull: oras cp", [oras, "cp", "--no-tty", "--from-plain-http", there, "--to-oci-layout", f"{out}/oras:1"]
         )
@@ -292,6 +299,7 @@ def _oras(bench: Bench, host: str, out: Path) -> None:
     if oras := bench.peers.get("oras"):
         command = [oras, "-c", ORAS, host, f"{out.name}:1", bench.data]
         bench.time("push: oras (Python)", [*command, "push"])
+        bench.settle()
         bench.time("pull: oras (Python), unchecked", [*command, "pull", out])
 
 

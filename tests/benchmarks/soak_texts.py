@@ -163,7 +163,7 @@ class Client:
 
     async def expect(self, body: Mapping[str, Any], status: int, words: str) -> str:
         found = await self.http.post("/v1/chat/completions", json=body)
-        if found.status_code == 429:
+        if found.status_code in (408, 429):
             return self.refused(found)
         if found.status_code != status or words not in found.text:
             self.seen.wrong.append(f"expected {status}, got {found.status_code}: {found.text[:200]}")

@@ -145,6 +145,20 @@ def test_a_living_process_keeps_its_scratch(store: Store) -> None:
         assert scratch.is_dir()
 
 
+def test_a_blob_of_many_writes_is_whole_and_resumed(store: Store) -> None:
+    """More than what waits for the disk at a time, at once and from the middle."""
+    data = random.Random(3).randbytes(21 << 20)
+    blob = Blob(canonical.sha256(data), len(data))
+    store.receive(blob, lambda: io.BytesIO(data))
+    assert store.path(blob.digest).read_bytes() == data
+    store.path(blob.digest).unlink()
+    partial = store.root / "partial" / blob.digest.removeprefix("sha256:")
+    partial.write_bytes(data[: 10 << 20])
+    counted: list[int] = []
+    store.receive(blob, lambda: io.BytesIO(data), counted.append)
+    assert store.path(blob.digest).read_bytes() == data and sum(counted) == len(data)
+
+
 def test_unknown_bundles_get_a_hint(store: Store) -> None:
     store.name_bundle("digits", "1.0.0", StoreEntry("sha256:" + "0" * 64))
     with pytest.raises(UsageError) as caught:
