@@ -81,7 +81,8 @@ class FileSink:
         self._position += len(data)
         if self._position - self._begun >= _AHEAD and hasattr(os, "posix_fadvise"):
             size = self._position - self._begun
-            os.posix_fadvise(self._descriptor, self._begun, size, os.POSIX_FADV_DONTNEED)
+            with contextlib.suppress(OSError):  # a file system without it: the sync at the end waits longer
+                os.posix_fadvise(self._descriptor, self._begun, size, os.POSIX_FADV_DONTNEED)
             self._begun = self._position
         return len(data)
 

@@ -147,16 +147,8 @@ class Store:
         blobs = {digest: Blob(digest, len(data)) for digest, data in found.items()}
         missing = {digest: str(number) for number, digest in enumerate(self.find_missing(list(found)))}
         if missing:
-            from concurrent.futures import ThreadPoolExecutor
-
             with self.scratch() as scratch, storage_errors(self.root):
-                with ThreadPoolExecutor(_SYNCS) as pool:  # a file system syncs several files in the time of one
-                    written = [
-                        pool.submit(write_new, scratch / name, found[digest], mode=0o444)
-                        for digest, name in missing.items()
-                    ]
-                    for future in written:
-                        future.result()
+                _write_together({scratch / name: found[digest] for digest, name in missing.items()})
                 with self.collecting(shared=True):
                     self._lease.hold(*missing)
                     for digest, name in missing.items():
@@ -496,6 +488,19 @@ class Store:
     def living_leases(self) -> set[str]:
         """Return what running processes use, and delete the leases of dead ones; for the collector only."""
         return read_living(self.root)
+
+
+def _write_together(files: Mapping[Path, bytes]) -> None:
+    """Write new, read-only files to the disk; a file system syncs several of them in the time of one."""
+    if len(files) == 1:  # what most callers have: no thread, and no import of pools
+        ((path, data),) = files.items()
+        write_new(path, data, mode=0o444)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_SYNCS) as pool:
+        for _ in pool.map(lambda item: write_new(*item, mode=0o444), files.items()):
+            pass
 
 
 def _blob_at(path: Path) -> Blob:

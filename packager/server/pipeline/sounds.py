@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from packager.server.errors import RequestError
-from packager.server.generation.audio import read_wav, resample
+from packager.server.generation.audio import estimate_filter_memory, read_wav, resample
 from packager.server.pipeline.parts import Audio, Mels
 from packager.server.protocol.tensors import Array
 
@@ -36,7 +36,7 @@ class Sounds:
             samples, rate = read_wav(data, MAX_SECONDS)
         except RequestError as error:
             raise RequestError(f"{subject}: {error.message}", status=error.status) from None
-        hold(16 * -(-len(samples) * self._about.rate // rate))
+        hold(16 * -(-len(samples) * self._about.rate // rate) + estimate_filter_memory(rate, self._about.rate))
         samples = resample(samples, rate, self._about.rate)
         if self._about.mels is not None and len(samples) < _WINDOW:
             raise RequestError(f"{subject}: expected at least {_WINDOW} samples, got {len(samples)}")
